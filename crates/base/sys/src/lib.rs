@@ -1,0 +1,1 @@
+//! Raw system calls that no library wraps, each with its safety argument.
