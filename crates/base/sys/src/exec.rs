@@ -1,0 +1,109 @@
+//! The last steps of a child: descriptors, `execve`, or an exit that runs no destructor.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString, c_char};
+use std::io;
+use std::ptr;
+
+/// A null-terminated array of C strings, built before the clone so that the child allocates nothing.
+#[derive(Debug)]
+pub struct StringArray {
+    strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl StringArray {
+    /// Takes the strings and lays out the pointers `execve` wants.
+    #[must_use]
+    pub fn new(strings: Vec<CString>) -> Self {
+        let pointers =
+            strings.iter().map(|text| text.as_ptr()).chain(std::iter::once(ptr::null())).collect();
+        Self { strings, pointers }
+    }
+
+    /// The strings.
+    #[must_use]
+    pub fn strings(&self) -> &[CString] {
+        &self.strings
+    }
+}
+
+/// Replaces the process image.
+///
+/// # Errors
+/// Returns only on failure, with the kernel's reason.
+pub fn execve(path: &CStr, args: &StringArray, env: &StringArray) -> io::Result<Infallible> {
+    // SAFETY: both arrays are null-terminated and their strings are owned by the borrowed values.
+    unsafe { libc::execve(path.as_ptr(), args.pointers.as_ptr(), env.pointers.as_ptr()) };
+    Err(io::Error::last_os_error())
+}
+
+/// Ends the process at once: no destructors, no exit handlers.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Marks every descriptor from `first` on as close-on-exec.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.11.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: only sets a flag on descriptors; closes nothing.
+    crate::check(unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    })?;
+    Ok(())
+}
+
+/// Makes descriptor `target` a copy of `source`, without close-on-exec, also when both are the same number.
+///
+/// # Errors
+/// `EBADF` if `source` is not open.
+pub fn duplicate_onto(source: i32, target: i32) -> io::Result<()> {
+    if source == target {
+        // SAFETY: F_SETFD changes one flag of one descriptor.
+        crate::check(libc::c_long::from(unsafe { libc::fcntl(source, libc::F_SETFD, 0) }))?;
+    } else {
+        // SAFETY: the child owns its descriptor table; replacing `target` is the purpose.
+        crate::check(libc::c_long::from(unsafe { libc::dup2(source, target) }))?;
+    }
+    Ok(())
+}
+
+/// Resets every signal to its default action and unblocks all of them: an `execve` keeps ignored and blocked signals.
+pub fn reset_signals() {
+    // SAFETY: plain data structures on our own stack, valid for zero bytes; failures for SIGKILL and SIGSTOP are expected.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        for signal in 1..=64 {
+            libc::sigaction(signal, &raw const action, ptr::null_mut());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+/// Sets all three user and group ids of this thread, which is the whole process after a clone.
+///
+/// # Errors
+/// `EINVAL` if the id has no mapping in the user namespace.
+pub fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: plain system calls on the calling thread; the C library's set-all-threads wrapper is avoided on purpose.
+    crate::check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: as above.
+    crate::check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
+    Ok(())
+}
+
+/// Sets the supplementary groups of this thread.
+///
+/// # Errors
+/// `EPERM` where the user namespace forbids it.
+pub fn set_groups(groups: &[u32]) -> io::Result<()> {
+    // SAFETY: pointer and length describe one live slice.
+    crate::check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    Ok(())
+}
