@@ -1,0 +1,299 @@
+//! Control groups of both versions, and hosts that mix them.
+//!
+//! A hybrid host has the resource controllers in version 1 and an otherwise empty version 2 tree. We use both there: the
+//! controllers where they are, and the version 2 directory for what it alone can do, killing a whole group at once.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::Pid;
+
+mod limits;
+
+/// The version 1 controllers we limit or count with. The others stay at their root.
+const CONTROLLERS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "devices"];
+/// What version 2 must enable for its children.
+const ENABLED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Why a cgroup operation failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} the cgroup `{}`", path.display())]
+pub struct CgroupError {
+    /// What was being done.
+    pub action: &'static str,
+    /// Directory or file.
+    pub path: PathBuf,
+    /// The kernel's reason.
+    pub source: io::Error,
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError { action, path, source }
+}
+
+/// Where this host mounts its cgroup hierarchies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hierarchies {
+    /// Version 1: controllers of one hierarchy, and its mount point.
+    pub legacy: Vec<(Vec<String>, PathBuf)>,
+    /// Version 2.
+    pub unified: Option<PathBuf>,
+}
+
+impl Hierarchies {
+    /// Finds them in `/proc/self/mountinfo`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or no hierarchy with a memory or pids controller is mounted.
+    pub fn detect() -> Result<Self, CgroupError> {
+        let path = Path::new("/proc/self/mountinfo");
+        let text = fs::read_to_string(path).map_err(failed("read", path))?;
+        let found = Self::parse(&text);
+        if found.unified.is_none() && found.legacy.is_empty() {
+            let source =
+                io::Error::new(io::ErrorKind::NotFound, "no cgroup file system is mounted");
+            return Err(CgroupError { action: "find", path: path.to_owned(), source });
+        }
+        Ok(found)
+    }
+
+    fn parse(mountinfo: &str) -> Self {
+        let mut found = Self::default();
+        for line in mountinfo.lines() {
+            let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
+            let Some(point) = mount.split(' ').nth(4) else { continue };
+            let mut filesystem = filesystem.split(' ');
+            match filesystem.next() {
+                Some("cgroup2") if found.unified.is_none() => found.unified = Some(point.into()),
+                Some("cgroup") => {
+                    let options = filesystem.nth(1).unwrap_or_default();
+                    let controllers: Vec<String> = options
+                        .split(',')
+                        .filter(|option| CONTROLLERS.contains(option))
+                        .map(str::to_owned)
+                        .collect();
+                    let known =
+                        |name: &String| found.legacy.iter().any(|(names, _)| names.contains(name));
+                    if !controllers.is_empty() && !controllers.iter().any(known) {
+                        found.legacy.push((controllers, point.into()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+/// A cgroup of ours: the same relative path in every hierarchy.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    legacy: Vec<(Vec<String>, PathBuf)>,
+    unified: Option<PathBuf>,
+}
+
+impl Cgroup {
+    /// Names the cgroup at `relative` without touching it.
+    #[must_use]
+    pub fn at(hierarchies: &Hierarchies, relative: &Path) -> Self {
+        Self {
+            legacy: hierarchies
+                .legacy
+                .iter()
+                .map(|(controllers, root)| (controllers.clone(), root.join(relative)))
+                .collect(),
+            unified: hierarchies.unified.as_ref().map(|root| root.join(relative)),
+        }
+    }
+
+    /// Creates the cgroup with its parents; one that exists is taken as it is.
+    ///
+    /// # Errors
+    /// When a directory cannot be made or a controller not be enabled.
+    pub fn create(hierarchies: &Hierarchies, relative: &Path) -> Result<Self, CgroupError> {
+        let cgroup = Self::at(hierarchies, relative);
+        for (_, path) in &cgroup.legacy {
+            fs::create_dir_all(path).map_err(failed("create", path))?;
+        }
+        if let (Some(root), Some(_)) = (&hierarchies.unified, &cgroup.unified) {
+            let mut path = root.clone();
+            for part in relative.components() {
+                if hierarchies.legacy.is_empty() {
+                    enable(&path)?;
+                }
+                path.push(part);
+                match fs::create_dir(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(failed("create", &path)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(cgroup)
+    }
+
+    /// Applies limits. Fields that are not given stay as they are.
+    ///
+    /// # Errors
+    /// When the kernel refuses a value.
+    pub fn limit(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        for (controllers, path) in &self.legacy {
+            for (file, value) in limits::legacy(resources, controllers) {
+                write(&path.join(file), &value)?;
+            }
+        }
+        if self.legacy.is_empty()
+            && let Some(path) = &self.unified
+        {
+            for (file, value) in limits::unified(resources) {
+                write(&path.join(file), &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a process in. A process cloned into [`Cgroup::unified`] is in version 2 already.
+    ///
+    /// # Errors
+    /// When the kernel refuses, for example at the pids limit.
+    pub fn add(&self, pid: Pid) -> Result<(), CgroupError> {
+        let pid = pid.as_raw_nonzero().to_string();
+        for (_, path) in &self.legacy {
+            write(&path.join("cgroup.procs"), &pid)?;
+        }
+        Ok(())
+    }
+
+    /// The version 2 directory, to clone into.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn unified(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        let Some(path) = &self.unified else { return Ok(None) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory =
+            open(path, flags, Mode::empty()).map_err(|error| failed("open", path)(error.into()))?;
+        Ok(Some(directory))
+    }
+
+    /// The processes in it, by pid.
+    ///
+    /// # Errors
+    /// When it cannot be read; a cgroup that is gone has none.
+    pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
+        let Some(path) = self.unified.as_ref().or(self.legacy.first().map(|(_, path)| path)) else {
+            return Ok(Vec::new());
+        };
+        let path = path.join("cgroup.procs");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if is_gone(&error) => return Ok(Vec::new()),
+            other => other.map_err(failed("read", &path))?,
+        };
+        Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect())
+    }
+
+    /// Kills every process in it, those being forked included.
+    ///
+    /// # Errors
+    /// When the kernel refuses; a cgroup that is gone has nothing to kill.
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        if let Some(path) = &self.unified {
+            let path = path.join("cgroup.kill");
+            match fs::write(&path, "1") {
+                Ok(()) => return Ok(()),
+                Err(error) if is_gone(&error) && !path.parent().is_some_and(Path::exists) => {
+                    return Ok(());
+                }
+                // Before Linux 5.14 there is no such file: fall through to the processes one by one.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("kill", &path)(error)),
+            }
+        }
+        for pid in self.processes()? {
+            // One that ended meanwhile is what we want.
+            let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        Ok(())
+    }
+
+    /// How many times the kernel killed a process of it for lack of memory.
+    #[must_use]
+    pub fn memory_kills(&self) -> u64 {
+        let legacy =
+            self.legacy.iter().find(|(names, _)| names.iter().any(|name| name == "memory"));
+        let path = match (legacy, &self.unified) {
+            (Some((_, path)), _) => path.join("memory.oom_control"),
+            (None, Some(path)) => path.join("memory.events"),
+            (None, None) => return 0,
+        };
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines()
+            .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// Removes it. Its processes must have ended; one that is gone is fine.
+    ///
+    /// # Errors
+    /// `EBUSY` while a process or a child cgroup is left.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        let paths = self.legacy.iter().map(|(_, path)| path).chain(&self.unified);
+        for path in paths {
+            match fs::remove_dir(path) {
+                Err(error) if !is_gone(&error) => return Err(failed("remove", path)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `ENODEV` is what an open file of a removed cgroup answers.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+}
+
+fn enable(path: &Path) -> Result<(), CgroupError> {
+    let controllers = path.join("cgroup.controllers");
+    let present = fs::read_to_string(&controllers).map_err(failed("read", &controllers))?;
+    let file = path.join("cgroup.subtree_control");
+    for name in ENABLED.iter().filter(|name| present.split_whitespace().any(|has| has == **name)) {
+        write(&file, &format!("+{name}"))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
+    fs::write(path, value).map_err(failed("write to", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hybrid_host_is_read_as_both() {
+        let text = "30 24 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                    31 24 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                    32 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+                    33 24 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                    34 24 0:26 / /elsewhere rw - cgroup cgroup rw,memory\n";
+        let found = Hierarchies::parse(text);
+        assert_eq!(found.unified.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
+        let names: Vec<String> = found.legacy.iter().map(|(names, _)| names.join("+")).collect();
+        assert_eq!(names, ["memory", "cpu+cpuacct"]);
+    }
+
+    #[test]
+    fn a_pure_version_2_host_has_no_legacy_part() {
+        let found = Hierarchies::parse("30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        assert!(found.legacy.is_empty());
+        assert_eq!(found.unified.as_deref(), Some(Path::new("/sys/fs/cgroup")));
+    }
+}

@@ -1,0 +1,498 @@
+//! Starting a container's first process, and further ones beside it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use berth_sys::clone::{CloneOptions, Cloned, clone3};
+use oci_spec::runtime::{Process, Spec};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::channel::{self, Failure, Message, Step};
+use crate::child::{self, ChildStdio, PreparedRoot};
+use crate::mounts::{self, MountError, PreparedMount};
+use crate::namespaces::{IdMapping, Namespaces, sysctl_path};
+use crate::process::{PreparedProcess, ProcessError};
+use crate::rootfs::{Rootfs, RootfsError};
+use crate::seccomp::Program;
+
+/// Standard streams of a process.
+#[derive(Debug)]
+pub enum Stdio {
+    /// Input, output, error.
+    Descriptors([OwnedFd; 3]),
+    /// A new terminal of the container; its controlling side is handed to the parent.
+    Terminal {
+        /// Height, 0 to leave it.
+        rows: u16,
+        /// Width, 0 to leave it.
+        columns: u16,
+    },
+}
+
+/// A container to start.
+#[derive(Debug)]
+pub struct CreateRequest<'a> {
+    /// The OCI runtime configuration. Its root and namespaces are given by the fields below instead.
+    pub spec: &'a Spec,
+    /// The root filesystem.
+    pub rootfs: &'a Rootfs,
+    /// The namespaces shared with the other containers of the pod. Mount, pid and cgroup namespaces are always new.
+    pub namespaces: &'a Namespaces,
+    /// The mapping of `namespaces.user`.
+    pub mapping: Option<IdMapping>,
+    /// User or group by name, from the image; stands above the ids in the configuration.
+    pub user: Option<&'a str>,
+    /// The cgroup, created and limited already.
+    pub cgroup: Option<&'a Cgroup>,
+    /// The compiled filter.
+    pub seccomp: Option<Program>,
+    /// Standard streams.
+    pub stdio: Stdio,
+}
+
+/// A further process in a running container.
+#[derive(Debug)]
+pub struct ExecRequest<'a> {
+    /// The process.
+    pub process: &'a Process,
+    /// User or group by name, from the image.
+    pub user: Option<&'a str>,
+    /// The container's first process.
+    pub container: BorrowedFd<'a>,
+    /// Whether the container has its own user namespace.
+    pub mapped: bool,
+    /// The container's cgroup.
+    pub cgroup: Option<&'a Cgroup>,
+    /// The compiled filter.
+    pub seccomp: Option<Program>,
+    /// Standard streams.
+    pub stdio: Stdio,
+}
+
+/// A started process. Dropping it neither ends nor reaps the process.
+#[derive(Debug)]
+pub struct Container {
+    /// Pid in the caller's pid namespace.
+    pub pid: Pid,
+    /// Its pidfd: readable once it has ended.
+    pub pidfd: OwnedFd,
+    /// The controlling side of its terminal, if it has one.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// Why a container did not start. Nothing of it is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The root filesystem.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// A mount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The process.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The command is not in the image: exit code 127.
+    #[error("`{command}` is not in the image, or not in its PATH")]
+    NotFound {
+        /// The command.
+        command: String,
+    },
+    /// The command is there but cannot be executed: exit code 126.
+    #[error("cannot execute `{command}`")]
+    NotExecutable {
+        /// The command.
+        command: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A step of the child failed.
+    #[error("cannot {step}{detail}")]
+    Child {
+        /// What was being done.
+        step: &'static str,
+        /// To what.
+        detail: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The kernel refused to create the process.
+    #[error("cannot create the container's process")]
+    Clone(#[source] io::Error),
+    /// The child vanished before it could say why.
+    #[error("the container's process was killed while it was being set up")]
+    Died,
+}
+
+impl CreateError {
+    /// The exit code that docker and the shell use for this failure.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::NotFound { .. } => 127,
+            Self::NotExecutable { .. } => 126,
+            Self::Rootfs(_)
+            | Self::Mount(_)
+            | Self::Process(_)
+            | Self::Cgroup(_)
+            | Self::Child { .. }
+            | Self::Clone(_)
+            | Self::Died => 128,
+        }
+    }
+}
+
+impl Container {
+    /// Starts the container and returns once its program runs.
+    ///
+    /// # Errors
+    /// See [`CreateError`].
+    pub fn create(request: CreateRequest<'_>) -> Result<Self, CreateError> {
+        let spec = request.spec;
+        let user = request.namespaces.user.as_ref().map(AsFd::as_fd);
+        let root = request.rootfs.mount(user.zip(request.mapping))?;
+        let process = spec.process().as_ref().ok_or(ProcessError::NoCommand)?;
+        let process = PreparedProcess::new(process, root.as_fd(), request.user, request.seccomp)?;
+        let mut prepared = prepare_root(spec, root, user, request.mapping)?;
+        let namespaces = raw_namespaces(request.namespaces);
+        let user = user.map(|fd| fd.as_raw_fd());
+        let own = (libc::CLONE_NEWPID | libc::CLONE_NEWNS).unsigned_abs().into();
+        let (stdio, keep) = child_stdio(request.stdio);
+        let started = start(
+            user.is_some(),
+            own,
+            request.cgroup,
+            |end| {
+                child::enter_root(&mut prepared)?;
+                child::make_working_directory(&process)?;
+                child::become_process(&process, stdio, end)
+            },
+            || child::join(user, &namespaces),
+            process.out_of_memory_score,
+        );
+        drop(keep);
+        started.map_err(|error| error.explain(&process, Some(&prepared)))
+    }
+
+    /// Starts a further process in a running container and returns once its program runs.
+    ///
+    /// # Errors
+    /// See [`CreateError`].
+    pub fn exec(request: ExecRequest<'_>) -> Result<Self, CreateError> {
+        let root = container_root(request.container)?;
+        let process =
+            PreparedProcess::new(request.process, root.as_fd(), request.user, request.seccomp)?;
+        drop(root);
+        let target = request.container.as_raw_fd();
+        let mut flags = libc::CLONE_NEWNS
+            | libc::CLONE_NEWPID
+            | libc::CLONE_NEWNET
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWCGROUP;
+        if request.mapped {
+            flags |= libc::CLONE_NEWUSER;
+        }
+        let mapped = request.mapped;
+        let (stdio, keep) = child_stdio(request.stdio);
+        // A pid namespace is only entered by a child, so the joining process always clones once more.
+        let started = start(
+            true,
+            0,
+            request.cgroup,
+            |end| child::become_process(&process, stdio, end),
+            || {
+                child::join(None, &[(target, flags)])?;
+                if mapped {
+                    berth_sys::exec::set_ids(0, 0).map_err(Failure::at(Step::JoinUser, 1))?;
+                }
+                Ok(())
+            },
+            process.out_of_memory_score,
+        );
+        drop(keep);
+        started.map_err(|error| error.explain(&process, None))
+    }
+}
+
+fn prepare_root(
+    spec: &Spec,
+    root: OwnedFd,
+    user: Option<BorrowedFd<'_>>,
+    mapping: Option<IdMapping>,
+) -> Result<PreparedRoot, CreateError> {
+    let linux = spec.linux().as_ref();
+    let extra = linux.and_then(|linux| linux.devices().clone()).unwrap_or_default();
+    let listed = spec.mounts().as_deref().unwrap_or_default();
+    // /proc comes first and /dev second, since later mounts lie on them; what the configuration says of /dev is ours to make.
+    let (early, late): (Vec<_>, Vec<_>) = listed
+        .iter()
+        .filter(|mount| mount.destination() != std::path::Path::new("/dev"))
+        .cloned()
+        .partition(|mount| mount.destination() == std::path::Path::new("/proc"));
+    let mut prepared: Vec<PreparedMount> = mounts::prepare(&early, user)?;
+    prepared.push(mounts::devices(&extra, mapping)?);
+    prepared.extend(mounts::prepare(&late, user)?);
+    let sysctls = linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten();
+    let sysctls = sysctls
+        .map(|(name, value)| Ok((sysctl_path(name)?, std::ffi::CString::new(value.as_str())?)))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(|source| CreateError::Child {
+            step: "read",
+            detail: " the sysctls".into(),
+            source,
+        })?;
+    Ok(PreparedRoot {
+        root,
+        opened: prepared.iter().map(|_| None).collect(),
+        mounts: prepared,
+        masked: mounts::paths(linux.and_then(|linux| linux.masked_paths().as_ref()))?,
+        readonly: mounts::paths(linux.and_then(|linux| linux.readonly_paths().as_ref()))?,
+        readonly_root: spec
+            .root()
+            .as_ref()
+            .and_then(oci_spec::runtime::Root::readonly)
+            .unwrap_or(false),
+        sysctls,
+    })
+}
+
+fn raw_namespaces(namespaces: &Namespaces) -> Vec<(i32, i32)> {
+    [
+        (&namespaces.network, libc::CLONE_NEWNET),
+        (&namespaces.ipc, libc::CLONE_NEWIPC),
+        (&namespaces.uts, libc::CLONE_NEWUTS),
+    ]
+    .into_iter()
+    .filter_map(|(descriptor, flag)| Some((descriptor.as_ref()?.as_raw_fd(), flag)))
+    .collect()
+}
+
+fn child_stdio(stdio: Stdio) -> (ChildStdio, Option<[OwnedFd; 3]>) {
+    match stdio {
+        Stdio::Descriptors(descriptors) => {
+            (ChildStdio::Descriptors(child::raw(&descriptors)), Some(descriptors))
+        }
+        Stdio::Terminal { rows, columns } => (ChildStdio::Terminal { rows, columns }, None),
+    }
+}
+
+/// The root directory of a running process, for its account files.
+fn container_root(container: BorrowedFd<'_>) -> Result<OwnedFd, CreateError> {
+    let pid = pid_of(container).map_err(CreateError::Clone)?;
+    let flags =
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(format!("/proc/{pid}/root"), flags, rustix::fs::Mode::empty())
+        .map_err(|error| CreateError::Clone(error.into()))
+}
+
+/// The pid behind a pidfd, from `/proc/self/fdinfo`.
+fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<i32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        .filter(|pid| *pid > 0)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// A failure before it is put into words.
+enum StartError {
+    Child(Failure),
+    Clone(io::Error),
+    Cgroup(CgroupError),
+    Died,
+}
+
+/// Clones, moves the child into its cgroup, lets it run, and waits until it executes its program.
+///
+/// With `two_stage` a first child runs `join` and makes the real one as its sibling.
+fn start(
+    two_stage: bool,
+    namespaces: u64,
+    cgroup: Option<&Cgroup>,
+    mut run: impl FnMut(BorrowedFd<'_>) -> Result<std::convert::Infallible, Failure>,
+    join: impl Fn() -> Result<(), Failure>,
+    score: Option<i32>,
+) -> Result<Container, StartError> {
+    let (ours, theirs) = channel::pair().map_err(StartError::Clone)?;
+    let unified = match cgroup {
+        Some(cgroup) => cgroup.unified().map_err(StartError::Cgroup)?,
+        None => None,
+    };
+    let into = unified.as_ref().map(AsFd::as_fd);
+    let first = CloneOptions {
+        namespaces: if two_stage { 0 } else { namespaces },
+        sibling: false,
+        cgroup: into,
+    };
+    // SAFETY: the child runs prepared system calls only and never returns from this block.
+    let cloned = unsafe { clone3(first) }.map_err(StartError::Clone)?;
+    let (pid, pidfd) = match cloned {
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        Cloned::Child => {
+            let end = theirs.as_fd();
+            let outcome = if two_stage {
+                intermediate(end, namespaces, &join, &mut run)
+            } else {
+                channel::wait(end).and_then(|()| join()).and_then(|()| run(end).map(|_| ()))
+            };
+            if let Err(failure) = outcome {
+                channel::report(end, failure);
+            }
+            berth_sys::exec::exit_now(128);
+        }
+    };
+    drop(theirs);
+    if !two_stage {
+        settle(pid, &ours, cgroup, score).inspect_err(|_| discard(&pidfd))?;
+        return finish(pid, pidfd, &ours);
+    }
+    // The first child moves itself: what it clones starts in its cgroup.
+    let moved = settle(pid, &ours, cgroup, score).and_then(|()| match channel::receive(&ours) {
+        Ok(Message::Pid(sibling)) => Ok(sibling),
+        Ok(Message::Failed(failure)) => Err(StartError::Child(failure)),
+        Ok(Message::Terminal(_) | Message::Closed) => Err(StartError::Died),
+        Err(error) => Err(StartError::Clone(error)),
+    });
+    discard(&pidfd);
+    let pid = Pid::from_raw(moved?).ok_or(StartError::Died)?;
+    // Not yet reaped and our own child, so the pid cannot be another's.
+    let pidfd =
+        pidfd_open(pid, PidfdFlags::empty()).map_err(|error| StartError::Clone(error.into()))?;
+    finish(pid, pidfd, &ours)
+}
+
+/// The first of two children: joins, clones the real one as a sibling, tells its pid and goes.
+fn intermediate(
+    end: BorrowedFd<'_>,
+    namespaces: u64,
+    join: &impl Fn() -> Result<(), Failure>,
+    run: &mut impl FnMut(BorrowedFd<'_>) -> Result<std::convert::Infallible, Failure>,
+) -> Result<(), Failure> {
+    channel::wait(end)?;
+    join()?;
+    // SAFETY: as for the first clone.
+    let cloned = unsafe { clone3(CloneOptions { namespaces, sibling: true, cgroup: None }) };
+    match cloned.map_err(Failure::at(Step::Clone, 0))? {
+        Cloned::Child => run(end).map(|_| ()),
+        Cloned::Parent { pid, .. } => {
+            channel::send_pid(end, pid.as_raw_nonzero().get())
+                .map_err(Failure::at(Step::Clone, 1))?;
+            berth_sys::exec::exit_now(0);
+        }
+    }
+}
+
+/// Moves the waiting child into its cgroup and lets it go on.
+fn settle(
+    pid: Pid,
+    ours: &OwnedFd,
+    cgroup: Option<&Cgroup>,
+    score: Option<i32>,
+) -> Result<(), StartError> {
+    if let Some(cgroup) = cgroup {
+        cgroup.add(pid).map_err(StartError::Cgroup)?;
+    }
+    if let Some(score) = score {
+        let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
+        std::fs::write(path, score.to_string()).map_err(StartError::Clone)?;
+    }
+    channel::release(ours.as_fd()).map_err(StartError::Clone)
+}
+
+fn finish(pid: Pid, pidfd: OwnedFd, ours: &OwnedFd) -> Result<Container, StartError> {
+    let mut terminal = None;
+    loop {
+        match channel::receive(ours) {
+            Ok(Message::Terminal(controller)) => terminal = Some(controller),
+            Ok(Message::Closed) => return Ok(Container { pid, pidfd, terminal }),
+            Ok(Message::Failed(failure)) => {
+                discard(&pidfd);
+                return Err(StartError::Child(failure));
+            }
+            Ok(Message::Pid(_)) => {}
+            Err(error) => {
+                discard(&pidfd);
+                return Err(StartError::Clone(error));
+            }
+        }
+    }
+}
+
+/// Ends and reaps a child that is of no further use. It may have ended on its own, which is as good.
+fn discard(pidfd: &OwnedFd) {
+    let options = WaitIdOptions::EXITED;
+    let _ended_already = pidfd_send_signal(pidfd, Signal::KILL);
+    let _reaped = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), options));
+}
+
+impl StartError {
+    fn explain(self, process: &PreparedProcess, root: Option<&PreparedRoot>) -> CreateError {
+        match self {
+            Self::Clone(source) => CreateError::Clone(source),
+            Self::Cgroup(source) => CreateError::Cgroup(source),
+            Self::Died => CreateError::Died,
+            Self::Child(failure) => explain(failure, process, root),
+        }
+    }
+}
+
+fn explain(
+    failure: Failure,
+    process: &PreparedProcess,
+    root: Option<&PreparedRoot>,
+) -> CreateError {
+    let source = io::Error::from_raw_os_error(failure.errno);
+    let index = usize::from(failure.index);
+    let command = || {
+        process
+            .args
+            .strings()
+            .first()
+            .map_or_else(String::new, |text| text.to_string_lossy().into_owned())
+    };
+    let target = || {
+        let mount = root.and_then(|root| root.mounts.get(index));
+        mount
+            .map_or_else(String::new, |mount| format!(" `{}`", mount.target.path.to_string_lossy()))
+    };
+    let (step, detail) = match failure.step {
+        Step::Exec if failure.errno == libc::ENOENT => {
+            return CreateError::NotFound { command: command() };
+        }
+        Step::Exec => return CreateError::NotExecutable { command: command(), source },
+        Step::Directory => {
+            ("enter the working directory", format!(" `{}`", process.directory.to_string_lossy()))
+        }
+        Step::Filesystem => ("open the file system for", target()),
+        Step::Target => ("create the mount point", target()),
+        Step::Mount => ("mount", target()),
+        Step::Wait => ("hear from the parent", String::new()),
+        Step::JoinUser => ("join the pod's user namespace", String::new()),
+        Step::JoinNamespace => ("join the pod's namespaces", String::new()),
+        Step::Clone => ("create the container's namespaces", String::new()),
+        Step::CgroupNamespace => ("create the cgroup namespace", String::new()),
+        Step::Propagation => ("detach from the host's mounts", String::new()),
+        Step::Root => ("attach the root filesystem", String::new()),
+        Step::Pivot => ("change to the root filesystem", String::new()),
+        Step::Device => ("create the devices", String::new()),
+        Step::Mask => ("mask or protect kernel paths", String::new()),
+        Step::Sysctl => ("set the kernel parameters", String::new()),
+        Step::ReadOnlyRoot => ("make the root filesystem read-only", String::new()),
+        Step::Session => ("start a session", String::new()),
+        Step::Terminal => ("open a terminal", String::new()),
+        Step::Stdio => ("connect the standard streams", String::new()),
+        Step::Limit => ("set the resource limits", String::new()),
+        Step::Credentials => ("take on the user", format!(" {}:{}", process.uid, process.gid)),
+        Step::Capabilities => ("set the capabilities", String::new()),
+        Step::Seccomp => ("install the seccomp filter", String::new()),
+        Step::Hostname => ("set the host name", String::new()),
+    };
+    CreateError::Child { step, detail, source }
+}

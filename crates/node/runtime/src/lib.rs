@@ -1,0 +1,22 @@
+//! Containers from an OCI runtime configuration held in memory.
+//!
+//! The engine underneath every pod: namespaces, cgroups, mounts and processes by direct kernel calls. Whatever can be
+//! computed, looked up or allocated happens before the clone; the child only walks prepared lists. This keeps it correct in
+//! threaded callers and is also why it is fast. Every mount enters the container as a descriptor, after the old root is
+//! gone, so that no path of the image can lead outside.
+
+pub mod cgroup;
+pub mod container;
+pub mod namespaces;
+pub mod rootfs;
+pub mod seccomp;
+pub mod user;
+
+mod channel;
+mod child;
+mod mounts;
+mod process;
+
+pub use container::{Container, CreateError, CreateRequest, ExecRequest, Stdio};
+pub use namespaces::{IdMapping, Namespaces};
+pub use rootfs::Rootfs;

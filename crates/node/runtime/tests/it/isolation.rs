@@ -1,0 +1,107 @@
+//! What a container must not see or do.
+
+use std::os::unix::fs::MetadataExt;
+
+use serde_json::json;
+
+use crate::support::{Fixture, MAPPING, spec, value};
+
+#[test]
+fn root_of_a_pod_is_nobody_on_the_host_but_owns_its_files() {
+    let fixture = Fixture::new(Some(MAPPING));
+    let (code, output) = fixture.shell(
+        "cat /proc/self/uid_map; stat -c %u /bin/busybox; touch /tmp/mine; stat -c %u:%g /tmp/mine",
+    );
+    let words: Vec<&str> = output.split_whitespace().collect();
+    assert_eq!((code, words.as_slice()), (0, ["0", "200000", "65536", "0", "0:0"].as_slice()));
+    // The shared layer keeps the image's ids; only the container's own writable layer carries the mapped ones.
+    let written = fixture.scratch().join("upper/tmp/mine");
+    assert_eq!(std::fs::metadata(written).unwrap().uid(), MAPPING.host);
+    let shared = fixture.directory.path().join("layer/bin/busybox");
+    assert_eq!(std::fs::metadata(shared).unwrap().uid(), 0);
+}
+
+#[test]
+fn volumes_keep_their_ids_across_the_mapping() {
+    let fixture = Fixture::new(Some(MAPPING));
+    let volume = fixture.directory.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    let mut config =
+        value(&["sh", "-c", "touch /data/new && stat -c %u /data/new /data; touch /locked/x"]);
+    let mounts = config["mounts"].as_array_mut().unwrap();
+    mounts.push(json!({ "destination": "/data", "type": "bind", "source": volume, "options": ["rbind", "rw"] }));
+    mounts.push(json!({ "destination": "/locked", "type": "bind", "source": volume, "options": ["rbind", "ro"] }));
+    let (code, output) = fixture.run(&serde_json::from_value(config).unwrap(), None);
+    assert_ne!(code, 0);
+    assert!(output.starts_with("0\n0\n") && output.contains("Read-only file system"), "{output}");
+    assert_eq!(std::fs::metadata(volume.join("new")).unwrap().uid(), 0);
+}
+
+#[test]
+fn the_kernels_doors_are_shut() {
+    for mapping in [None, Some(MAPPING)] {
+        let fixture = Fixture::new(mapping);
+        let deny = |line: &str| {
+            let (code, output) = fixture.shell(line);
+            assert_ne!(code, 0, "`{line}` went through: {output}");
+        };
+        deny("echo 1 > /proc/sys/kernel/panic");
+        deny("echo b > /proc/sysrq-trigger");
+        deny("mount -t tmpfs none /tmp");
+        deny("touch /sys/x");
+        deny("[ -s /proc/timer_list ]");
+        deny("ls /host-must-not-exist");
+        let (_, mounts) = fixture.shell("cat /proc/self/mountinfo");
+        let host: Vec<&str> = mounts
+            .lines()
+            .filter(|line| line.contains("/work") || line.contains("/home"))
+            .collect();
+        assert!(host.is_empty(), "{host:?}");
+        let (code, _) = fixture.shell("for fd in /proc/self/fd/*; do case $fd in */[012]|*/[0-9]*) ;; esac; done; [ ! -e /proc/1/fd/5 ]");
+        assert_eq!(code, 0, "descriptors of the engine leak into the container");
+    }
+}
+
+#[test]
+fn a_read_only_root_stays_so() {
+    let fixture = Fixture::new(Some(MAPPING));
+    let mut config = value(&["touch", "/etc/new"]);
+    config["root"]["readonly"] = json!(true);
+    let (code, output) = fixture.run(&serde_json::from_value(config).unwrap(), None);
+    assert!(code == 1 && output.contains("Read-only file system"), "{code} {output}");
+}
+
+#[test]
+fn a_named_user_runs_without_capabilities() {
+    let fixture = Fixture::new(Some(MAPPING));
+    let (code, output) = fixture
+        .run(&spec(&["sh", "-c", "id -u; id -g; echo $HOME; cat /proc/self/status"]), Some("app"));
+    assert_eq!(code, 0);
+    assert!(output.starts_with("70\n70\n/srv\n"), "{output}");
+    for line in
+        ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"]
+    {
+        assert!(output.contains(line), "no `{line}` in {output}");
+    }
+}
+
+#[test]
+fn links_in_the_image_cannot_lead_a_mount_outside() {
+    let fixture = Fixture::new(None);
+    let layer = fixture.directory.path().join("layer");
+    let outside = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(
+        format!("../../../../../../../..{}", outside.path().display()),
+        layer.join("trap"),
+    )
+    .unwrap();
+    let mut config = value(&["true"]);
+    config["mounts"].as_array_mut().unwrap().push(json!(
+        { "destination": "/trap/inside", "type": "tmpfs", "source": "tmpfs", "options": [] }
+    ));
+    // The link dangles inside the container, so the mount point cannot be made; nothing may appear outside.
+    let outcome =
+        fixture.start(&serde_json::from_value(config).unwrap(), None, crate::support::captured().0);
+    assert!(outcome.is_err());
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+}
