@@ -216,14 +216,22 @@ pub fn become_process(
         rustix::process::setrlimit(*resource, *limit).map_err(Failure::at(Step::Limit, index))?;
     }
     rustix::process::umask(Mode::from_raw_mode(process.umask));
+    let filter = |index| {
+        let Some(program) = &process.seccomp else { return Ok(()) };
+        berth_sys::seccomp::install(program.instructions())
+            .map_err(Failure::at(Step::Seccomp, index))
+    };
+    // Without no_new_privs only CAP_SYS_ADMIN may install a filter, and the next step gives that up.
+    if !process.no_new_privileges {
+        filter(0)?;
+    }
     take_identity(process)?;
     rustix::process::chdir(process.directory.as_c_str())
         .map_err(Failure::at(Step::Directory, 1))?;
     exec::reset_signals();
     // Last, since the filter may forbid what came before.
-    if let Some(program) = &process.seccomp {
-        berth_sys::seccomp::install(program.instructions())
-            .map_err(Failure::at(Step::Seccomp, 0))?;
+    if process.no_new_privileges {
+        filter(1)?;
     }
     let mut worst = libc::ENOENT;
     for candidate in &process.candidates {

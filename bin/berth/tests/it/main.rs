@@ -1,0 +1,5 @@
+//! The binary from outside.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod layers;
+mod shim;
