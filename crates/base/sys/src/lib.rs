@@ -7,6 +7,7 @@ pub mod clone;
 pub mod exec;
 pub mod mount;
 pub mod namespace;
+pub mod netlink;
 pub mod seccomp;
 pub mod socket;
 
