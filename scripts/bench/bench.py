@@ -156,16 +156,19 @@ def machine():
 
 
 def run(options, engines, results):
+    """All measurements. Leaves the engines in `engines` for the caller to close; returns their versions."""
     engines_wanted = [Docker, Podman]
     if not options.peers_only:
         engines_wanted.insert(0, lambda: Berth(options.berth, options.berth_load))
     for make in engines_wanted:
         engines.append(make())
     measure_start(engines, results, 3)
+    versions = {engine.name: engine.version() for engine in engines}
     measure_idle(engines, results, options.idle)
     measure_turns(engines, results, "run", options.rounds, lambda engine: engine.once())
     measure_exec(engines, results, options.rounds)
     measure_many(engines, results, 3, options.pods)
+    return versions
 
 
 def too_long(*_):
@@ -192,10 +195,9 @@ def main():
     signal.signal(signal.SIGALRM, too_long)
     signal.alarm(LONGEST)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    engines, results, before, versions = [], Results(), machine(), {}
+    engines, results, before = [], Results(), machine()
     try:
-        run(options, engines, results)
-        versions = {e.name: e.version() for e in engines}
+        versions = run(options, engines, results)
     except Failed as error:
         note(f"error: {error}")
         return 2

@@ -4,7 +4,8 @@ Container engines change a machine for good: packet rules, cgroups, mounts, file
 engine measured here gets namespaces of its own (mount, network, process, cgroup), a root that is a
 bind copy of the real one with fresh /proc, /sys, /run and /dev/shm, and a cgroup below which all of
 its own end up. Process 1 of the view waits for the agent and dies with it, and the kernel then ends
-everything else inside; so nothing survives, not even when the benchmark itself is killed.
+everything else inside; so no process and no mount survives, not even when the benchmark is killed.
+Its directories (berth-bench-… under the temporary directory) and empty cgroups then do.
 
 On a hybrid host (cgroup v1 controllers and a cgroup2 tree with some) crun refuses to work, hence
 `v1_only`, which leaves the cgroup2 tree out of the view.
@@ -90,8 +91,8 @@ class View:
 
     def __init__(self, name, v1_only=False):
         self.name, self.v1_only = name, v1_only
-        self.home = pathlib.Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
-        self.mount = pathlib.Path(tempfile.mkdtemp(prefix=f"bench-{name}-view-"))
+        self.home = pathlib.Path(tempfile.mkdtemp(prefix=f"berth-bench-{name}-"))
+        self.mount = pathlib.Path(tempfile.mkdtemp(prefix=f"berth-bench-{name}-view-"))
         self.cgroups, self.process = [], None
         try:
             self.open()
