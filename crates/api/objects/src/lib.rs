@@ -21,3 +21,17 @@ pub use resource::{Column, Resource, Scope, Subresource, VERBS};
 pub use selector::{FieldSelector, LabelSelector, NotASelector, is_label_value, is_qualified_name};
 pub use status::{Cause, FieldError, Status, Subject};
 pub use strategic::{PatchError, strategic_merge};
+
+/// Base64 as JSON carries bytes.
+#[must_use]
+pub fn base64_encode(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// Bytes from base64, or nothing if the text is none.
+#[must_use]
+pub fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
+}

@@ -296,7 +296,11 @@ impl FieldSelector {
             let same = match found {
                 None | Some(Value::Null) => wanted.is_empty() || wanted == "false",
                 Some(Value::String(text)) => text == wanted,
-                Some(other) => other.to_string() == *wanted,
+                Some(Value::Bool(flag)) => wanted.parse() == Ok(*flag),
+                Some(Value::Number(number)) => {
+                    wanted.parse::<serde_json::Number>().is_ok_and(|wanted| wanted == *number)
+                }
+                Some(Value::Array(_) | Value::Object(_)) => false,
             };
             same == *equal
         })
