@@ -5,6 +5,7 @@
 
 mod decode;
 mod object;
+pub mod protobuf;
 mod quantity;
 mod resource;
 pub mod schema;

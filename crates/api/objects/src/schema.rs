@@ -202,6 +202,12 @@ impl Schemas {
         self.definitions.get(name)
     }
 
+    /// A definition with its name, which outlives the text asked with.
+    #[must_use]
+    pub fn entry(&'static self, name: &str) -> Option<(&'static str, &'static Definition)> {
+        self.definitions.get_key_value(name).map(|(name, definition)| (*name, definition))
+    }
+
     /// The name and definition of a kind.
     #[must_use]
     pub fn kind(

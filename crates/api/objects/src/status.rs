@@ -17,6 +17,8 @@ pub struct Status {
     pub causes: Vec<Cause>,
     /// When to try again, in seconds.
     pub retry_after: Option<u32>,
+    /// For a list that can only go on inconsistently: where.
+    pub next: Option<String>,
 }
 
 /// The object a Status is about.
@@ -70,7 +72,8 @@ impl Status {
     /// A status about no object.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         let (subject, causes) = (Subject::default(), Vec::new());
-        Self { code, reason, message: message.into(), subject, causes, retry_after: None }
+        let message = message.into();
+        Self { code, reason, message, subject, causes, retry_after: None, next: None }
     }
 
     fn about(code: u16, reason: &'static str, subject: Subject, message: String) -> Self {
@@ -169,6 +172,9 @@ impl Status {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason,
         });
+        if let Some(next) = &self.next {
+            status["metadata"]["continue"] = Value::String(next.clone());
+        }
         if !details.is_empty() {
             status["details"] = Value::Object(details);
         }
