@@ -68,6 +68,15 @@ impl<R: Read> Inflate<R> {
     }
 }
 
+/// The inflated bytes of a stream in any known compression, or of none.
+///
+/// # Errors
+///
+/// When the first bytes cannot be read.
+pub fn inflated<R: Read>(source: R) -> io::Result<impl Read> {
+    Inflate::new(source)
+}
+
 impl<R: Read> Read for Inflate<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {

@@ -18,7 +18,7 @@ mod tarball;
 mod unpack;
 
 pub use digest::{DiffId, Digest, Hashing, ParseDigestError};
-pub use inflate::Compression;
+pub use inflate::{Compression, inflated};
 pub use overlay::{OverlayForm, Privilege, strip_overlay_traces};
 pub use pack::{PackError, PackOptions, Packed, pack};
 pub use tarball::{
