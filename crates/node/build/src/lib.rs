@@ -15,6 +15,7 @@ mod copy;
 mod error;
 mod expand;
 mod flags;
+mod heredoc;
 mod ignore;
 mod instruction;
 mod owner;

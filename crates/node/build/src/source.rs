@@ -7,24 +7,40 @@ use std::path::{Path, PathBuf};
 use parse_dockerfile::{Dockerfile, Instruction};
 
 use crate::error::{BuildError, Place, Problem};
+use crate::heredoc::{self, Bodies};
 
 const SHOWN: usize = 100;
 
 /// A Dockerfile that was read.
 pub(crate) struct Source {
     pub path: PathBuf,
+    /// As written.
     pub text: String,
+    /// As parsed: the same length, with some bodies blanked.
+    parsed: String,
+    bodies: Bodies,
 }
 
 impl Source {
     pub(crate) fn read(path: &Path) -> Result<Self, BuildError> {
         let text = fs::read_to_string(path)
             .map_err(|source| BuildError::Read { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), text })
+        let head = text.lines().take_while(|line| line.starts_with('#'));
+        let backquote = head.map(|line| line.replace(' ', "")).any(|line| line == "#escape=`");
+        let (parsed, bodies) = heredoc::blank(&text, if backquote { '`' } else { '\\' });
+        Ok(Self { path: path.to_owned(), text, parsed, bodies })
+    }
+
+    /// The whole text of a command whose here-documents were kept from the parser; it begins at `start`.
+    pub(crate) fn with_bodies(&self, start: usize, end: usize) -> Option<&str> {
+        let (line_end, close) = self.bodies.range(start..).next()?;
+        // Only blanks may stand between the command the parser saw and the end of its line.
+        let same = self.text.get(end..*line_end).is_some_and(|rest| rest.trim().is_empty());
+        (same || end > *line_end).then(|| self.text[start..*close].trim_start())
     }
 
     pub(crate) fn parse(&self) -> Result<Dockerfile<'_>, BuildError> {
-        parse_dockerfile::parse(&self.text).map_err(|error| {
+        parse_dockerfile::parse(&self.parsed).map_err(|error| {
             let text = self.text.lines().nth(error.line().saturating_sub(1)).unwrap_or("").trim();
             let place =
                 Place { path: self.path.clone(), line: error.line(), text: text.to_owned() };

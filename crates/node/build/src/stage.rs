@@ -354,12 +354,16 @@ impl Run<'_, '_, '_> {
             Command::Exec(words) => {
                 return Ok(words.value.iter().map(|word| word.value.to_string()).collect());
             }
-            Command::Shell(text) => text.value,
+            Command::Shell(text) => text,
             _ => return Err(Problem::Unsupported("this form of command".to_owned())),
         };
         let script = match &run.here_docs[..] {
-            [] => unfold(text, self.escape()),
-            [body] if text.trim().is_empty() => {
+            [] => {
+                let start = run.options.last().map_or(run.run.span.end, |flag| flag.span().end);
+                let whole = self.builder.source.with_bodies(start, text.span.end);
+                whole.map_or_else(|| unfold(text.value, self.escape()), str::to_owned)
+            }
+            [body] if text.value.trim().is_empty() => {
                 if body.value.starts_with("#!") {
                     return Err(Problem::Unsupported(
                         "a here-document with its own interpreter".to_owned(),

@@ -27,11 +27,11 @@ fn here_documents_run_and_copy() {
     let project = project(&[]);
     let image = project.build(
         "FROM busybox\nARG who=world\nRUN <<EOF\nset -e\necho a > /a\necho $who >> /a\nEOF\n\
-         RUN <<ONE cat > /b && <<\"TWO\" cat >> /b\nb $who\nONE\nc $who\nTWO\n\
+         RUN cat <<ONE > /b && true \\\n  && cat <<\"TWO\" >> /b  \nb $who\nONE\nc $who\nTWO\nRUN <<ONE cat >> /b\nd\nONE\n\
          COPY <<\"plain\" <<filled /docs/\nkeep $who\nplain\nhello $who\nfilled\n",
     );
     let text = project.inside(&image, "cat /a /b /docs/plain /docs/filled");
-    assert_eq!(text, "a\nworld\nb world\nc $who\nkeep $who\nhello world\n");
+    assert_eq!(text, "a\nworld\nb world\nc $who\nd\nkeep $who\nhello world\n");
 }
 
 #[test]
