@@ -1,0 +1,483 @@
+//! The OCI runtime configuration of a container, from its pod and its image.
+//!
+//! Whatever a pod does not ask for is denied: few capabilities, no new privileges, the default system call filter, masked
+//! kernel paths, read-only `/proc/sys`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use berth_content::Image;
+use berth_shim::protocol::Filter;
+use k8s_openapi::api::core::v1::{
+    Container, Pod, PodSpec, ResourceRequirements, SeccompProfile, SecurityContext,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use oci_spec::runtime::Spec;
+use serde_json::{Value, json};
+
+use crate::environment::expand;
+use crate::volume::Mounted;
+
+/// Why a container cannot be started: the reason people see in its status, and the words.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Cause {
+    /// For example `CreateContainerConfigError`.
+    pub reason: &'static str,
+    /// The whole chain.
+    pub message: String,
+    /// Exit code where the container counts as started and ended: 126, 127 or 128.
+    pub exit_code: Option<i32>,
+}
+
+impl Cause {
+    /// Something in the pod's configuration.
+    pub fn config(message: impl Into<String>) -> Self {
+        Self { reason: "CreateContainerConfigError", message: message.into(), exit_code: None }
+    }
+
+    /// Something the node could not do.
+    pub fn create(message: impl Into<String>) -> Self {
+        Self { reason: "CreateContainerError", message: message.into(), exit_code: None }
+    }
+}
+
+/// Capabilities of every container. Raw sockets, device nodes and the audit log are not among them.
+const CAPABILITIES: [&str; 11] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+const ALL_CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+const READONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Most processes of a container that asks for no other limit.
+const PIDS: i64 = 4096;
+
+/// Everything a container's configuration is made of.
+pub struct Ingredients<'a> {
+    pub pod: &'a Pod,
+    pub container: &'a Container,
+    pub image: &'a Image,
+    pub environment: Vec<String>,
+    pub mounts: Vec<Mounted>,
+}
+
+/// A container ready for its shim.
+pub struct Prepared {
+    pub spec: Spec,
+    /// User by name or number as the image has it, unless the pod gives a number.
+    pub user: Option<String>,
+    pub filter: Filter,
+}
+
+/// Makes the configuration.
+pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
+    let Ingredients { pod, container, image, environment, mounts } = ingredients;
+    let pod_spec = pod.spec.as_ref().ok_or_else(|| Cause::config("the pod has no spec"))?;
+    let context = container.security_context.as_ref();
+    let privileged = is_privileged(container);
+    let (user, ids) = user(pod, pod_spec, container, image)?;
+    let capabilities = capabilities(context, privileged);
+    let no_new_privileges =
+        !privileged && !context.and_then(|context| context.allow_privilege_escalation).unwrap_or(false);
+    let mut process = json!({
+        "terminal": container.tty.unwrap_or(false),
+        "user": ids,
+        "args": arguments(container, image, &environment)?,
+        "env": environment,
+        "cwd": directory(container, image),
+        "noNewPrivileges": no_new_privileges,
+        "capabilities": {
+            "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+        },
+        "oomScoreAdj": out_of_memory_score(pod_spec, container),
+    });
+    if let Some(limits) = limits(pod)? {
+        process["rlimits"] = limits;
+    }
+    let masks = !privileged
+        && context.and_then(|context| context.proc_mount.as_deref()) != Some("Unmasked");
+    let configuration = json!({
+        "ociVersion": "1.2.0",
+        "root": {
+            "path": "rootfs",
+            "readonly": context.and_then(|context| context.read_only_root_filesystem).unwrap_or(false),
+        },
+        "process": process,
+        "mounts": all_mounts(pod_spec, &mounts, privileged),
+        "linux": {
+            "maskedPaths": if masks { MASKED.as_slice() } else { &[] },
+            "readonlyPaths": if masks { READONLY.as_slice() } else { &[] },
+        },
+    });
+    let filter = filter(context, pod_spec, privileged)?;
+    let spec = serde_json::from_value(configuration)
+        .map_err(|error| Cause::config(format!("the configuration is not valid: {error}")))?;
+    Ok(Prepared { spec, user, filter })
+}
+
+/// Whether the container asks for everything.
+pub fn is_privileged(container: &Container) -> bool {
+    container.security_context.as_ref().and_then(|context| context.privileged).unwrap_or(false)
+}
+
+/// The process of `kubectl exec`: the container's own, with another command.
+pub fn exec_process(base: &Spec, command: &[String], terminal: bool) -> Option<oci_spec::runtime::Process> {
+    let mut process = base.process().clone()?;
+    process.set_args(Some(command.to_vec()));
+    process.set_terminal(Some(terminal));
+    process.set_oom_score_adj(None);
+    if terminal {
+        let mut env = process.env().clone().unwrap_or_default();
+        if !env.iter().any(|entry| entry.starts_with("TERM=")) {
+            env.push("TERM=xterm".to_owned());
+        }
+        process.set_env(Some(env));
+    }
+    Some(process)
+}
+
+type User = (Option<String>, Value);
+
+fn user(pod: &Pod, spec: &PodSpec, container: &Container, image: &Image) -> Result<User, Cause> {
+    let own = container.security_context.as_ref();
+    let shared = spec.security_context.as_ref();
+    let uid = own.and_then(|own| own.run_as_user).or(shared.and_then(|shared| shared.run_as_user));
+    let gid = own.and_then(|own| own.run_as_group).or(shared.and_then(|shared| shared.run_as_group));
+    let mut groups: Vec<i64> = shared.and_then(|shared| shared.supplemental_groups.clone()).unwrap_or_default();
+    groups.extend(shared.and_then(|shared| shared.fs_group));
+    let non_root = own
+        .and_then(|own| own.run_as_non_root)
+        .or(shared.and_then(|shared| shared.run_as_non_root))
+        .unwrap_or(false);
+    let annotation = format!("user.berth.dev/{}", container.name);
+    let named = pod.metadata.annotations.as_ref().and_then(|all| all.get(&annotation)).cloned();
+    let from_image = image.config.config().as_ref().and_then(|config| config.user().clone());
+    let name = named.or(from_image).filter(|name| !name.is_empty());
+    match (uid, name) {
+        (Some(0), _) if non_root => {
+            Err(Cause::config("the container must not run as root, but its user is 0"))
+        }
+        (Some(uid), _) => {
+            let ids = json!({ "uid": uid, "gid": gid.unwrap_or(0), "additionalGids": groups });
+            Ok((None, ids))
+        }
+        (None, None) if non_root => {
+            Err(Cause::config("the container must not run as root, but its image names no user"))
+        }
+        (None, name) => {
+            let ids = json!({ "uid": 0, "gid": gid.unwrap_or(0), "additionalGids": groups });
+            Ok((Some(name.unwrap_or_default()), ids))
+        }
+    }
+}
+
+fn capabilities(context: Option<&SecurityContext>, privileged: bool) -> Vec<String> {
+    if privileged {
+        return ALL_CAPABILITIES.map(str::to_owned).to_vec();
+    }
+    let changes = context.and_then(|context| context.capabilities.as_ref());
+    let named = |list: Option<&Vec<String>>| -> Vec<String> {
+        list.into_iter().flatten().map(|name| capability(name)).collect()
+    };
+    let drop = named(changes.and_then(|changes| changes.drop.as_ref()));
+    let add = named(changes.and_then(|changes| changes.add.as_ref()));
+    let all = |list: &[String]| list.iter().any(|name| name == "CAP_ALL");
+    let base: &[&str] = if all(&add) { &ALL_CAPABILITIES } else { &CAPABILITIES };
+    let mut kept: Vec<String> = base
+        .iter()
+        .map(|name| (*name).to_owned())
+        .filter(|name| !all(&drop) && !drop.contains(name))
+        .collect();
+    kept.extend(add.into_iter().filter(|name| ALL_CAPABILITIES.contains(&name.as_str())));
+    kept.sort();
+    kept.dedup();
+    kept
+}
+
+fn capability(name: &str) -> String {
+    let upper = name.to_uppercase();
+    if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
+}
+
+/// The command line: what the pod says, else the image's entry point and command.
+fn arguments(container: &Container, image: &Image, environment: &[String]) -> Result<Vec<String>, Cause> {
+    let known: Vec<(String, String)> = environment
+        .iter()
+        .filter_map(|entry| entry.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let expanded = |list: &[String]| list.iter().map(|text| expand(text, &known)).collect::<Vec<_>>();
+    let config = image.config.config().as_ref();
+    let entrypoint = config.and_then(|config| config.entrypoint().clone()).unwrap_or_default();
+    let default = config.and_then(|config| config.cmd().clone()).unwrap_or_default();
+    let command = container.command.as_deref().filter(|command| !command.is_empty());
+    let args = container.args.as_deref().filter(|args| !args.is_empty());
+    let line = match (command, args) {
+        (Some(command), args) => [expanded(command), expanded(args.unwrap_or_default())].concat(),
+        (None, Some(args)) => [entrypoint, expanded(args)].concat(),
+        (None, None) => [entrypoint, default].concat(),
+    };
+    if line.is_empty() {
+        return Err(Cause {
+            reason: "CreateContainerError",
+            message: "there is no command to run: neither the pod nor the image names one".to_owned(),
+            exit_code: Some(127),
+        });
+    }
+    Ok(line)
+}
+
+fn directory(container: &Container, image: &Image) -> String {
+    let from_image = image.config.config().as_ref().and_then(|config| config.working_dir().clone());
+    container
+        .working_dir
+        .clone()
+        .or(from_image)
+        .filter(|directory| !directory.is_empty())
+        .unwrap_or_else(|| "/".to_owned())
+}
+
+fn all_mounts(spec: &PodSpec, mounts: &[Mounted], privileged: bool) -> Vec<Value> {
+    let sys = if privileged { "rw" } else { "ro" };
+    let mut all = vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
+        json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] }),
+        json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] }),
+    ];
+    if spec.host_network.unwrap_or(false) {
+        // The kernel shows its network in /sys only to the owner of the network namespace.
+        all.push(json!({ "destination": "/sys", "type": "bind", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", sys] }));
+    } else {
+        all.push(json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", sys] }));
+    }
+    if !mounts.iter().any(|mount| mount.destination == Path::new("/dev/shm")) {
+        all.push(json!({ "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                         "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] }));
+    }
+    let mut volumes: Vec<&Mounted> = mounts.iter().collect();
+    // Outer mounts first, or they would hide the inner ones.
+    volumes.sort_by_key(|mount| mount.destination.components().count());
+    all.extend(volumes.iter().map(|mount| mount.to_oci()));
+    all
+}
+
+fn filter(
+    context: Option<&SecurityContext>,
+    spec: &PodSpec,
+    privileged: bool,
+) -> Result<Filter, Cause> {
+    let shared = spec.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
+    let profile: Option<&SeccompProfile> =
+        context.and_then(|context| context.seccomp_profile.as_ref()).or(shared);
+    match profile.map(|profile| profile.type_.as_str()) {
+        _ if privileged => Ok(Filter::Unconfined),
+        None | Some("RuntimeDefault") => Ok(Filter::RuntimeDefault),
+        Some("Unconfined") => Ok(Filter::Unconfined),
+        Some(other) => Err(Cause::config(format!("seccomp profile type `{other}` is not supported yet"))),
+    }
+}
+
+/// The kernel's preference among victims: containers with guaranteed resources last, those without any first.
+fn out_of_memory_score(spec: &PodSpec, container: &Container) -> i32 {
+    let class = crate::status::qos_class(spec);
+    match class {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let request = amount(container.resources.as_ref(), "memory", false).unwrap_or(0);
+            let total = total_memory().max(1);
+            let share = 1000 - i64::try_from(1000 * i128::from(request) / i128::from(total)).unwrap_or(0);
+            i32::try_from(share.clamp(3, 999)).unwrap_or(999)
+        }
+    }
+}
+
+/// Memory of the machine in bytes.
+pub fn total_memory() -> i64 {
+    let info = rustix::system::sysinfo();
+    i64::try_from(u128::from(info.totalram) * u128::from(info.mem_unit)).unwrap_or(i64::MAX)
+}
+
+fn limits(pod: &Pod) -> Result<Option<Value>, Cause> {
+    let annotations = pod.metadata.annotations.as_ref();
+    let Some(text) = annotations.and_then(|all| all.get("berth.dev/ulimits")) else { return Ok(None) };
+    let wrong = |error: &dyn std::fmt::Display| {
+        Cause::config(format!("annotation berth.dev/ulimits is not valid: {error}"))
+    };
+    let given: BTreeMap<String, Value> = serde_json::from_str(text).map_err(|error| wrong(&error))?;
+    let mut list = Vec::new();
+    for (name, value) in given {
+        let (soft, hard) = match &value {
+            Value::Number(number) => (number.as_i64(), number.as_i64()),
+            other => (other["soft"].as_i64(), other["hard"].as_i64()),
+        };
+        let (Some(soft), Some(hard)) = (soft, hard) else {
+            return Err(wrong(&format!("`{name}` needs a number, or soft and hard")));
+        };
+        // -1 stands for no limit.
+        list.push(json!({ "type": format!("RLIMIT_{}", name.to_uppercase()),
+                          "soft": soft.cast_unsigned(), "hard": hard.cast_unsigned() }));
+    }
+    Ok(Some(Value::Array(list)))
+}
+
+/// Cgroup limits of a container.
+pub fn resources(pod: &Pod, container: &Container) -> Result<oci_spec::runtime::LinuxResources, Cause> {
+    let requirements = container.resources.as_ref();
+    let pids = pod
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get("berth.dev/pids-limit"))
+        .map(|text| text.parse::<i64>())
+        .transpose()
+        .map_err(|error| Cause::config(format!("annotation berth.dev/pids-limit is not valid: {error}")))?;
+    let mut value = json!({ "pids": { "limit": pids.unwrap_or(PIDS) } });
+    if let Some(limit) = amount(requirements, "memory", true) {
+        value["memory"] = json!({ "limit": limit });
+    }
+    let request = milli(requirements, false).or_else(|| milli(requirements, true)).unwrap_or(0);
+    let mut cpu = json!({ "shares": (request * 1024 / 1000).clamp(2, 262_144) });
+    if let Some(limit) = milli(requirements, true) {
+        cpu["period"] = json!(100_000);
+        cpu["quota"] = json!((limit * 100).max(1000));
+    }
+    value["cpu"] = cpu;
+    if !is_privileged(container) {
+        value["devices"] = devices();
+    }
+    serde_json::from_value(value).map_err(|error| Cause::config(error.to_string()))
+}
+
+/// Every device denied but those in the container's own `/dev`.
+fn devices() -> Value {
+    let allow = |kind: &str, major: i64, minor: Option<i64>, access: &str| {
+        let mut rule = json!({ "allow": true, "type": kind, "major": major, "access": access });
+        if let Some(minor) = minor {
+            rule["minor"] = json!(minor);
+        }
+        rule
+    };
+    json!([
+        { "allow": false, "access": "rwm" },
+        allow("c", 1, Some(3), "rwm"),
+        allow("c", 1, Some(5), "rwm"),
+        allow("c", 1, Some(7), "rwm"),
+        allow("c", 1, Some(8), "rwm"),
+        allow("c", 1, Some(9), "rwm"),
+        allow("c", 5, Some(0), "rwm"),
+        allow("c", 5, Some(2), "rwm"),
+        allow("c", 136, None, "rwm"),
+    ])
+}
+
+fn quantity<'a>(requirements: Option<&'a ResourceRequirements>, name: &str, limit: bool) -> Option<&'a Quantity> {
+    let requirements = requirements?;
+    let list = if limit { &requirements.limits } else { &requirements.requests };
+    list.as_ref()?.get(name)
+}
+
+fn amount(requirements: Option<&ResourceRequirements>, name: &str, limit: bool) -> Option<i64> {
+    Some(parse_quantity(&quantity(requirements, name, limit)?.0)?.value())
+}
+
+fn milli(requirements: Option<&ResourceRequirements>, limit: bool) -> Option<i64> {
+    Some(parse_quantity(&quantity(requirements, "cpu", limit)?.0)?.milli())
+}
+
+/// The API server has checked quantities; one that does not parse counts as absent.
+pub fn parse_quantity(text: &str) -> Option<berth_objects::Quantity> {
+    text.parse().ok()
+}
+
+/// A `resourceFieldRef`: the container's limit or request, or what the machine has.
+pub fn resource_field(requirements: Option<&ResourceRequirements>, name: &str) -> Result<String, Cause> {
+    let (kind, resource) = name
+        .split_once('.')
+        .ok_or_else(|| Cause::config(format!("`{name}` is not a resource a container can ask for")))?;
+    let limit = kind == "limits";
+    match resource {
+        "memory" => {
+            let value = amount(requirements, "memory", limit);
+            Ok(value.unwrap_or_else(|| if limit { total_memory() } else { 0 }).to_string())
+        }
+        "cpu" => {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            let value = milli(requirements, limit).map(|milli| (milli + 999) / 1000);
+            let whole = i64::try_from(cores).unwrap_or(i64::MAX);
+            Ok(value.unwrap_or(if limit { whole } else { 0 }).to_string())
+        }
+        other => Err(Cause::config(format!("resource `{other}` is not one a container can ask for"))),
+    }
+}

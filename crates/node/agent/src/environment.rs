@@ -1,0 +1,234 @@
+//! A container's environment, from all its sources, with `$(NAME)` expanded.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret};
+use kube::api::Api;
+use kube::{Client, ResourceExt};
+
+use crate::config::Cause;
+
+/// What the downward API can say about a pod.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The pod's address.
+    pub address: String,
+    /// The node's name.
+    pub node: String,
+    /// The node's address.
+    pub node_address: String,
+}
+
+/// `NAME=value` entries of a container; the image's come first and are overridden.
+pub async fn resolve(
+    client: &Client,
+    pod: &Pod,
+    container: &Container,
+    image: &[String],
+    facts: &Facts,
+) -> Result<Vec<String>, Cause> {
+    let mut values: Vec<(String, String)> = Vec::new();
+    for entry in image {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        set(&mut values, name, value.to_owned());
+    }
+    let namespace = pod.namespace().unwrap_or_default();
+    for source in container.env_from.iter().flatten() {
+        let prefix = source.prefix.as_deref().unwrap_or_default();
+        let mut found = BTreeMap::new();
+        if let Some(reference) = &source.config_map_ref {
+            let optional = reference.optional.unwrap_or(false);
+            if let Some(map) = config_map(client, &namespace, &reference.name, optional).await? {
+                found.extend(map.data.unwrap_or_default());
+            }
+        }
+        if let Some(reference) = &source.secret_ref {
+            let optional = reference.optional.unwrap_or(false);
+            if let Some(secret) = self::secret(client, &namespace, &reference.name, optional).await? {
+                for (name, value) in secret.data.unwrap_or_default() {
+                    found.insert(name, String::from_utf8_lossy(&value.0).into_owned());
+                }
+            }
+        }
+        for (name, value) in found {
+            set(&mut values, &format!("{prefix}{name}"), value);
+        }
+    }
+    for variable in container.env.iter().flatten() {
+        if let Some(value) = variable_value(client, pod, container, variable, facts, &values).await? {
+            set(&mut values, &variable.name, value);
+        }
+    }
+    Ok(values.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+}
+
+fn set(values: &mut Vec<(String, String)>, name: &str, value: String) {
+    match values.iter_mut().find(|(known, _)| known == name) {
+        Some(entry) => entry.1 = value,
+        None => values.push((name.to_owned(), value)),
+    }
+}
+
+async fn variable_value(
+    client: &Client,
+    pod: &Pod,
+    container: &Container,
+    variable: &EnvVar,
+    facts: &Facts,
+    known: &[(String, String)],
+) -> Result<Option<String>, Cause> {
+    let Some(source) = &variable.value_from else {
+        return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), known)));
+    };
+    source_value(client, pod, container, source, facts).await
+}
+
+async fn source_value(
+    client: &Client,
+    pod: &Pod,
+    container: &Container,
+    source: &EnvVarSource,
+    facts: &Facts,
+) -> Result<Option<String>, Cause> {
+    let namespace = pod.namespace().unwrap_or_default();
+    if let Some(key) = &source.config_map_key_ref {
+        let optional = key.optional.unwrap_or(false);
+        let map = config_map(client, &namespace, &key.name, optional).await?;
+        let value = map.and_then(|map| map.data?.remove(&key.key));
+        return required(value, optional, "ConfigMap", &key.name, &key.key);
+    }
+    if let Some(key) = &source.secret_key_ref {
+        let optional = key.optional.unwrap_or(false);
+        let secret = self::secret(client, &namespace, &key.name, optional).await?;
+        let value = secret.and_then(|secret| secret.data?.remove(&key.key));
+        let value = value.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
+        return required(value, optional, "Secret", &key.name, &key.key);
+    }
+    if let Some(field) = &source.field_ref {
+        return field_value(pod, &field.field_path, facts).map(Some);
+    }
+    if let Some(field) = &source.resource_field_ref {
+        let resources = container.resources.as_ref();
+        return crate::config::resource_field(resources, &field.resource).map(Some);
+    }
+    Err(Cause::config("an environment variable has a source of a kind this node does not know"))
+}
+
+fn required(
+    value: Option<String>,
+    optional: bool,
+    kind: &str,
+    name: &str,
+    key: &str,
+) -> Result<Option<String>, Cause> {
+    if value.is_none() && !optional {
+        return Err(Cause::config(format!("{kind} `{name}` has no key `{key}`")));
+    }
+    Ok(value)
+}
+
+/// A field of the downward API.
+pub fn field_value(pod: &Pod, path: &str, facts: &Facts) -> Result<String, Cause> {
+    let keyed = |prefix: &str| {
+        path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']").map(str::to_owned)
+    };
+    if let Some(key) = keyed("metadata.labels") {
+        return Ok(pod.labels().get(&key).cloned().unwrap_or_default());
+    }
+    if let Some(key) = keyed("metadata.annotations") {
+        return Ok(pod.annotations().get(&key).cloned().unwrap_or_default());
+    }
+    let lines = |map: &BTreeMap<String, String>| {
+        map.iter().map(|(key, value)| format!("{key}={value:?}\n")).collect::<String>()
+    };
+    let spec = pod.spec.as_ref();
+    Ok(match path {
+        "metadata.name" => pod.name_any(),
+        "metadata.namespace" => pod.namespace().unwrap_or_default(),
+        "metadata.uid" => pod.uid().unwrap_or_default(),
+        "metadata.labels" => lines(pod.labels()),
+        "metadata.annotations" => lines(pod.annotations()),
+        "spec.nodeName" => facts.node.clone(),
+        "spec.serviceAccountName" => {
+            spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default()
+        }
+        "status.hostIP" | "status.hostIPs" => facts.node_address.clone(),
+        "status.podIP" | "status.podIPs" => facts.address.clone(),
+        other => return Err(Cause::config(format!("`{other}` is not a field a pod can ask for"))),
+    })
+}
+
+/// Replaces `$(NAME)` by what is known; `$$` is a dollar; an unknown name stays as it is.
+pub fn expand(text: &str, known: &[(String, String)]) -> String {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        expanded.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix("$$") {
+            expanded.push('$');
+            rest = after;
+        } else if let Some((name, after)) =
+            rest.strip_prefix("$(").and_then(|inner| inner.split_once(')'))
+        {
+            match known.iter().find(|(entry, _)| entry == name) {
+                Some((_, value)) => expanded.push_str(value),
+                None => expanded.push_str(&rest[..name.len() + 3]),
+            }
+            rest = after;
+        } else {
+            expanded.push('$');
+            rest = &rest[1..];
+        }
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+/// A ConfigMap; `None` only where it is optional and absent.
+pub async fn config_map(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    optional: bool,
+) -> Result<Option<ConfigMap>, Cause> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    found(api.get_opt(name).await, optional, "ConfigMap", name)
+}
+
+/// A Secret; `None` only where it is optional and absent.
+pub async fn secret(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    optional: bool,
+) -> Result<Option<Secret>, Cause> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    found(api.get_opt(name).await, optional, "Secret", name)
+}
+
+fn found<T>(
+    result: Result<Option<T>, kube::Error>,
+    optional: bool,
+    kind: &str,
+    name: &str,
+) -> Result<Option<T>, Cause> {
+    match result {
+        Ok(None) if !optional => Err(Cause::config(format!("there is no {kind} `{name}`"))),
+        Ok(object) => Ok(object),
+        Err(error) => {
+            Err(Cause::config(format!("cannot read {kind} `{name}`: {}", crate::status::chain(&error))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_expand_once_and_unknown_ones_stay() {
+        let known = [("A".to_owned(), "1$(B)".to_owned()), ("B".to_owned(), "2".to_owned())];
+        assert_eq!(expand("$(A)-$(B)-$(C)-$$(A)-$x-$(", &known), "1$(B)-2-$(C)-$(A)-$x-$(");
+    }
+}

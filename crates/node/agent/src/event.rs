@@ -1,0 +1,100 @@
+//! Events: what people read first when something is wrong.
+//!
+//! Posting must never hold up a pod, so events go through a bounded queue to one task; when the queue is full they are
+//! counted and the loss is logged.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// Posts events of this node's pods.
+#[derive(Debug, Clone)]
+pub struct Events {
+    queue: mpsc::Sender<Event>,
+    node: Arc<str>,
+}
+
+/// How serious it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// For the record.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+const QUEUE: usize = 1024;
+
+impl Events {
+    /// The sender, and the task that posts until `stop`.
+    pub fn new(
+        client: Client,
+        node: &str,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (queue, mut waiting) = mpsc::channel::<Event>(QUEUE);
+        let post = async move {
+            loop {
+                let event = tokio::select! {
+                    event = waiting.recv() => event,
+                    () = stop.cancelled() => None,
+                };
+                let Some(event) = event else { return };
+                let namespace = event.metadata.namespace.clone().unwrap_or_default();
+                let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+                if let Err(error) = api.create(&PostParams::default(), &event).await {
+                    // A namespace that is being deleted takes no events any more.
+                    tracing::debug!(%error, "event not posted");
+                }
+            }
+        };
+        (Self { queue, node: node.into() }, post)
+    }
+
+    /// Posts an event about a pod.
+    pub fn post(&self, pod: &Pod, severity: Severity, reason: &str, message: String) {
+        let now = Timestamp::now();
+        let namespace = pod.namespace().unwrap_or_default();
+        let event = Event {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{}.", pod.name_any())),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            involved_object: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: pod.metadata.name.clone(),
+                namespace: Some(namespace),
+                uid: pod.metadata.uid.clone(),
+                resource_version: pod.metadata.resource_version.clone(),
+                ..ObjectReference::default()
+            },
+            type_: Some(if severity == Severity::Normal { "Normal" } else { "Warning" }.to_owned()),
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+            source: Some(EventSource {
+                component: Some("berth".to_owned()),
+                host: Some(self.node.to_string()),
+            }),
+            first_timestamp: Some(Time(now)),
+            last_timestamp: Some(Time(now)),
+            event_time: Some(MicroTime(now)),
+            count: Some(1),
+            action: Some(reason.to_owned()),
+            reporting_component: Some("berth".to_owned()),
+            reporting_instance: Some(self.node.to_string()),
+            ..Event::default()
+        };
+        if self.queue.try_send(event).is_err() {
+            warn!(reason, "event queue is full, an event is lost");
+        }
+    }
+}

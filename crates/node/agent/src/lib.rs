@@ -1,0 +1,26 @@
+//! Turns the pods bound to this node into running containers.
+//!
+//! The agent knows the cluster only through its client: it watches pods, reports status and obeys deletions, like the
+//! kubelet it stands for, so it works under any Kubernetes API server. Containers belong to shims; the agent may be killed
+//! at any time and finds them again when it starts.
+
+pub mod access;
+pub mod node;
+pub mod settings;
+pub mod traffic;
+
+mod agent;
+mod config;
+mod directory;
+mod environment;
+mod event;
+mod image;
+mod log;
+mod pod;
+mod probe;
+mod status;
+mod stream;
+mod volume;
+
+pub use agent::{Agent, AgentError};
+pub use settings::Settings;

@@ -1,0 +1,6 @@
+//! One pod on this node: what is, what follows, and doing it.
+
+pub mod apply;
+pub mod observe;
+pub mod plan;
+pub mod worker;

@@ -1,0 +1,152 @@
+//! What is known about a pod: its containers' states and when they may start again.
+
+use std::collections::BTreeMap;
+
+use berth_shim::protocol::{ContainerState, Exit};
+use jiff::Timestamp;
+
+use crate::directory::{Ended, PodDirectory, Record};
+
+/// A container as the agent knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Never started, or to be started again; the reason and message say what it waits for.
+    Waiting {
+        /// As in `kubectl get pods`.
+        reason: String,
+        /// In words.
+        message: String,
+    },
+    /// Its process runs.
+    Running {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Its process has ended; `Ended` is in the record.
+    Ended,
+}
+
+/// What changes about a container while the agent watches it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// State.
+    pub phase: Phase,
+    /// The startup probe has passed, or there is none.
+    pub started: bool,
+    /// The readiness probe passes, or there is none.
+    pub ready: bool,
+    /// A liveness or startup probe has given up on it.
+    pub unhealthy: bool,
+    /// Not to be started before.
+    pub not_before: Option<Timestamp>,
+    /// A signal to end was sent; to be killed at this time.
+    pub ending: Option<Timestamp>,
+}
+
+impl View {
+    /// A container that has not been started.
+    pub fn new() -> Self {
+        Self {
+            phase: Phase::Waiting {
+                reason: "ContainerCreating".to_owned(),
+                message: String::new(),
+            },
+            started: false,
+            ready: false,
+            unhealthy: false,
+            not_before: None,
+            ending: None,
+        }
+    }
+
+    /// Whether a process of it runs.
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. })
+    }
+}
+
+/// All that is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// The namespaces exist.
+    pub sandbox: bool,
+    /// Containers by name.
+    pub containers: BTreeMap<String, View>,
+    /// The pod's deadline passed, or it was evicted: reason and message.
+    pub failed: Option<(String, String)>,
+    /// Everything of it is gone from the node.
+    pub removed: bool,
+}
+
+/// What a shim's answer and the files of an earlier agent say. `state` is `None` when there is no shim.
+pub fn adopt(
+    record: &mut Record,
+    directory: &PodDirectory,
+    state: Option<&[ContainerState]>,
+) -> Observed {
+    let mut containers = BTreeMap::new();
+    for (name, known) in &mut record.containers {
+        let instance = known.instance(name);
+        let held = state.into_iter().flatten().find(|held| held.container == instance);
+        let mut view = View::new();
+        if known.starts > 0 {
+            match (held, &known.ended) {
+                (Some(held), _) if held.exit.is_none() => {
+                    view.phase = Phase::Running { since: from_nanoseconds(held.started) };
+                }
+                (_, Some(_)) => view.phase = Phase::Ended,
+                (held, None) => {
+                    let exit = held.and_then(|held| held.exit).or_else(|| directory.exit(&instance));
+                    known.ended = Some(exit.map_or_else(
+                        || lost(&instance, known.started),
+                        |exit| ended(&instance, known.started, exit, directory),
+                    ));
+                    view.phase = Phase::Ended;
+                }
+            }
+        }
+        containers.insert(name.clone(), view);
+    }
+    Observed { sandbox: state.is_some() && record.sandbox, containers, failed: None, removed: false }
+}
+
+/// The end of an instance as its shim tells it.
+pub fn ended(
+    instance: &str,
+    started: Option<Timestamp>,
+    exit: Exit,
+    directory: &PodDirectory,
+) -> Ended {
+    let message = crate::log::read_short(&directory.termination(instance), 4096).ok();
+    let reason = match exit {
+        Exit { out_of_memory: true, signal: Some(9), .. } => "OOMKilled",
+        Exit { code: 0, .. } => "Completed",
+        _ => "Error",
+    };
+    Ended {
+        instance: instance.to_owned(),
+        code: exit.code,
+        signal: exit.signal,
+        reason: reason.to_owned(),
+        message: message.filter(|message| !message.is_empty()),
+        started,
+        finished: from_nanoseconds(exit.finished),
+    }
+}
+
+/// The end of an instance nobody saw: the machine went down, or the shim was killed.
+fn lost(instance: &str, started: Option<Timestamp>) -> Ended {
+    Ended {
+        instance: instance.to_owned(),
+        code: 137,
+        signal: None,
+        reason: "ContainerStatusUnknown".to_owned(),
+        message: Some("the container was gone when the node agent looked for it".to_owned()),
+        started,
+        finished: Timestamp::now(),
+    }
+}
+
+fn from_nanoseconds(nanoseconds: i64) -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::UNIX_EPOCH)
+}

@@ -1,0 +1,389 @@
+//! What to do next about a pod, from values alone.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::observe::{Observed, Phase, View};
+use crate::directory::Record;
+
+/// When an ended container is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Always.
+    Always,
+    /// After a failure.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// A container of the pod's specification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Name.
+    pub name: String,
+    /// Its own policy: always for a sidecar, else the pod's.
+    pub restart: Restart,
+    /// An init container whose successors only wait for its start.
+    pub sidecar: bool,
+}
+
+/// What the pod's specification asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Goal {
+    /// Run before the others, one after the other.
+    pub init: Vec<Wanted>,
+    /// Run together.
+    pub main: Vec<Wanted>,
+    /// The pod is to go, its containers having this long.
+    pub deleting: Option<SignedDuration>,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Makes namespaces, network and volumes.
+    CreateSandbox,
+    /// Starts a container.
+    Start(String),
+    /// Asks a container to end.
+    Terminate(String),
+    /// Ends a container.
+    Kill(String),
+    /// Takes namespaces, network and cgroups away. Logs and records stay.
+    RemoveSandbox,
+    /// Takes everything away and says so.
+    Remove,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateSandbox => write!(to, "create the sandbox"),
+            Self::Start(name) => write!(to, "start container {name}"),
+            Self::Terminate(name) => write!(to, "ask container {name} to end"),
+            Self::Kill(name) => write!(to, "kill container {name}"),
+            Self::RemoveSandbox => write!(to, "remove the sandbox"),
+            Self::Remove => write!(to, "remove the pod"),
+        }
+    }
+}
+
+/// The steps from what is to what is wanted, and when to look again if nothing happens before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// The next time at which the answer changes by itself.
+    pub wake: Option<Timestamp>,
+}
+
+impl Plan {
+    fn wake_at(&mut self, at: Timestamp) {
+        self.wake = Some(self.wake.map_or(at, |known| known.min(at)));
+    }
+}
+
+/// Whether everything that is to run has run to its end, so that nothing is started any more.
+pub fn is_finished(goal: &Goal, record: &Record, observed: &Observed) -> bool {
+    if observed.failed.is_some() {
+        return true;
+    }
+    let over = |wanted: &Wanted| is_over(wanted, record, observed);
+    let failed_init = goal.init.iter().any(|wanted| {
+        !wanted.sidecar && over(wanted) && exit_code(&wanted.name, record).is_some_and(|code| code != 0)
+    });
+    failed_init || goal.main.iter().all(over)
+}
+
+fn exit_code(name: &str, record: &Record) -> Option<i32> {
+    record.containers.get(name)?.ended.as_ref().map(|ended| ended.code)
+}
+
+/// Ended, and not to be started again.
+fn is_over(wanted: &Wanted, record: &Record, observed: &Observed) -> bool {
+    let ended = observed.containers.get(&wanted.name).is_some_and(|view| view.phase == Phase::Ended);
+    ended
+        && match (wanted.restart, exit_code(&wanted.name, record)) {
+            (Restart::Never, _) | (Restart::OnFailure, Some(0)) => true,
+            (Restart::Always | Restart::OnFailure, _) => false,
+        }
+}
+
+/// Decides.
+pub fn plan(goal: &Goal, record: &Record, observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    if observed.removed {
+        return plan;
+    }
+    if goal.deleting.is_some() {
+        if end_all(observed, now, &mut plan) {
+            plan.steps.push(Step::Remove);
+        }
+        return plan;
+    }
+    if is_finished(goal, record, observed) {
+        if end_all(observed, now, &mut plan) && observed.sandbox {
+            plan.steps.push(Step::RemoveSandbox);
+        }
+        return plan;
+    }
+    if !observed.sandbox {
+        plan.steps.push(Step::CreateSandbox);
+        return plan;
+    }
+    for wanted in &goal.init {
+        let view = observed.containers.get(&wanted.name);
+        let done = match view {
+            Some(view) if wanted.sidecar => view.is_running() && view.started,
+            Some(view) => {
+                view.phase == Phase::Ended && exit_code(&wanted.name, record) == Some(0)
+            }
+            None => false,
+        };
+        if !done || wanted.sidecar {
+            keep_up(wanted, record, view, now, &mut plan);
+        }
+        if !done {
+            return plan;
+        }
+    }
+    for wanted in &goal.main {
+        keep_up(wanted, record, observed.containers.get(&wanted.name), now, &mut plan);
+    }
+    plan
+}
+
+/// Starts a container that should run, ends one that is unwell, and leaves the others alone.
+fn keep_up(wanted: &Wanted, record: &Record, view: Option<&View>, now: Timestamp, plan: &mut Plan) {
+    let name = &wanted.name;
+    let Some(view) = view else {
+        plan.steps.push(Step::Start(name.clone()));
+        return;
+    };
+    match &view.phase {
+        Phase::Running { .. } => {
+            if let Some(deadline) = view.ending {
+                end_by(name, deadline, now, plan);
+            } else if view.unhealthy {
+                plan.steps.push(Step::Terminate(name.clone()));
+            }
+        }
+        Phase::Ended | Phase::Waiting { .. } => {
+            let finished = view.phase == Phase::Ended
+                && match (wanted.restart, exit_code(name, record)) {
+                    (Restart::Never, _) | (Restart::OnFailure, Some(0)) => true,
+                    (Restart::Always | Restart::OnFailure, _) => false,
+                };
+            match view.not_before {
+                _ if finished => {}
+                Some(at) if at > now => plan.wake_at(at),
+                _ => plan.steps.push(Step::Start(name.clone())),
+            }
+        }
+    }
+}
+
+/// Ends what runs. True once nothing does.
+fn end_all(observed: &Observed, now: Timestamp, plan: &mut Plan) -> bool {
+    let mut quiet = true;
+    for (name, view) in observed.containers.iter().filter(|(_, view)| view.is_running()) {
+        quiet = false;
+        match view.ending {
+            None => plan.steps.push(Step::Terminate(name.clone())),
+            Some(deadline) => end_by(name, deadline, now, plan),
+        }
+    }
+    quiet
+}
+
+fn end_by(name: &str, deadline: Timestamp, now: Timestamp, plan: &mut Plan) {
+    if deadline <= now {
+        plan.steps.push(Step::Kill(name.to_owned()));
+    } else {
+        plan.wake_at(deadline);
+    }
+}
+
+/// How long a container that ended or failed to start waits for its next start: not at all the first time, then one
+/// second, doubling up to five minutes. One that ran for ten minutes has earned a clean slate.
+pub fn back_off(failures: u32) -> SignedDuration {
+    const LONGEST: i64 = 300;
+    match failures {
+        0 | 1 => SignedDuration::ZERO,
+        more => SignedDuration::from_secs(1_i64.checked_shl(more - 2).unwrap_or(LONGEST).min(LONGEST)),
+    }
+}
+
+/// How long a container must run for its earlier failures to be forgotten.
+pub const STEADY: SignedDuration = SignedDuration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::{ContainerRecord, Ended};
+
+    fn goal() -> Goal {
+        let wanted = |name: &str, restart| Wanted { name: name.to_owned(), restart, sidecar: false };
+        Goal {
+            init: vec![wanted("prepare", Restart::OnFailure)],
+            main: vec![wanted("web", Restart::Always), wanted("log", Restart::Always)],
+            deleting: None,
+        }
+    }
+
+    struct World {
+        goal: Goal,
+        record: Record,
+        observed: Observed,
+        now: Timestamp,
+    }
+
+    impl World {
+        fn new(goal: Goal) -> Self {
+            let record = Record {
+                namespace: "default".into(),
+                name: "pod".into(),
+                uid: "1".into(),
+                address: None,
+                user: None,
+                sandbox: false,
+                containers: [].into(),
+            };
+            let observed =
+                Observed { sandbox: false, containers: [].into(), failed: None, removed: false };
+            Self { goal, record, observed, now: Timestamp::from_second(1000).unwrap() }
+        }
+
+        fn plan(&self) -> Plan {
+            plan(&self.goal, &self.record, &self.observed, self.now)
+        }
+
+        fn text(&self) -> String {
+            self.plan().steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        }
+
+        /// What a step does to the world when it succeeds.
+        fn apply(&mut self, step: &Step) {
+            match step {
+                Step::CreateSandbox => self.observed.sandbox = true,
+                Step::Start(name) => {
+                    self.record.containers.entry(name.clone()).or_default().starts += 1;
+                    let mut view = View::new();
+                    view.phase = Phase::Running { since: self.now };
+                    view.started = true;
+                    self.observed.containers.insert(name.clone(), view);
+                }
+                Step::Terminate(name) => {
+                    self.observed.containers.get_mut(name).unwrap().ending =
+                        Some(self.now + SignedDuration::from_secs(10));
+                }
+                Step::Kill(name) => self.end(name, 137),
+                Step::RemoveSandbox => self.observed.sandbox = false,
+                Step::Remove => {
+                    self.observed.sandbox = false;
+                    self.observed.removed = true;
+                }
+            }
+        }
+
+        fn end(&mut self, name: &str, code: i32) {
+            let known: &mut ContainerRecord = self.record.containers.get_mut(name).unwrap();
+            known.ended = Some(Ended {
+                instance: name.into(),
+                code,
+                signal: None,
+                reason: "Error".into(),
+                message: None,
+                started: None,
+                finished: self.now,
+            });
+            self.observed.containers.get_mut(name).unwrap().phase = Phase::Ended;
+        }
+
+        fn settle(&mut self) {
+            for _ in 0..20 {
+                let steps = self.plan().steps;
+                if steps.is_empty() {
+                    return;
+                }
+                steps.iter().for_each(|step| self.apply(step));
+            }
+            panic!("the plan never ends: {}", self.text());
+        }
+    }
+
+    #[test]
+    fn a_pod_comes_up_in_order_and_stays() {
+        let mut world = World::new(goal());
+        assert_eq!(world.text(), "create the sandbox");
+        world.settle();
+        assert_eq!(world.text(), "", "the init container runs, so everything waits");
+        world.end("prepare", 1);
+        assert_eq!(world.text(), "start container prepare");
+        world.settle();
+        world.end("prepare", 0);
+        assert_eq!(world.text(), "start container web; start container log");
+        world.settle();
+        world.end("web", 0);
+        assert_eq!(world.text(), "start container web");
+        let at = world.now + SignedDuration::from_secs(5);
+        world.observed.containers.get_mut("web").unwrap().not_before = Some(at);
+        assert_eq!(world.plan(), Plan { steps: vec![], wake: Some(at) });
+    }
+
+    #[test]
+    fn an_unwell_container_is_ended_and_started_again() {
+        let mut world = World::new(Goal { init: vec![], ..goal() });
+        world.settle();
+        world.observed.containers.get_mut("web").unwrap().unhealthy = true;
+        assert_eq!(world.text(), "ask container web to end");
+        world.settle();
+        world.now += SignedDuration::from_secs(11);
+        assert_eq!(world.text(), "kill container web");
+        world.settle();
+        assert!(world.observed.containers["web"].is_running());
+    }
+
+    #[test]
+    fn deletion_reaches_the_same_end_from_every_point() {
+        let mut start = World::new(Goal { init: vec![], ..goal() });
+        start.settle();
+        start.goal.deleting = Some(SignedDuration::from_secs(10));
+        // Stop after each number of steps, plan afresh, and let time pass: the end is the same.
+        for interrupted in 0..5 {
+            let mut world = World::new(start.goal.clone());
+            world.record = start.record.clone();
+            world.observed = start.observed.clone();
+            for step in world.plan().steps.iter().take(interrupted) {
+                world.apply(step);
+            }
+            world.settle();
+            world.now += SignedDuration::from_secs(60);
+            world.settle();
+            assert!(world.observed.removed && !world.observed.sandbox);
+            assert_eq!(world.text(), "");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_never_restarts_ends_and_lets_its_sandbox_go() {
+        let mut goal = Goal { init: vec![], ..goal() };
+        goal.main.iter_mut().for_each(|wanted| wanted.restart = Restart::Never);
+        let mut world = World::new(goal);
+        world.settle();
+        world.end("web", 3);
+        assert_eq!(world.text(), "", "the other still runs");
+        world.end("log", 0);
+        assert_eq!(world.text(), "remove the sandbox");
+        world.settle();
+        assert_eq!(world.text(), "");
+    }
+
+    #[test]
+    fn the_first_restart_is_immediate_and_the_wait_is_bounded() {
+        let seconds: Vec<i64> = [0, 1, 2, 3, 4, 10, 40, 400].map(|n| back_off(n).as_secs()).into();
+        assert_eq!(seconds, [0, 0, 1, 2, 4, 256, 300, 300]);
+    }
+}

@@ -1,0 +1,248 @@
+//! A pod's status as the API shows it.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use serde_json::{Value, json};
+
+use crate::directory::{ContainerRecord, Ended, Record};
+use crate::pod::observe::{Observed, Phase, View};
+use crate::pod::plan::{Goal, is_finished};
+
+/// The error with its causes, for places that keep only text.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// `Guaranteed`, `Burstable` or `BestEffort`.
+pub fn qos_class(spec: &PodSpec) -> &'static str {
+    let all: Vec<&Container> =
+        spec.containers.iter().chain(spec.init_containers.iter().flatten()).collect();
+    let mut guaranteed = true;
+    let mut any = false;
+    for container in all {
+        let resources = container.resources.as_ref();
+        for name in ["cpu", "memory"] {
+            let limit = resources.and_then(|all| all.limits.as_ref()?.get(name));
+            let request = resources.and_then(|all| all.requests.as_ref()?.get(name));
+            any |= limit.is_some() || request.is_some();
+            guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+/// `Pending`, `Running`, `Succeeded` or `Failed`.
+pub fn phase(goal: &Goal, record: &Record, observed: &Observed) -> &'static str {
+    if is_finished(goal, record, observed) {
+        let good = observed.failed.is_none()
+            && goal.main.iter().all(|wanted| {
+                let ended = record.containers.get(&wanted.name).and_then(|known| known.ended.as_ref());
+                ended.is_some_and(|ended| ended.code == 0)
+            });
+        return if good { "Succeeded" } else { "Failed" };
+    }
+    let begun = goal.main.iter().any(|wanted| {
+        record.containers.get(&wanted.name).is_some_and(|known| known.starts > 0)
+    });
+    if begun { "Running" } else { "Pending" }
+}
+
+/// The whole status, without what the API server keeps itself.
+pub fn status(
+    pod: &Pod,
+    goal: &Goal,
+    record: &Record,
+    observed: &Observed,
+    node_address: &str,
+) -> Value {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let phase = phase(goal, record, observed);
+    let main: Vec<Value> =
+        spec.containers.iter().map(|container| container_status(container, record, observed)).collect();
+    let init: Vec<Value> = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .map(|container| container_status(container, record, observed))
+        .collect();
+    let initialized = spec.containers.iter().any(|container| started(container, record))
+        || goal.init.is_empty() && observed.sandbox
+        || phase == "Succeeded";
+    let ready = observed.failed.is_none()
+        && !spec.containers.is_empty()
+        && spec.containers.iter().all(|container| is_ready(container, observed));
+    let finished = matches!(phase, "Succeeded" | "Failed");
+    let unready: Vec<&str> = spec
+        .containers
+        .iter()
+        .filter(|container| !is_ready(container, observed))
+        .map(|container| container.name.as_str())
+        .collect();
+    let reason = match (finished, phase) {
+        (true, "Succeeded") => Some("PodCompleted"),
+        (true, _) => Some("PodFailed"),
+        (false, _) => (!ready).then_some("ContainersNotReady"),
+    };
+    let message = (!ready && !finished)
+        .then(|| format!("containers with unready status: [{}]", unready.join(" ")));
+    let conditions = vec![
+        condition(pod, "PodReadyToStartContainers", observed.sandbox, None, None),
+        condition(pod, "Initialized", initialized, None, None),
+        condition(pod, "Ready", ready, reason, message.as_deref()),
+        condition(pod, "ContainersReady", ready, reason, message.as_deref()),
+        condition(pod, "PodScheduled", true, None, None),
+    ];
+    let host_network = spec.host_network.unwrap_or(false);
+    let address = if host_network {
+        Some(node_address.to_owned())
+    } else {
+        record.address.map(|address| address.to_string())
+    };
+    let mut status = json!({
+        "phase": phase,
+        "conditions": conditions,
+        "hostIP": node_address,
+        "hostIPs": [{ "ip": node_address }],
+        "qosClass": qos_class(&spec),
+        "startTime": start_time(pod),
+        "containerStatuses": main,
+        "observedGeneration": pod.metadata.generation,
+    });
+    if !init.is_empty() {
+        status["initContainerStatuses"] = Value::Array(init);
+    }
+    if let Some(address) = address {
+        status["podIP"] = json!(address);
+        status["podIPs"] = json!([{ "ip": address }]);
+    }
+    if let Some((reason, message)) = &observed.failed {
+        status["reason"] = json!(reason);
+        status["message"] = json!(message);
+    }
+    status
+}
+
+fn start_time(pod: &Pod) -> Value {
+    let known = pod.status.as_ref().and_then(|status| status.start_time.clone());
+    known.map_or_else(|| json!(second(Timestamp::now())), |time| json!(second(time.0)))
+}
+
+fn second(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A condition that keeps the time of its last change.
+fn condition(
+    pod: &Pod,
+    kind: &str,
+    holds: bool,
+    reason: Option<&str>,
+    message: Option<&str>,
+) -> Value {
+    let word = if holds { "True" } else { "False" };
+    let known = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref())
+        .and_then(|all| all.iter().find(|condition| condition.type_ == kind));
+    let since = known
+        .filter(|known| known.status == word)
+        .and_then(|known| known.last_transition_time.as_ref())
+        .map_or_else(Timestamp::now, |time| time.0);
+    let mut condition = json!({ "type": kind, "status": word, "lastTransitionTime": second(since) });
+    if let Some(reason) = reason {
+        condition["reason"] = json!(reason);
+    }
+    if let Some(message) = message {
+        condition["message"] = json!(message);
+    }
+    condition
+}
+
+fn started(container: &Container, record: &Record) -> bool {
+    record.containers.get(&container.name).is_some_and(|known| known.starts > 0)
+}
+
+fn is_ready(container: &Container, observed: &Observed) -> bool {
+    observed.containers.get(&container.name).is_some_and(|view| view.is_running() && view.ready)
+}
+
+fn container_status(container: &Container, record: &Record, observed: &Observed) -> Value {
+    let empty = ContainerRecord::default();
+    let known = record.containers.get(&container.name).unwrap_or(&empty);
+    let waiting = View::new();
+    let view = observed.containers.get(&container.name).unwrap_or(&waiting);
+    let (image, digest) = known.image.clone().unwrap_or_default();
+    let state = match &view.phase {
+        Phase::Waiting { reason, message } => waiting_state(reason, message),
+        Phase::Running { since } => json!({ "running": { "startedAt": second(*since) } }),
+        Phase::Ended if view.not_before.is_some() => waiting_state(
+            "CrashLoopBackOff",
+            &format!("the container ended {} times in a row and waits for its next start", known.failures),
+        ),
+        Phase::Ended => known
+            .ended
+            .as_ref()
+            .map_or_else(|| waiting_state("ContainerCreating", ""), |ended| json!({ "terminated": terminated(ended) })),
+    };
+    let last = match &view.phase {
+        Phase::Ended if view.not_before.is_none() => known.previous.as_ref(),
+        Phase::Ended => known.ended.as_ref(),
+        Phase::Running { .. } | Phase::Waiting { .. } => {
+            known.ended.as_ref().or(known.previous.as_ref())
+        }
+    };
+    let mut status = json!({
+        "name": container.name,
+        "image": if image.is_empty() { container.image.clone().unwrap_or_default() } else { image },
+        "imageID": digest,
+        "ready": view.is_running() && view.ready,
+        "started": view.is_running() && view.started,
+        "restartCount": known.restarts(),
+        "state": state,
+        "lastState": last.map_or_else(|| json!({}), |ended| json!({ "terminated": terminated(ended) })),
+    });
+    if known.starts > 0 {
+        let instance = known.instance(&container.name);
+        status["containerID"] = json!(format!("berth://{}/{instance}", record.uid));
+    }
+    status
+}
+
+fn waiting_state(reason: &str, message: &str) -> Value {
+    let mut state = json!({ "reason": reason });
+    if !message.is_empty() {
+        state["message"] = json!(message);
+    }
+    json!({ "waiting": state })
+}
+
+fn terminated(ended: &Ended) -> Value {
+    let mut state = json!({
+        "exitCode": ended.code,
+        "reason": ended.reason,
+        "finishedAt": second(ended.finished),
+        "startedAt": ended.started.map(second),
+    });
+    if let Some(signal) = ended.signal {
+        state["signal"] = json!(signal);
+    }
+    if let Some(message) = &ended.message {
+        state["message"] = json!(message);
+    }
+    state
+}
