@@ -179,3 +179,30 @@ async fn without_a_certificate_nobody_is_let_in() {
     assert_eq!((&status["code"], &status["reason"]), (&json!(401), &json!("Unauthorized")));
     network.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_exposes_and_edits() {
+    let network = Network::start().await;
+    has(
+        &network.ok("run one --image=nginx --port=80 --labels=app=one").await,
+        &["pod/one created"],
+    );
+    has(&network.ok("expose pod one --name=front").await, &["service/front exposed"]);
+    has(&network.ok("get pods -o wide").await, &["0/1", "Pending", "<none>", "NOMINATED NODE"]);
+    has(&network.ok("describe pod one").await, &["Image:", "nginx", "QoS Class:", "BestEffort"]);
+    has(&network.ok("get all").await, &["pod/one", "service/front", "service/kubernetes"]);
+    has(&network.ok("get pods -l app=one --field-selector status.phase=Pending").await, &["one"]);
+    let mut edit = network.command(&["edit", "svc", "front"]);
+    let output = edit.env("KUBE_EDITOR", "sed -i s/port:.80$/port:\\ 81/").output().await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    has(&text, &["service/front edited"]);
+    assert_eq!(network.ok("get svc front -o jsonpath={.spec.ports[0].port}").await, "81");
+    let waiting = network.ok("wait --for=delete pod/one --timeout=30s");
+    let deleting = network.ok("delete pod one");
+    // Which of them is first is open; both must end.
+    let (_, deleted) = tokio::join!(waiting, deleting);
+    has(&deleted, &["pod \"one\" deleted"]);
+    has(&network.ok("create sa robot").await, &["serviceaccount/robot created"]);
+    has(&network.ok("get events").await, &["No resources found"]);
+    network.stop().await;
+}
