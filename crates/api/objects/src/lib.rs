@@ -4,6 +4,8 @@
 //! `berth-rules`; so the same code serves kinds nobody has thought of yet.
 
 mod decode;
+mod fields;
+pub mod managed;
 mod object;
 pub mod protobuf;
 mod quantity;
@@ -16,6 +18,7 @@ pub mod time;
 pub mod yaml;
 
 pub use decode::{WrongType, decode};
+pub use fields::{Fields, merge_applied};
 pub use object::Object;
 pub use quantity::{NotAQuantity, Quantity};
 pub use resource::{Column, Resource, Scope, Subresource, VERBS};

@@ -12,7 +12,7 @@ pub struct Status {
     /// The sentence people read.
     pub message: String,
     /// Group, kind or resource, and name; empty when it is about no object.
-    pub subject: Subject,
+    pub subject: Box<Subject>,
     /// Causes: reason, message, field.
     pub causes: Vec<Cause>,
     /// When to try again, in seconds.
@@ -71,13 +71,13 @@ impl std::error::Error for Status {}
 impl Status {
     /// A status about no object.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        let (subject, causes) = (Subject::default(), Vec::new());
+        let (subject, causes) = (Box::default(), Vec::new());
         let message = message.into();
         Self { code, reason, message, subject, causes, retry_after: None, next: None }
     }
 
     fn about(code: u16, reason: &'static str, subject: Subject, message: String) -> Self {
-        Self { subject, ..Self::new(code, reason, message) }
+        Self { subject: Box::new(subject), ..Self::new(code, reason, message) }
     }
 
     /// 404 for an object.

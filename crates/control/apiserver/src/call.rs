@@ -32,6 +32,8 @@ pub(crate) struct Call {
     /// Who is noted as the manager of fields.
     pub manager: String,
     pub dry_run: bool,
+    /// Server-side apply notes its fields itself.
+    pub applies: bool,
     pub field_validation: FieldValidation,
     pub warnings: Vec<String>,
 }
@@ -79,6 +81,7 @@ impl Call {
             query,
             manager,
             dry_run,
+            applies: false,
             field_validation,
             warnings: Vec::new(),
         })

@@ -71,6 +71,7 @@ fn revision(call: &Call, token: Option<&Continue>) -> Result<Option<Revision>, S
             Err(status::store(StoreError::Future { requested, current }))
         }
         ("", _) | ("NotOlderThan", Some(_)) => Ok(None),
+        ("NotOlderThan", None) if call.query.contains("sendInitialEvents") => Ok(None),
         ("NotOlderThan", None) => {
             let message = "resourceVersionMatch is forbidden unless resourceVersion is provided";
             Err(Status::bad_request(message))

@@ -128,13 +128,10 @@ async fn watches_follow_selectors_in_and_out() {
     watch.expect("ADDED", "a").await;
     client.merge(&format!("{PODS}/a"), &json!({"metadata": {"labels": {"x": "y"}}})).await;
     watch.expect("MODIFIED", "a").await;
-    let out = client.merge(&format!("{PODS}/a"), &json!({"metadata": {"labels": {"app": "z"}}}));
-    let out = out.await.expect(200);
+    let change = json!({"metadata": {"labels": {"app": "z"}}});
+    let out = client.merge(&format!("{PODS}/a"), &change).await.expect(200);
     let event = watch.expect("DELETED", "a").await;
-    assert_eq!(
-        event["object"]["metadata"]["resourceVersion"],
-        out["metadata"]["resourceVersion"]
-    );
+    assert_eq!(event["object"]["metadata"]["resourceVersion"], out["metadata"]["resourceVersion"]);
     client.merge(&format!("{PODS}/b"), &json!({"metadata": {"labels": {"app": "a"}}})).await;
     watch.expect("ADDED", "b").await;
     client.delete(&format!("{PODS}/b")).await.expect(200);
@@ -205,7 +202,8 @@ async fn pods_end_gracefully() {
     let change = json!({"spec": {"nodeName": "m"}});
     client.post(PODS, &pod("c")).await.expect(201);
     client.merge(&format!("{PODS}/c"), &change).await.expect(422);
-    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "c"}});
+    let eviction =
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "c"}});
     client.post(&format!("{PODS}/c/eviction"), &eviction).await.expect(201);
     client.get(&format!("{PODS}/c")).await.expect(404);
 }
@@ -217,14 +215,23 @@ async fn status_and_spec_are_written_apart() {
     let path = format!("{DEPLOYMENTS}/a");
     let both = json!({"spec": {"replicas": 3}, "status": {"replicas": 9}});
     let spec = client.merge(&path, &both).await.expect(200);
-    assert_eq!((&spec["spec"]["replicas"], &spec["metadata"]["generation"]), (&json!(3), &json!(2)));
+    assert_eq!(
+        (&spec["spec"]["replicas"], &spec["metadata"]["generation"]),
+        (&json!(3), &json!(2))
+    );
     assert!(spec["status"].get("replicas").is_none());
     let both = json!({"spec": {"replicas": 4}, "status": {"replicas": 9}});
     let status = client.merge(&format!("{path}/status"), &both).await.expect(200);
-    assert_eq!((&status["spec"]["replicas"], &status["status"]["replicas"]), (&json!(3), &json!(9)));
+    assert_eq!(
+        (&status["spec"]["replicas"], &status["status"]["replicas"]),
+        (&json!(3), &json!(9))
+    );
     assert_eq!(status["metadata"]["generation"], 2);
     let scale = client.get(&format!("{path}/scale")).await.expect(200);
-    assert_eq!((&scale["spec"]["replicas"], &scale["status"]["selector"]), (&json!(3), &json!("a=b")));
+    assert_eq!(
+        (&scale["spec"]["replicas"], &scale["status"]["selector"]),
+        (&json!(3), &json!("a=b"))
+    );
     let scaled = client.merge(&format!("{path}/scale"), &json!({"spec": {"replicas": 7}})).await;
     assert_eq!(scaled.expect(200)["spec"]["replicas"], 7);
     client.merge(&format!("{path}/scale"), &json!({"spec": {"replicas": -1}})).await.expect(422);
@@ -341,7 +348,8 @@ async fn kube_clients_work_in_memory() {
     let maps: kube::Api<ConfigMap> = kube::Api::default_namespaced(kube);
     let map = serde_json::from_value(map("a")).unwrap();
     maps.create(&kube::api::PostParams::default(), &map).await.unwrap();
-    let stream = kube::runtime::watcher(maps, kube::runtime::watcher::Config::default().streaming_lists());
+    let stream =
+        kube::runtime::watcher(maps, kube::runtime::watcher::Config::default().streaming_lists());
     let mut stream = std::pin::pin!(stream);
     let found = tokio::time::timeout(Duration::from_secs(10), async {
         while let Some(event) = futures::StreamExt::next(&mut stream).await {
@@ -352,4 +360,95 @@ async fn kube_clients_work_in_memory() {
         None
     });
     assert_eq!(found.await.unwrap().as_deref(), Some("a"));
+}
+
+#[tokio::test]
+async fn applied_fields_have_owners() {
+    let client = Client::start().await;
+    let path = format!("{DEPLOYMENTS}/a");
+    let mut wanted = deployment("a");
+    wanted["spec"]["replicas"] = json!(2);
+    let created = client.apply(&path, "one", false, &wanted).await.expect(201);
+    assert_eq!(created["metadata"]["managedFields"][0]["operation"], "Apply");
+    let again = client.apply(&path, "one", false, &wanted).await.expect(200);
+    assert_eq!(again, created, "applying the same again changes nothing");
+    client.merge(&format!("{path}/scale"), &json!({"spec": {"replicas": 5}})).await.expect(200);
+    let conflict = client.apply(&path, "one", false, &wanted).await.expect(409);
+    assert_eq!(conflict["details"]["causes"][0]["field"], ".spec.replicas");
+    assert_eq!(conflict["details"]["causes"][0]["reason"], "FieldManagerConflict");
+    let forced = client.apply(&path, "one", true, &wanted).await.expect(200);
+    assert_eq!(forced["spec"]["replicas"], 2);
+    let labels = json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "a", "labels": {"x": "y"}}});
+    client.apply(&path, "two", false, &labels).await.expect(200);
+    let bare = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}});
+    let bare = client.apply(&path, "two", false, &bare).await.expect(200);
+    assert!(bare["metadata"].get("labels").is_none(), "{bare}");
+    let status = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"},
+        "status": {"replicas": 2}});
+    let status = client.apply(&format!("{path}/status"), "ctl", false, &status).await.expect(200);
+    assert_eq!(status["status"]["replicas"], 2);
+    client.send("PATCH", &path, "application/apply-patch+yaml", "{}").await.expect(400);
+}
+
+#[tokio::test]
+async fn discovery_is_aggregated_and_tagged() {
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+    let client = Client::start().await;
+    let ask = async |tag: &str| {
+        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        let request = http::Request::get("/apis")
+            .header("accept", accept)
+            .header("if-none-match", tag)
+            .body(http_body_util::Full::new(bytes::Bytes::new()));
+        let service = client.server.service(crate::support::admin());
+        service.oneshot(request.unwrap()).await.unwrap()
+    };
+    let response = ask("").await;
+    let tag = response.headers()["etag"].to_str().unwrap().to_owned();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["kind"], "APIGroupDiscoveryList");
+    assert_eq!(ask(&tag).await.status(), 304);
+    let list = client.get("/apis/apps/v1").await.expect(200);
+    assert!(list["resources"].as_array().unwrap().iter().any(|r| r["name"] == "deployments/scale"));
+    assert_eq!(client.get("/apis").await.expect(200)["kind"], "APIGroupList");
+    for path in ["/healthz", "/livez", "/readyz", "/version", "/api", "/apis/apps", "/openapi/v3"] {
+        client.get(path).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn streams_go_to_the_pods_node() {
+    use berth_apiserver::{Body, BoxError, NodeService, Nodes, Options};
+    use http_body_util::{BodyExt, Full};
+    struct Echo;
+    impl Nodes for Echo {
+        fn connect(&self, node: &str) -> Option<NodeService> {
+            let service = tower::service_fn(|request: http::Request<Body>| async move {
+                let text = format!("{} {}", request.method(), request.uri());
+                let body = Full::new(bytes::Bytes::from(text)).map_err(|never| match never {});
+                Ok::<_, BoxError>(http::Response::new(body.boxed_unsync()))
+            });
+            (node == "n").then(|| NodeService::new(service))
+        }
+    }
+    let options = Options { nodes: std::sync::Arc::new(Echo), ..Options::default() };
+    let client = Client::with(options).await;
+    let mut two = pod("a");
+    two["spec"]["containers"] = json!([{"name": "c", "image": "x"}, {"name": "d", "image": "x"}]);
+    two["spec"]["nodeName"] = json!("n");
+    client.post(PODS, &two).await.expect(201);
+    let which = client.get(&format!("{PODS}/a/log")).await.expect(400);
+    assert!(which["message"].as_str().unwrap().ends_with("choose one of: [c d]"), "{which}");
+    let log = client.get(&format!("{PODS}/a/log?container=d&follow=true")).await.expect(200);
+    assert_eq!(log, "GET /containerLogs/default/a/d?container=d&follow=true");
+    let exec = client.send("POST", &format!("{PODS}/a/exec?command=ls"), "", "").await.expect(200);
+    assert_eq!(exec, "POST /exec/default/a/c?command=ls");
+    client.get(&format!("{PODS}/a/log?container=z")).await.expect(400);
+    two["metadata"]["name"] = json!("b");
+    two["spec"]["nodeName"] = json!("lost");
+    client.post(PODS, &two).await.expect(201);
+    client.get(&format!("{PODS}/b/attach")).await.expect(503);
 }

@@ -31,7 +31,10 @@ fn has(text: &str, parts: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_and_describes() {
     let network = Network::start().await;
-    has(&network.ok("get ns").await, &["NAME", "STATUS", "AGE", "default", "kube-system", "Active"]);
+    has(
+        &network.ok("get ns").await,
+        &["NAME", "STATUS", "AGE", "default", "kube-system", "Active"],
+    );
     has(&network.ok("version").await, &["Server Version: v1.35.0"]);
     has(&network.ok("api-resources").await, &["deployments", "deploy", "apps/v1", "netpol"]);
     has(
@@ -111,7 +114,9 @@ async fn creates_from_protobuf() {
     has(&network.ok("create namespace d").await, &["created"]);
     assert_eq!(network.ok("get secret c -o jsonpath={.data.k}").await, "dg==");
     assert_eq!(network.ok("get cm b -o jsonpath={.data.k}").await, "v");
-    let text = network.ok("get deploy a -o jsonpath={.spec.replicas}/{.spec.template.spec.containers[0].image}").await;
+    let text = network
+        .ok("get deploy a -o jsonpath={.spec.replicas}/{.spec.template.spec.containers[0].image}")
+        .await;
     assert_eq!(text, "2/nginx");
     network.stop().await;
 }
@@ -123,7 +128,10 @@ async fn explains() {
         &network.ok("explain deployment.spec.strategy").await,
         &["GROUP:      apps", "KIND:       Deployment", "rollingUpdate", "DESCRIPTION:"],
     );
-    has(&network.ok("explain pod.spec.containers").await, &["imagePullPolicy", "<[]ContainerPort>"]);
+    has(
+        &network.ok("explain pod.spec.containers").await,
+        &["imagePullPolicy", "<[]ContainerPort>"],
+    );
     network.stop().await;
 }
 
@@ -151,5 +159,50 @@ async fn waits_watches_and_follows_rollouts() {
     let line = tokio::time::timeout(std::time::Duration::from_secs(20), lines.next_line());
     assert_eq!(line.await.unwrap().unwrap().unwrap(), "configmap/seen");
     watch.kill().await.unwrap();
+    network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_certificate_nobody_is_let_in() {
+    let network = Network::start().await;
+    let url = format!("https://{}/api/v1/pods", network.address);
+    let authority = network.file("ca.crt", network.authority.certificate());
+    let output = tokio::process::Command::new("curl")
+        .args(["--silent", "--show-error", "--cacert"])
+        .arg(&authority)
+        .arg(&url)
+        .output()
+        .await
+        .expect("this test needs curl");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let status: serde_json::Value = serde_json::from_str(&text).expect("a Status");
+    assert_eq!((&status["code"], &status["reason"]), (&json!(401), &json!("Unauthorized")));
+    network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_exposes_and_edits() {
+    let network = Network::start().await;
+    has(
+        &network.ok("run one --image=nginx --port=80 --labels=app=one").await,
+        &["pod/one created"],
+    );
+    has(&network.ok("expose pod one --name=front").await, &["service/front exposed"]);
+    has(&network.ok("get pods -o wide").await, &["0/1", "Pending", "<none>", "NOMINATED NODE"]);
+    has(&network.ok("describe pod one").await, &["Image:", "nginx", "QoS Class:", "BestEffort"]);
+    has(&network.ok("get all").await, &["pod/one", "service/front", "service/kubernetes"]);
+    has(&network.ok("get pods -l app=one --field-selector status.phase=Pending").await, &["one"]);
+    let mut edit = network.command(&["edit", "svc", "front"]);
+    let output = edit.env("KUBE_EDITOR", "sed -i s/port:.80$/port:\\ 81/").output().await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    has(&text, &["service/front edited"]);
+    assert_eq!(network.ok("get svc front -o jsonpath={.spec.ports[0].port}").await, "81");
+    let waiting = network.ok("wait --for=delete pod/one --timeout=30s");
+    let deleting = network.ok("delete pod one");
+    // Which of them is first is open; both must end.
+    let (_, deleted) = tokio::join!(waiting, deleting);
+    has(&deleted, &["pod \"one\" deleted"]);
+    has(&network.ok("create sa robot").await, &["serviceaccount/robot created"]);
+    has(&network.ok("get events").await, &["No resources found"]);
     network.stop().await;
 }

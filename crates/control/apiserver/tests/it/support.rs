@@ -225,13 +225,10 @@ impl Network {
     }
 
     /// Runs kubectl, which must succeed, and returns its output.
-    #[track_caller]
-    pub fn ok(&self, arguments: &'static str) -> impl Future<Output = String> {
-        async move {
-            let words: Vec<_> = arguments.split_whitespace().collect();
-            let (code, text) = self.run(&words).await;
-            assert_eq!(code, 0, "kubectl {arguments}\n{text}");
-            text
-        }
+    pub async fn ok(&self, arguments: &'static str) -> String {
+        let words: Vec<_> = arguments.split_whitespace().collect();
+        let (code, text) = self.run(&words).await;
+        assert_eq!(code, 0, "kubectl {arguments}\n{text}");
+        text
     }
 }

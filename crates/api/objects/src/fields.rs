@@ -1,0 +1,387 @@
+//! Sets of fields, as managed fields record them: which manager owns which parts of an object.
+//!
+//! A set is a tree. A node is a member itself, or leads to members, or both. Elements of lists are named by their keys or
+//! by their value, as the schema says.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::schema::{Definition, Form, ListType, Property, Shape, Type};
+
+/// A set of fields.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fields {
+    member: bool,
+    /// Names as they stand in JSON: `f:spec`, `k:{"name":"a"}`, `v:"x"`.
+    children: BTreeMap<String, Fields>,
+}
+
+/// What the schema says about a place.
+#[derive(Clone, Copy)]
+enum Kind<'schema> {
+    Object(&'schema Definition),
+    Map(Option<&'schema Property>),
+    Keyed(&'schema Property),
+    Set,
+    Leaf,
+}
+
+impl<'schema> Kind<'schema> {
+    fn of(property: Option<&'schema Property>) -> Self {
+        let Some(property) = property.filter(|property| !property.atomic()) else {
+            return Self::Leaf;
+        };
+        match property.shape() {
+            Shape::Named(_, definition) if definition.form == Form::Object => {
+                Self::Object(definition)
+            }
+            Shape::Basic(Type::Map) => Self::Map(property.element.as_deref()),
+            Shape::Basic(Type::Array) => match property.list_type {
+                ListType::Map if !property.keys.is_empty() => Self::Keyed(property),
+                ListType::Set => Self::Set,
+                ListType::Map | ListType::Atomic => Self::Leaf,
+            },
+            Shape::Named(..) | Shape::Basic(_) => Self::Leaf,
+        }
+    }
+
+    fn child(self, name: &str) -> Self {
+        match self {
+            Self::Object(definition) => Self::of(definition.property(name)),
+            Self::Map(element) => Self::of(element),
+            Self::Keyed(property) => Self::of(property.element.as_deref()),
+            Self::Set | Self::Leaf => Self::Leaf,
+        }
+    }
+}
+
+/// The parts of a value, by their names in sets.
+fn parts<'value>(kind: Kind<'_>, value: &'value Value) -> Vec<(String, &'value Value)> {
+    match (kind, value) {
+        (Kind::Object(_) | Kind::Map(_), Value::Object(fields)) => {
+            fields.iter().map(|(name, value)| (format!("f:{name}"), value)).collect()
+        }
+        (Kind::Keyed(property), Value::Array(items)) => {
+            items.iter().map(|item| (key_of(property, item), item)).collect()
+        }
+        (Kind::Set, Value::Array(items)) => {
+            items.iter().map(|item| (format!("v:{item}"), item)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn key_of(property: &Property, item: &Value) -> String {
+    let mut keys: Vec<_> = property.keys.to_vec();
+    keys.sort_unstable();
+    let entries = keys.into_iter().filter_map(|key| {
+        // Ports are told apart by their protocol, which may be left out where defaults apply later.
+        let default = || (key == "protocol").then(|| Value::from("TCP"));
+        Some((key.to_owned(), item.get(key).cloned().or_else(default)?))
+    });
+    format!("k:{}", Value::Object(entries.collect::<Map<_, _>>()))
+}
+
+/// The kind of the part called `name`.
+fn kind_of_part<'schema>(kind: Kind<'schema>, name: &str) -> Kind<'schema> {
+    kind.child(name.strip_prefix("f:").unwrap_or_default())
+}
+
+/// Fields that no manager owns.
+fn unowned(path: &[&str]) -> bool {
+    match path {
+        ["f:apiVersion" | "f:kind" | "f:metadata"] => true,
+        ["f:metadata", field] => matches!(
+            field.strip_prefix("f:"),
+            Some(
+                "name"
+                    | "namespace"
+                    | "uid"
+                    | "resourceVersion"
+                    | "generation"
+                    | "selfLink"
+                    | "creationTimestamp"
+                    | "deletionTimestamp"
+                    | "deletionGracePeriodSeconds"
+                    | "managedFields"
+                    | "generateName"
+            )
+        ),
+        _ => false,
+    }
+}
+
+impl Fields {
+    /// The fields an object has.
+    #[must_use]
+    pub fn of(definition: &Definition, object: &Value) -> Self {
+        let mut all = Self::default();
+        all.collect(Kind::Object(definition), object);
+        all.member = false;
+        all.strip(&mut Vec::new());
+        all
+    }
+
+    fn collect(&mut self, kind: Kind<'_>, value: &Value) {
+        let parts = parts(kind, value);
+        if parts.is_empty() {
+            self.member = true;
+        }
+        for (name, value) in parts {
+            let item = name.starts_with("k:");
+            let child = self.children.entry(name.clone()).or_default();
+            child.collect(kind_of_part(kind, &name), value);
+            child.member |= item;
+        }
+    }
+
+    fn strip(&mut self, path: &mut Vec<String>) {
+        self.children.retain(|name, child| {
+            path.push(name.clone());
+            let words: Vec<_> = path.iter().map(String::as_str).collect();
+            if unowned(&words) {
+                child.member = false;
+                if name != "f:metadata" {
+                    child.children.clear();
+                }
+            }
+            if path.len() < 2 {
+                child.strip(path);
+            }
+            path.pop();
+            !child.is_empty()
+        });
+    }
+
+    /// Fields whose value in `new` is another than in `old`, or which `old` lacks.
+    #[must_use]
+    pub fn changed(definition: &Definition, old: &Value, new: &Value) -> Self {
+        let mut all = Self::default();
+        all.compare(Kind::Object(definition), Some(old), new);
+        all.member = false;
+        all.strip(&mut Vec::new());
+        all
+    }
+
+    fn compare(&mut self, kind: Kind<'_>, old: Option<&Value>, new: &Value) {
+        let new_parts = parts(kind, new);
+        if new_parts.is_empty() {
+            self.member = old != Some(new);
+            return;
+        }
+        let old_parts: BTreeMap<_, _> =
+            old.map(|old| parts(kind, old)).unwrap_or_default().into_iter().collect();
+        self.member = old.is_none();
+        for (name, value) in new_parts {
+            let before = old_parts.get(&name).copied();
+            let mut child = Self::default();
+            child.compare(kind_of_part(kind, &name), before, value);
+            child.member |= before.is_none() && name.starts_with("k:");
+            if !child.is_empty() {
+                self.children.insert(name, child);
+            }
+        }
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.member && self.children.is_empty()
+    }
+
+    /// What is in both. An ancestor in one does not stand for its parts in the other.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let children = self.children.iter().filter_map(|(name, child)| {
+            let both = child.intersection(other.children.get(name)?);
+            (!both.is_empty()).then(|| (name.clone(), both))
+        });
+        Self { member: self.member && other.member, children: children.collect() }
+    }
+
+    /// What is in this one and not in the other.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        let children = self.children.iter().filter_map(|(name, child)| {
+            let rest = match other.children.get(name) {
+                Some(gone) => child.difference(gone),
+                None => child.clone(),
+            };
+            (!rest.is_empty()).then(|| (name.clone(), rest))
+        });
+        Self { member: self.member && !other.member, children: children.collect() }
+    }
+
+    /// What is in either.
+    #[must_use]
+    pub fn union(mut self, other: &Self) -> Self {
+        self.member |= other.member;
+        for (name, child) in &other.children {
+            let own = self.children.remove(name).unwrap_or_default();
+            self.children.insert(name.clone(), own.union(child));
+        }
+        self
+    }
+
+    /// Makes the nodes members that lead to members here and are members there.
+    pub(crate) fn containers(mut self, other: &Self) -> Self {
+        for (name, child) in &mut self.children {
+            if let Some(there) = other.children.get(name) {
+                child.member |= there.member;
+                *child = std::mem::take(child).containers(there);
+            }
+        }
+        self
+    }
+
+    /// The form in managed fields.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        let mut value = Map::new();
+        if self.member && !self.children.is_empty() {
+            value.insert(".".into(), Value::Object(Map::new()));
+        }
+        for (name, child) in &self.children {
+            value.insert(name.clone(), child.to_value());
+        }
+        Value::Object(value)
+    }
+
+    /// Reads the form in managed fields.
+    #[must_use]
+    pub fn from_value(value: &Value) -> Self {
+        let mut root = Self::read(value);
+        root.member = false;
+        root
+    }
+
+    fn read(value: &Value) -> Self {
+        let mut fields = Self::default();
+        let entries = value.as_object();
+        fields.member = entries.is_none_or(Map::is_empty);
+        for (name, child) in entries.into_iter().flatten() {
+            if name == "." {
+                fields.member = true;
+            } else {
+                fields.children.insert(name.clone(), Self::read(child));
+            }
+        }
+        fields
+    }
+
+    /// The members as people read them: `.spec.containers[name="a"].image`.
+    #[must_use]
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        self.write_paths(String::new(), &mut paths);
+        paths
+    }
+
+    fn write_paths(&self, path: String, paths: &mut Vec<String>) {
+        for (name, child) in &self.children {
+            child.write_paths(path.clone() + &readable(name), paths);
+        }
+        if self.member {
+            paths.push(path);
+        }
+    }
+
+    /// Takes the members of this set out of an object: fields go, elements of lists go.
+    pub fn remove_from(&self, definition: &Definition, object: &mut Value) {
+        self.remove(Kind::Object(definition), object);
+    }
+
+    fn remove(&self, kind: Kind<'_>, value: &mut Value) {
+        let gone = |child: &Self, kind: Kind<'_>, value: &mut Value| {
+            child.remove(kind, value);
+            // A container that still holds what others own stays.
+            let holds_more = match (kind, &*value) {
+                (Kind::Object(_) | Kind::Map(_), Value::Object(fields)) => {
+                    !fields.is_empty() && !child.children.is_empty()
+                }
+                (Kind::Keyed(_) | Kind::Set, Value::Array(items)) => !items.is_empty(),
+                _ => false,
+            };
+            let emptied = !child.children.is_empty()
+                && match &*value {
+                    Value::Object(fields) => fields.is_empty(),
+                    Value::Array(items) => items.is_empty(),
+                    _ => false,
+                };
+            (child.member && !holds_more) || emptied
+        };
+        match value {
+            Value::Object(fields) => fields.retain(|name, value| {
+                let Some(child) = self.children.get(&format!("f:{name}")) else { return true };
+                !gone(child, kind.child(name), value)
+            }),
+            Value::Array(items) => items.retain_mut(|item| {
+                let name = match kind {
+                    Kind::Keyed(property) => key_of(property, item),
+                    Kind::Set => format!("v:{item}"),
+                    Kind::Object(_) | Kind::Map(_) | Kind::Leaf => return true,
+                };
+                let Some(child) = self.children.get(&name) else { return true };
+                // An element goes with its keys, which are what is left of it.
+                let keys = match kind {
+                    Kind::Keyed(property) => property.keys.len(),
+                    _ => 0,
+                };
+                let inner = kind.child("");
+                child.remove(inner, item);
+                let left = item.as_object().map_or(0, Map::len);
+                !(child.member && left <= keys)
+            }),
+            _ => {}
+        }
+    }
+}
+
+fn readable(name: &str) -> String {
+    match name.split_once(':') {
+        Some(("f", field)) => format!(".{field}"),
+        Some(("k", keys)) => {
+            let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let pairs: Vec<_> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!("[{}]", pairs.join(","))
+        }
+        Some(("v", value)) => format!("[={value}]"),
+        _ => format!("[{name}]"),
+    }
+}
+
+/// Merges an applied configuration into an object: maps and keyed lists merge, everything else is replaced.
+pub fn merge_applied(definition: &Definition, object: &mut Value, applied: &Value) {
+    merge(Kind::Object(definition), object, applied);
+}
+
+fn merge(kind: Kind<'_>, object: &mut Value, applied: &Value) {
+    match (kind, &mut *object, applied) {
+        (Kind::Object(_) | Kind::Map(_), Value::Object(fields), Value::Object(changes)) => {
+            for (name, change) in changes {
+                match fields.get_mut(name) {
+                    Some(place) => merge(kind.child(name), place, change),
+                    None => drop(fields.insert(name.clone(), change.clone())),
+                }
+            }
+        }
+        (Kind::Keyed(property), Value::Array(items), Value::Array(changes)) => {
+            for change in changes {
+                let key = key_of(property, change);
+                match items.iter_mut().find(|item| key_of(property, item) == key) {
+                    Some(item) => merge(kind.child(""), item, change),
+                    None => items.push(change.clone()),
+                }
+            }
+        }
+        (Kind::Set, Value::Array(items), Value::Array(changes)) => {
+            for change in changes {
+                if !items.contains(change) {
+                    items.push(change.clone());
+                }
+            }
+        }
+        _ => *object = applied.clone(),
+    }
+}
