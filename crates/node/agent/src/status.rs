@@ -51,7 +51,7 @@ pub fn phase(goal: &Goal, record: &Record, observed: &Observed) -> &'static str 
         let good = observed.failed.is_none()
             && goal.main.iter().all(|wanted| {
                 let ended = record.containers.get(&wanted.name).and_then(|known| known.ended.as_ref());
-                ended.is_some_and(|ended| ended.code == 0)
+                ended.is_some_and(|ended| ended.code == 0) || goal.stopping && ended.is_none()
             });
         return if good { "Succeeded" } else { "Failed" };
     }
