@@ -122,6 +122,10 @@ fn overlay(
         fsconfig_set_fd(context.as_fd(), key, directory.as_fd())
             .map_err(|error| layer(&scratch.join(name), error.into()))?;
     }
+    // A writable layer may become an image layer, which knows neither redirects nor metadata-only copies.
+    for option in ["redirect_dir", "metacopy"] {
+        fsconfig_set_string(context.as_fd(), option, "off").map_err(failed)?;
+    }
     // What a container wrote is gone with it, so nothing is synced for it at its end.
     fsconfig_set_flag(context.as_fd(), "volatile").map_err(failed)?;
     fsconfig_create(context.as_fd()).map_err(failed)?;
