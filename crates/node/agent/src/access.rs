@@ -151,7 +151,9 @@ impl Access {
         if query.flag("previous") {
             let starts = found.record.containers[container].starts;
             if starts < 2 {
-                return Err(Refusal::bad(format!("previous terminated container \"{container}\" not found")));
+                return Err(Refusal::bad(format!(
+                    "previous terminated container \"{container}\" not found"
+                )));
             }
             instance = format!("{container}.{}", starts - 1);
         }
@@ -266,7 +268,8 @@ mod tests {
 
     #[test]
     fn queries_are_decoded_in_order() {
-        let query = Query::parse("command=sh&command=-c&command=echo+a%20%2B%zz&stdin=true&tailLines=x");
+        let query =
+            Query::parse("command=sh&command=-c&command=echo+a%20%2B%zz&stdin=true&tailLines=x");
         assert_eq!(query.all("command"), ["sh", "-c", "echo a +%zz"]);
         assert!(query.flag("stdin") && !query.flag("tty"));
         assert!(query.number::<usize>("tailLines").is_err());

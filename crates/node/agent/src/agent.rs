@@ -88,7 +88,8 @@ impl Shared {
 
     pub fn take_ids(&self) -> Result<u32, String> {
         let mut used = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = (0..RANGES).map(|range| FIRST_ID + range * IDS).find(|first| !used.contains(first));
+        let free =
+            (0..RANGES).map(|range| FIRST_ID + range * IDS).find(|first| !used.contains(first));
         let first = free.ok_or_else(|| format!("all {RANGES} ranges of user ids are in use"))?;
         used.insert(first);
         Ok(first)
@@ -190,7 +191,8 @@ impl Agent {
         let selector = format!("spec.nodeName={}", self.shared.settings.node);
         let config = watcher::Config::default().fields(&selector);
         let mut pods = watcher(api, config).boxed();
-        let mut workers = Workers { shared: self.shared.clone(), known: HashMap::new(), running: JoinSet::new() };
+        let mut workers =
+            Workers { shared: self.shared.clone(), known: HashMap::new(), running: JoinSet::new() };
         let mut listed: HashSet<String> = HashSet::new();
         loop {
             let event = tokio::select! {

@@ -26,7 +26,8 @@ impl PullPolicy {
             Some(_) => Self::IfNotPresent,
             None => {
                 let name = image.rsplit('/').next().unwrap_or(image);
-                let latest = !name.contains('@') && (!name.contains(':') || name.ends_with(":latest"));
+                let latest =
+                    !name.contains('@') && (!name.contains(':') || name.ends_with(":latest"));
                 if latest { Self::Always } else { Self::IfNotPresent }
             }
         }
@@ -44,7 +45,7 @@ pub struct ImageError {
 }
 
 /// The node's images.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Images {
     store: Arc<ContentStore>,
     registries: berth_registry::Client,

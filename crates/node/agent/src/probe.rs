@@ -98,8 +98,10 @@ async fn observe(
     findings: &mpsc::Sender<Finding>,
     once: bool,
 ) -> Option<bool> {
-    let needed = |value: Option<i32>, default| u32::try_from(value.unwrap_or(default)).unwrap_or(1).max(1);
-    let (successes, failures) = (needed(probe.success_threshold, 1), needed(probe.failure_threshold, 3));
+    let needed =
+        |value: Option<i32>, default| u32::try_from(value.unwrap_or(default)).unwrap_or(1).max(1);
+    let (successes, failures) =
+        (needed(probe.success_threshold, 1), needed(probe.failure_threshold, 3));
     let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
     let timeout = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
     tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
@@ -200,10 +202,17 @@ fn port(container: &Container, port: &IntOrString) -> Result<u16, String> {
 }
 
 /// HTTP/1.1 by hand, as little as a probe needs: one request, the status line, at most a little of the body.
-async fn get(host: &str, port: u16, path: &str, headers: &[(String, String)]) -> Result<(), String> {
+async fn get(
+    host: &str,
+    port: u16,
+    path: &str,
+    headers: &[(String, String)],
+) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("GET http://{host}:{port}{path}: {error}");
     let mut stream = TcpStream::connect((host, port)).await.map_err(failed)?;
-    let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\nUser-Agent: kube-probe/berth\r\nAccept: */*\r\n");
+    let mut request = format!(
+        "GET {path} HTTP/1.1\r\nConnection: close\r\nUser-Agent: kube-probe/berth\r\nAccept: */*\r\n"
+    );
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         request.push_str(&format!("Host: {host}:{port}\r\n"));
     }
@@ -244,7 +253,8 @@ async fn run(target: &Target, command: Vec<String>, timeout: Duration) -> Result
     let shim = target.shim.clone();
     let blocking = move || -> Result<(i32, String), String> {
         let text = |error: &dyn std::error::Error| crate::status::chain(error);
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| text(&error))?;
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|error| text(&error))?;
         let null: OwnedFd = std::fs::File::open("/dev/null").map_err(|error| text(&error))?.into();
         let copy = rustix::io::dup(&write).map_err(|error| text(&error))?;
         let execution = shim.exec(exec, Some([null, write, copy])).map_err(|error| text(&error))?;

@@ -142,7 +142,13 @@ struct Ends {
     terminal: Option<OwnedFd>,
 }
 
-async fn run_exec(socket: Socket, shim: Shim, order: Exec, wanted: Wanted, stop: CancellationToken) {
+async fn run_exec(
+    socket: Socket,
+    shim: Shim,
+    order: Exec,
+    wanted: Wanted,
+    stop: CancellationToken,
+) {
     let started = tokio::task::spawn_blocking(move || start_exec(&shim, order, wanted)).await;
     match started {
         Ok(Ok((execution, ends))) => {
@@ -170,8 +176,10 @@ fn start_exec(shim: &Shim, order: Exec, wanted: Wanted) -> Result<(Execution, En
     let local = |error: io::Error| ShimError::Failed { message: error.to_string(), exit_code: 1 };
     if wanted.terminal {
         let mut execution = shim.exec(order, None)?;
-        let terminal =
-            execution.terminal.take().ok_or_else(|| local(io::Error::other("there is no terminal")))?;
+        let terminal = execution
+            .terminal
+            .take()
+            .ok_or_else(|| local(io::Error::other("there is no terminal")))?;
         let ends = terminal_ends(&terminal, wanted.input).map_err(local)?;
         return Ok((execution, ends));
     }
@@ -181,7 +189,10 @@ fn start_exec(shim: &Shim, order: Exec, wanted: Wanted) -> Result<(Execution, En
     let (errors, errors_write) = make()?;
     let input = wanted.input.then(|| writer(input_write)).transpose().map_err(local)?;
     let execution = shim.exec(order, Some([input_read, output_write, errors_write]))?;
-    Ok((execution, Ends { input, outputs: vec![(OUTPUT, output), (ERRORS, errors)], terminal: None }))
+    Ok((
+        execution,
+        Ends { input, outputs: vec![(OUTPUT, output), (ERRORS, errors)], terminal: None },
+    ))
 }
 
 fn terminal_ends(terminal: &OwnedFd, input: bool) -> io::Result<Ends> {
@@ -197,17 +208,24 @@ async fn run_attach(socket: Socket, found: Found, wanted: Wanted, stop: Cancella
     let shim = Shim::at(found.directory.path());
     let (directory, instance) = (found.directory.clone(), found.instance.clone());
     let attached = tokio::task::spawn_blocking(move || {
-        let local = |error: io::Error| ShimError::Failed { message: error.to_string(), exit_code: 1 };
+        let local =
+            |error: io::Error| ShimError::Failed { message: error.to_string(), exit_code: 1 };
         let make = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| local(error.into()));
         let (output, output_write) = make()?;
         let (errors, errors_write) = make()?;
         let (_, input) = shim.attach(&instance, &output_write, &errors_write)?;
         let terminal = match (&input, wanted.terminal) {
-            (Some(input), true) => Some(rustix::io::dup(input).map_err(|error| local(error.into()))?),
+            (Some(input), true) => {
+                Some(rustix::io::dup(input).map_err(|error| local(error.into()))?)
+            }
             _ => None,
         };
         let input = input.filter(|_| wanted.input).map(writer).transpose().map_err(local)?;
-        Ok::<_, ShimError>(Ends { input, outputs: vec![(OUTPUT, output), (ERRORS, errors)], terminal })
+        Ok::<_, ShimError>(Ends {
+            input,
+            outputs: vec![(OUTPUT, output), (ERRORS, errors)],
+            terminal,
+        })
     })
     .await;
     match attached {
@@ -312,8 +330,16 @@ async fn take_in(bytes: &Bytes, input: &mut Option<AsyncFd<OwnedFd>>, terminal: 
 }
 
 fn writer(end: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    register(end, tokio::io::Interest::WRITABLE)
+}
+
+#[expect(
+    deprecated,
+    reason = "an owned descriptor stays the same one while it is registered, which the type cannot promise"
+)]
+fn register(end: OwnedFd, interest: tokio::io::Interest) -> io::Result<AsyncFd<OwnedFd>> {
     set_nonblocking(&end)?;
-    AsyncFd::with_interest(end, tokio::io::Interest::WRITABLE)
+    AsyncFd::with_interest(end, interest)
 }
 
 fn set_nonblocking(end: &OwnedFd) -> io::Result<()> {
@@ -333,8 +359,7 @@ async fn write_all(end: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 async fn read_all(channel: u8, end: OwnedFd, sender: mpsc::Sender<Message>) {
-    let end = set_nonblocking(&end).and_then(|()| AsyncFd::with_interest(end, tokio::io::Interest::READABLE));
-    let Ok(end) = end else { return };
+    let Ok(end) = register(end, tokio::io::Interest::READABLE) else { return };
     let mut buffer = vec![0_u8; 16 << 10];
     loop {
         let Ok(mut ready) = end.readable().await else { return };
@@ -368,7 +393,10 @@ fn exit_status(code: i32) -> serde_json::Value {
     if code == 0 {
         return json!({ "metadata": {}, "status": "Success" });
     }
-    command_failure(&format!("command terminated with non-zero exit code: exit status {code}"), code)
+    command_failure(
+        &format!("command terminated with non-zero exit code: exit status {code}"),
+        code,
+    )
 }
 
 fn command_failure(message: &str, code: i32) -> serde_json::Value {

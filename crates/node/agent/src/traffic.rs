@@ -109,7 +109,13 @@ fn follow<K>(
     ready: &mpsc::Sender<()>,
 ) -> (Store<K>, std::pin::Pin<Box<dyn Future<Output = ()> + Send>>)
 where
-    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+    K: kube::Resource
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
     K::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
 {
     let (store, writer) = reflector::store();
@@ -134,7 +140,9 @@ async fn pump<K>(
                 }
                 changed.send_replace(());
             }
-            Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_)) => drop(changed.send_replace(())),
+            Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_)) => {
+                drop(changed.send_replace(()))
+            }
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
             Err(error) => debug!(%error, "watch interrupted"),
         }
@@ -161,7 +169,8 @@ impl World {
             K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
             K::DynamicType: Default,
         {
-            let list = Api::<K>::all(client.clone()).list(&kube::api::ListParams::default()).await?;
+            let list =
+                Api::<K>::all(client.clone()).list(&kube::api::ListParams::default()).await?;
             Ok(list.items.into_iter().map(Arc::new).collect())
         }
         Ok(Self {
@@ -202,7 +211,8 @@ fn services(world: &World) -> BTreeMap<Frontend, Vec<Backend>> {
     let mut frontends = BTreeMap::new();
     for service in &world.services {
         let Some(spec) = &service.spec else { continue };
-        let cluster: Option<Ipv4Addr> = spec.cluster_ip.as_deref().and_then(|text| text.parse().ok());
+        let cluster: Option<Ipv4Addr> =
+            spec.cluster_ip.as_deref().and_then(|text| text.parse().ok());
         for port in spec.ports.iter().flatten() {
             let (Some(protocol), Ok(number)) =
                 (protocol(port.protocol.as_deref()), u16::try_from(port.port))
@@ -239,11 +249,16 @@ fn backends(world: &World, service: &Service, port: Option<&str>) -> Vec<Backend
             continue;
         }
         let number = slice.ports.iter().flatten().find(|candidate| {
-            candidate.name.as_deref().filter(|name| !name.is_empty()) == port.filter(|name| !name.is_empty())
+            candidate.name.as_deref().filter(|name| !name.is_empty())
+                == port.filter(|name| !name.is_empty())
         });
         let Some(port) = number.and_then(|port| u16::try_from(port.port?).ok()) else { continue };
         for endpoint in &slice.endpoints {
-            let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+            let ready = endpoint
+                .conditions
+                .as_ref()
+                .and_then(|conditions| conditions.ready)
+                .unwrap_or(true);
             if !ready {
                 continue;
             }
@@ -314,7 +329,8 @@ fn groups(pods: &[Placed<'_>]) -> BTreeMap<GroupKey, u32> {
 }
 
 fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    let exact = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let exact =
+        selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     exact
         && selector.match_expressions.iter().flatten().all(|expression| {
             let value = labels.get(&expression.key);
@@ -370,7 +386,8 @@ fn apply_policy(
                 .as_ref()
                 .filter(|to| !to.is_empty())
                 .map(|to| to.iter().flat_map(resolve).collect());
-            let ports = ports(rule.ports.as_deref(), pods, to.as_ref().unwrap_or(&selected), groups);
+            let ports =
+                ports(rule.ports.as_deref(), pods, to.as_ref().unwrap_or(&selected), groups);
             allow(&mut ruleset.outbound, &selected, to.as_ref(), ports.as_deref());
         }
     }
@@ -388,11 +405,13 @@ fn peers(peer: &NetworkPolicyPeer, own: &str, groups: &BTreeMap<GroupKey, u32>) 
                 None => space == own,
                 Some(selector) => {
                     // The one label every namespace has.
-                    let name = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), space.clone())]);
+                    let name =
+                        BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), space.clone())]);
                     matches(selector, &name)
                 }
             };
-            space_fits && peer.pod_selector.as_ref().is_none_or(|selector| matches(selector, labels))
+            space_fits
+                && peer.pod_selector.as_ref().is_none_or(|selector| matches(selector, labels))
         })
         .map(|(_, identity)| *identity)
         .collect()
@@ -417,15 +436,18 @@ fn ports(
                 numbers.extend(range.map(|number| (protocol, number)));
             }
             Some(IntOrString::String(name)) => {
-                let named = pods.iter().filter(|pod| targets.contains(&groups[&pod.key()])).flat_map(|pod| {
-                    let spec = pod.pod.spec.as_ref();
-                    spec.into_iter()
-                        .flat_map(|spec| &spec.containers)
-                        .flat_map(|container| container.ports.iter().flatten())
-                        .filter(|port| port.name.as_ref() == Some(name))
-                        .filter_map(|port| u16::try_from(port.container_port).ok())
-                        .collect::<Vec<_>>()
-                });
+                let named = pods
+                    .iter()
+                    .filter(|pod| targets.contains(&groups[&pod.key()]))
+                    .flat_map(|pod| {
+                        let spec = pod.pod.spec.as_ref();
+                        spec.into_iter()
+                            .flat_map(|spec| &spec.containers)
+                            .flat_map(|container| container.ports.iter().flatten())
+                            .filter(|port| port.name.as_ref() == Some(name))
+                            .filter_map(|port| u16::try_from(port.container_port).ok())
+                            .collect::<Vec<_>>()
+                    });
                 numbers.extend(named.map(|number| (protocol, number)));
             }
         }
@@ -445,14 +467,16 @@ fn allow(
                 set.anybody.insert(*identity);
             }
             (None, Some(ports)) => {
-                set.anybody_ports.extend(ports.iter().map(|(protocol, port)| (*identity, *protocol, *port)));
+                set.anybody_ports
+                    .extend(ports.iter().map(|(protocol, port)| (*identity, *protocol, *port)));
             }
             (Some(peers), None) => {
                 set.peers.extend(peers.iter().map(|peer| (*identity, *peer)));
             }
             (Some(peers), Some(ports)) => {
                 for peer in peers {
-                    let four = ports.iter().map(|(protocol, port)| (*identity, *peer, *protocol, *port));
+                    let four =
+                        ports.iter().map(|(protocol, port)| (*identity, *peer, *protocol, *port));
                     set.peer_ports.extend(four);
                 }
             }
@@ -496,7 +520,11 @@ mod tests {
                 "spec": { "podSelector": { "matchLabels": { "network.berth.dev/front": "true" } }, "policyTypes": ["Ingress"],
                           "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "network.berth.dev/front": "true" } } }] }] },
             }))],
-            pods: vec![pod("a", "front", "10.42.0.2"), pod("b", "front", "10.42.0.3"), pod("c", "back", "10.42.0.4")],
+            pods: vec![
+                pod("a", "front", "10.42.0.2"),
+                pod("b", "front", "10.42.0.3"),
+                pod("c", "back", "10.42.0.4"),
+            ],
         }
     }
 
@@ -510,7 +538,12 @@ mod tests {
             .collect();
         assert_eq!(
             text,
-            ["0.0.0.0:8088 -> 3", "0.0.0.0:30001 -> 1", "10.43.0.5:8080 -> 1", "127.0.0.1:8080 -> 1"]
+            [
+                "0.0.0.0:8088 -> 3",
+                "0.0.0.0:30001 -> 1",
+                "10.43.0.5:8080 -> 1",
+                "127.0.0.1:8080 -> 1"
+            ]
         );
     }
 

@@ -50,7 +50,9 @@ impl Workshop {
     pub fn facts(&self, record: &Record) -> Facts {
         let settings = &self.shared.settings;
         Facts {
-            address: record.address.map_or_else(|| settings.address.to_string(), |address| address.to_string()),
+            address: record
+                .address
+                .map_or_else(|| settings.address.to_string(), |address| address.to_string()),
             node: settings.node.clone(),
             node_address: settings.address.to_string(),
         }
@@ -82,7 +84,8 @@ impl Workshop {
             .map_err(|error| Cause::create(format!("cannot make the pod's directory: {error}")))?;
         let own_network = !spec.host_network.unwrap_or(false);
         if own_network && record.address.is_none() {
-            let address = self.shared.take_address().map_err(|error| Cause::create(chain(&error)))?;
+            let address =
+                self.shared.take_address().map_err(|error| Cause::create(chain(&error)))?;
             record.address = Some(address);
         }
         if wants_user_namespace(spec) && record.user.is_none() {
@@ -112,7 +115,9 @@ impl Workshop {
     fn write_etc(&self, pod: &Pod, spec: &PodSpec, record: &Record) -> io::Result<()> {
         let hostname = hostname(pod, spec);
         fs::write(self.directory.etc("hostname"), format!("{hostname}\n"))?;
-        let mut hosts = String::from("# made by berth\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        let mut hosts = String::from(
+            "# made by berth\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+        );
         if let Some(address) = record.address {
             let mut names = hostname.clone();
             if let Some(subdomain) = &spec.subdomain {
@@ -123,7 +128,11 @@ impl Workshop {
             hosts.push_str(&format!("{address}\t{names}\n"));
         }
         for alias in spec.host_aliases.iter().flatten() {
-            hosts.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")));
+            hosts.push_str(&format!(
+                "{}\t{}\n",
+                alias.ip,
+                alias.hostnames.clone().unwrap_or_default().join("\t")
+            ));
         }
         fs::write(self.directory.etc("hosts"), hosts)?;
         fs::write(self.directory.etc("resolv.conf"), self.resolver(pod, spec)?)
@@ -189,19 +198,24 @@ impl Workshop {
         let layers = store.layer_dirs(&image).map_err(|error| Cause::create(chain(&error)))?;
         let from_image = image.config.config().as_ref().and_then(|config| config.env().clone());
         let client = &self.shared.client;
-        let environment = environment::resolve(client, pod, container, &from_image.unwrap_or_default(), &facts).await?;
+        let environment =
+            environment::resolve(client, pod, container, &from_image.unwrap_or_default(), &facts)
+                .await?;
         let volumes = volume::prepare(client, pod, &self.directory, &facts).await?;
         let mut mounts = volume::mounts(container, &volumes, &environment)?;
-        self.own_mounts(container, &instance, &mut mounts)
-            .map_err(|error| Cause::create(format!("cannot write the container's files: {error}")))?;
+        self.own_mounts(container, &instance, &mut mounts).map_err(|error| {
+            Cause::create(format!("cannot write the container's files: {error}"))
+        })?;
         let resources = config::resources(pod, container)?;
         let prepared =
             config::prepare(Ingredients { pod, container, image: &image, environment, mounts })?;
-        self.remember(&instance, &prepared)
-            .map_err(|error| Cause::create(format!("cannot write the container's configuration: {error}")))?;
+        self.remember(&instance, &prepared).map_err(|error| {
+            Cause::create(format!("cannot write the container's configuration: {error}"))
+        })?;
         let scratch = self.directory.scratch(&instance);
-        fs::create_dir_all(&scratch)
-            .map_err(|error| Cause::create(format!("cannot make the container's directory: {error}")))?;
+        fs::create_dir_all(&scratch).map_err(|error| {
+            Cause::create(format!("cannot make the container's directory: {error}"))
+        })?;
         let cgroup = self.cgroup(record, &instance);
         let order = Start {
             container: instance.clone(),
@@ -224,7 +238,8 @@ impl Workshop {
             shim.start(order).map_err(|error| start_cause(&error))
         })
         .await;
-        started.unwrap_or_else(|error| Err(Cause::create(format!("the node agent broke: {error}"))))?;
+        started
+            .unwrap_or_else(|error| Err(Cause::create(format!("the node agent broke: {error}"))))?;
         let target = Target {
             shim: self.shim(),
             instance,
@@ -243,7 +258,12 @@ impl Workshop {
         PathBuf::from(format!("{}/pod{}/{instance}", self.shared.settings.instance, record.uid))
     }
 
-    fn own_mounts(&self, container: &Container, instance: &str, mounts: &mut Vec<Mounted>) -> io::Result<()> {
+    fn own_mounts(
+        &self,
+        container: &Container,
+        instance: &str,
+        mounts: &mut Vec<Mounted>,
+    ) -> io::Result<()> {
         let termination = self.directory.termination(instance);
         fs::write(&termination, "")?;
         fs::set_permissions(&termination, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
@@ -305,7 +325,9 @@ impl Workshop {
         let instances: Vec<String> = record
             .containers
             .iter()
-            .flat_map(|(name, known)| (1..=known.starts).map(move |start| format!("{name}.{start}")))
+            .flat_map(|(name, known)| {
+                (1..=known.starts).map(move |start| format!("{name}.{start}"))
+            })
             .collect();
         let attachment =
             record.address.map(|address| Attachment::of(&self.shared.settings.network, address));
@@ -313,7 +335,9 @@ impl Workshop {
         self.blocking(move || -> io::Result<()> {
             for instance in &instances {
                 // Also where the shim was killed and its containers were not.
-                Cgroup::at(&shared.hierarchies, &prefix.join(instance)).kill().map_err(io::Error::other)?;
+                Cgroup::at(&shared.hierarchies, &prefix.join(instance))
+                    .kill()
+                    .map_err(io::Error::other)?;
             }
             shim.shutdown().map_err(io::Error::other)?;
             if let Some(attachment) = attachment {
@@ -344,7 +368,11 @@ impl Workshop {
         for name in record.containers.keys() {
             let lease = LeaseName::parse(&format!("{}.{name}", record.uid))
                 .map_err(|error| Cause::create(chain(&error)))?;
-            self.shared.images.store().release(&lease).map_err(|error| Cause::create(chain(&error)))?;
+            self.shared
+                .images
+                .store()
+                .release(&lease)
+                .map_err(|error| Cause::create(chain(&error)))?;
         }
         let directory = self.directory.clone();
         self.blocking(move || directory.remove()).await
@@ -362,11 +390,9 @@ enum ZygoteOrShim {
 
 fn start_cause(error: &ShimError) -> Cause {
     match error {
-        ShimError::Failed { message, exit_code } if *exit_code >= 126 => Cause {
-            reason: "StartError",
-            message: message.clone(),
-            exit_code: Some(*exit_code),
-        },
+        ShimError::Failed { message, exit_code } if *exit_code >= 126 => {
+            Cause { reason: "StartError", message: message.clone(), exit_code: Some(*exit_code) }
+        }
         other => Cause::create(chain(other)),
     }
 }
@@ -377,8 +403,9 @@ fn remove_busy(group: &Cgroup) -> io::Result<()> {
     loop {
         match group.remove() {
             Ok(()) => return Ok(()),
-            Err(error) if error.source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
-                && std::time::Instant::now() < deadline =>
+            Err(error)
+                if error.source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
+                    && std::time::Instant::now() < deadline =>
             {
                 let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 500_000 };
                 // There is no event for an emptied version 1 cgroup.
@@ -398,9 +425,13 @@ fn remove_tree(path: &std::path::Path) -> io::Result<()> {
 
 /// By default every pod has its own; not those that share the host's other namespaces or are privileged.
 fn wants_user_namespace(spec: &PodSpec) -> bool {
-    let shares_host = [spec.host_network, spec.host_pid, spec.host_ipc].into_iter().flatten().any(|yes| yes);
-    let privileged =
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(config::is_privileged);
+    let shares_host =
+        [spec.host_network, spec.host_pid, spec.host_ipc].into_iter().flatten().any(|yes| yes);
+    let privileged = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .any(config::is_privileged);
     !spec.host_users.unwrap_or(false) && !shares_host && !privileged
 }
 
@@ -423,7 +454,9 @@ fn sandbox(pod: &Pod, spec: &PodSpec, record: &Record) -> Result<Sandbox, Cause>
         .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
         .collect();
     if !host_network {
-        for (name, value) in [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 65535")] {
+        for (name, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 65535")]
+        {
             if !sysctls.iter().any(|(known, _)| known == name) {
                 sysctls.push((name.to_owned(), value.to_owned()));
             }
@@ -441,8 +474,7 @@ fn sandbox(pod: &Pod, spec: &PodSpec, record: &Record) -> Result<Sandbox, Cause>
 /// The signal that asks a container to end.
 pub fn stop_signal(container: &Container, image: Option<&Image>) -> i32 {
     let own = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
-    let from_image =
-        image.and_then(|image| image.config.config().as_ref()?.stop_signal().clone());
+    let from_image = image.and_then(|image| image.config.config().as_ref()?.stop_signal().clone());
     own.or(from_image).as_deref().and_then(signal_number).unwrap_or(15)
 }
 
@@ -453,13 +485,14 @@ fn signal_number(name: &str) -> Option<i32> {
     }
     let name = name.strip_prefix("SIG").unwrap_or(name);
     if let Some(offset) = name.strip_prefix("RTMIN") {
-        let offset: i32 = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
+        let offset: i32 =
+            if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
         return Some(34 + offset);
     }
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
-        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
-        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     let position = NAMES.iter().position(|known| *known == name)?;
     i32::try_from(position + 1).ok()

@@ -97,7 +97,9 @@ pub fn is_finished(goal: &Goal, record: &Record, observed: &Observed) -> bool {
     }
     let over = |wanted: &Wanted| is_over(wanted, record, observed);
     let failed_init = goal.init.iter().any(|wanted| {
-        !wanted.sidecar && over(wanted) && exit_code(&wanted.name, record).is_some_and(|code| code != 0)
+        !wanted.sidecar
+            && over(wanted)
+            && exit_code(&wanted.name, record).is_some_and(|code| code != 0)
     });
     failed_init || goal.main.iter().all(over)
 }
@@ -108,7 +110,8 @@ fn exit_code(name: &str, record: &Record) -> Option<i32> {
 
 /// Ended, and not to be started again.
 fn is_over(wanted: &Wanted, record: &Record, observed: &Observed) -> bool {
-    let ended = observed.containers.get(&wanted.name).is_some_and(|view| view.phase == Phase::Ended);
+    let ended =
+        observed.containers.get(&wanted.name).is_some_and(|view| view.phase == Phase::Ended);
     ended
         && match (wanted.restart, exit_code(&wanted.name, record)) {
             (Restart::Never, _) | (Restart::OnFailure, Some(0)) => true,
@@ -142,9 +145,7 @@ pub fn plan(goal: &Goal, record: &Record, observed: &Observed, now: Timestamp) -
         let view = observed.containers.get(&wanted.name);
         let done = match view {
             Some(view) if wanted.sidecar => view.is_running() && view.started,
-            Some(view) => {
-                view.phase == Phase::Ended && exit_code(&wanted.name, record) == Some(0)
-            }
+            Some(view) => view.phase == Phase::Ended && exit_code(&wanted.name, record) == Some(0),
             None => false,
         };
         if !done || wanted.sidecar {
@@ -217,7 +218,9 @@ pub fn back_off(failures: u32) -> SignedDuration {
     const LONGEST: i64 = 300;
     match failures {
         0 | 1 => SignedDuration::ZERO,
-        more => SignedDuration::from_secs(1_i64.checked_shl(more - 2).unwrap_or(LONGEST).min(LONGEST)),
+        more => {
+            SignedDuration::from_secs(1_i64.checked_shl(more - 2).unwrap_or(LONGEST).min(LONGEST))
+        }
     }
 }
 
@@ -230,7 +233,8 @@ mod tests {
     use crate::directory::{ContainerRecord, Ended};
 
     fn goal() -> Goal {
-        let wanted = |name: &str, restart| Wanted { name: name.to_owned(), restart, sidecar: false };
+        let wanted =
+            |name: &str, restart| Wanted { name: name.to_owned(), restart, sidecar: false };
         Goal {
             init: vec![wanted("prepare", Restart::OnFailure)],
             main: vec![wanted("web", Restart::Always), wanted("log", Restart::Always)],

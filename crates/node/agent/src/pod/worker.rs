@@ -171,7 +171,11 @@ impl Worker {
                 if let Err(cause) = self.apply(&step).await {
                     warn!(pod = %self.record.name, namespace = %self.record.namespace, %step, error = %cause, "step failed");
                     self.retry = Some(Timestamp::now() + RETRY);
-                    let reason = if step == Step::CreateSandbox { "FailedCreatePodSandBox" } else { "FailedSync" };
+                    let reason = if step == Step::CreateSandbox {
+                        "FailedCreatePodSandBox"
+                    } else {
+                        "FailedSync"
+                    };
                     self.event(Severity::Warning, reason, format!("cannot {step}: {cause}"));
                     break;
                 }
@@ -268,11 +272,19 @@ impl Worker {
 
     async fn terminate(&mut self, name: &str) -> Result<(), Cause> {
         let Some(container) = self.container(name) else { return Ok(()) };
-        let image = self.shared().images.store().resolve(container.image.as_deref().unwrap_or_default()).ok();
-        let spec_grace = self.last.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let image = self
+            .shared()
+            .images
+            .store()
+            .resolve(container.image.as_deref().unwrap_or_default())
+            .ok();
+        let spec_grace =
+            self.last.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         let grace = match self.pod.borrow().is_none() {
             true => 0,
-            false => self.last.metadata.deletion_grace_period_seconds.or(spec_grace).unwrap_or(GRACE),
+            false => {
+                self.last.metadata.deletion_grace_period_seconds.or(spec_grace).unwrap_or(GRACE)
+            }
         };
         self.event(Severity::Normal, "Killing", format!("Stopping container {name}"));
         let signal = if grace == 0 { 9 } else { stop_signal(&container, image.as_ref()) };
@@ -292,7 +304,12 @@ impl Worker {
             Some(image) => image,
             None => return,
         };
-        let ended = self.record.containers.get(name).filter(|known| known.starts > 0).map(|known| known.instance(name));
+        let ended = self
+            .record
+            .containers
+            .get(name)
+            .filter(|known| known.starts > 0)
+            .map(|known| known.instance(name));
         if let Some(instance) = ended
             && let Err(cause) = self.workshop.clean_instance(&self.record, &instance).await
         {
@@ -310,7 +327,8 @@ impl Worker {
                 if let Some(known) = self.record.containers.get_mut(name) {
                     known.image = Some(started.image);
                 }
-                let view = self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
+                let view =
+                    self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
                 *view = View::new();
                 view.phase = Phase::Running { since: Timestamp::now() };
                 self.watch(&container, started.target);
@@ -345,7 +363,11 @@ impl Worker {
         match result {
             Ok(image) => Some(image),
             Err(error) => {
-                self.event(Severity::Warning, "Failed", format!("Failed to pull image \"{name}\": {error}"));
+                self.event(
+                    Severity::Warning,
+                    "Failed",
+                    format!("Failed to pull image \"{name}\": {error}"),
+                );
                 let cause = Cause { reason: error.reason, message: error.message, exit_code: None };
                 self.not_started(&container.name, &cause);
                 None
@@ -429,7 +451,8 @@ impl Worker {
         for name in running {
             let Some(container) = self.container(&name) else { continue };
             let instance = self.instance(&name);
-            let Some(kept) = crate::access::Remembered::read(&self.workshop.directory, &instance) else {
+            let Some(kept) = crate::access::Remembered::read(&self.workshop.directory, &instance)
+            else {
                 warn!(pod = %self.record.name, %instance, "the container's configuration is gone, it is not probed");
                 continue;
             };
@@ -471,23 +494,24 @@ impl Worker {
         let Some(known) = self.record.containers.get_mut(name) else { return };
         let end = ended(instance, known.started, exit, &self.workshop.directory);
         info!(pod = %self.record.name, namespace = %self.record.namespace, container = name, code = exit.code, reason = %end.reason, "container ended");
-        let lasted = known.started.map_or(SignedDuration::ZERO, |started| end.finished.duration_since(started));
+        let lasted = known
+            .started
+            .map_or(SignedDuration::ZERO, |started| end.finished.duration_since(started));
         known.failures = if lasted >= STEADY { 1 } else { known.failures + 1 };
         let wait = if asked { SignedDuration::ZERO } else { back_off(known.failures) };
         let at = end.finished + wait;
         known.ended = Some(end);
+        let waits = wait > SignedDuration::ZERO && self.will_restart(name);
         let view = self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
         *view = View::new();
         view.phase = Phase::Ended;
-        view.not_before = (wait > SignedDuration::ZERO && self.will_restart(name)).then_some(at);
-        if let Some(view) = self.observed.containers.get_mut(name)
-            && !asked
-            && wait == SignedDuration::ZERO
-        {
-            view.not_before = None;
-        }
-        if wait > SignedDuration::ZERO && self.will_restart(name) {
-            self.event(Severity::Warning, "BackOff", format!("Back-off restarting failed container {name}"));
+        view.not_before = waits.then_some(at);
+        if waits {
+            self.event(
+                Severity::Warning,
+                "BackOff",
+                format!("Back-off restarting failed container {name}"),
+            );
         }
         if let Err(cause) = self.workshop.save(&self.record) {
             warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
@@ -497,7 +521,8 @@ impl Worker {
     fn will_restart(&self, name: &str) -> bool {
         let goal = self.goal();
         let wanted = goal.main.iter().chain(&goal.init).find(|wanted| wanted.name == name);
-        let code = self.record.containers.get(name).and_then(|known| Some(known.ended.as_ref()?.code));
+        let code =
+            self.record.containers.get(name).and_then(|known| Some(known.ended.as_ref()?.code));
         match wanted.map(|wanted| wanted.restart) {
             Some(Restart::Always) => true,
             Some(Restart::OnFailure) => code != Some(0),
@@ -514,7 +539,8 @@ impl Worker {
             let message = format!("{} probe failed: {}", finding.kind, finding.answer);
             self.event(Severity::Warning, "Unhealthy", message);
         }
-        let readiness = self.container(name).is_some_and(|container| container.readiness_probe.is_some());
+        let readiness =
+            self.container(name).is_some_and(|container| container.readiness_probe.is_some());
         let Some(view) = self.observed.containers.get_mut(name) else { return };
         match (finding.kind, finding.verdict) {
             (_, None) | (Kind::Liveness, Some(true)) => {}
@@ -532,7 +558,8 @@ impl Worker {
         self.report().await;
         self.workshop.remove(&mut self.record).await?;
         if self.pod.borrow().is_some() {
-            let api: Api<Pod> = Api::namespaced(self.shared().client.clone(), &self.record.namespace);
+            let api: Api<Pod> =
+                Api::namespaced(self.shared().client.clone(), &self.record.namespace);
             let parameters = DeleteParams {
                 grace_period_seconds: Some(0),
                 preconditions: Some(Preconditions {
@@ -565,7 +592,10 @@ impl Worker {
         }
         let api: Api<Pod> = Api::namespaced(self.shared().client.clone(), &self.record.namespace);
         let body = json!({ "metadata": { "uid": self.record.uid }, "status": status });
-        match api.patch_status(&self.record.name, &PatchParams::default(), &Patch::Merge(&body)).await {
+        match api
+            .patch_status(&self.record.name, &PatchParams::default(), &Patch::Merge(&body))
+            .await
+        {
             Ok(_) => self.reported = status,
             Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => {
                 debug!(pod = %self.record.name, code = answer.code, "status not taken");
