@@ -140,9 +140,7 @@ async fn pump<K>(
                 }
                 changed.send_replace(());
             }
-            Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_)) => {
-                drop(changed.send_replace(()))
-            }
+            Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_)) => changed.send_replace(()),
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
             Err(error) => debug!(%error, "watch interrupted"),
         }
