@@ -222,8 +222,23 @@ fn bound_path(view: &View<'_>, context: &mut Context<'_>) -> Option<PathBuf> {
 
 fn labels(view: &View<'_>, report: &mut Report) -> IndexMap<String, String> {
     let Some(labels) = view.get("labels") else { return IndexMap::new() };
-    let pairs = labels.pairs(report);
-    pairs.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect()
+    annotations(&labels, report)
+}
+
+/// Pairs that a cluster takes as annotations.
+fn annotations(view: &View<'_>, report: &mut Report) -> IndexMap<String, String> {
+    let mut annotations = IndexMap::new();
+    for (key, value) in view.pairs(report) {
+        if name::is_qualified(&key) {
+            annotations.insert(key, value.unwrap_or_default());
+        } else {
+            let message = format!(
+                "`{key}` cannot be the name of an annotation in a cluster and has no effect"
+            );
+            view.warn(report, message);
+        }
+    }
+    annotations
 }
 
 fn sources(

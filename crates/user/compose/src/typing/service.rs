@@ -126,7 +126,7 @@ fn build(view: &View<'_>, context: &mut Context<'_>) -> Option<Build> {
             })
             .collect(),
         target: text("target", report),
-        labels: labels(&build, report),
+        labels: image_labels(&build, report),
         no_cache: flag("no_cache", report),
         pull: flag("pull", report),
     };
@@ -135,6 +135,11 @@ fn build(view: &View<'_>, context: &mut Context<'_>) -> Option<Build> {
     }
     check_context(&build, &result, report);
     Some(result)
+}
+
+fn image_labels(build: &View<'_>, report: &mut Report) -> IndexMap<String, String> {
+    let pairs = build.get("labels").map(|labels| labels.pairs(report)).unwrap_or_default();
+    pairs.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect()
 }
 
 /// Whether there is something to build. Contexts at an address are not looked at.
@@ -484,8 +489,7 @@ fn host_names(view: &View<'_>, report: &mut Report) -> (Option<String>, Option<S
 fn annotations(view: &View<'_>, report: &mut Report) -> IndexMap<String, String> {
     let mut annotations = labels(view, report);
     if let Some(own) = view.get("annotations") {
-        let own = own.pairs(report);
-        annotations.extend(own.into_iter().map(|(name, value)| (name, value.unwrap_or_default())));
+        annotations.extend(super::annotations(&own, report));
     }
     annotations
 }

@@ -33,9 +33,26 @@ pub(crate) fn service(text: &str) -> String {
     label
 }
 
-/// Whether `text` may be part of an environment variable's or a Secret key's name as it is.
+/// Whether `text` may name a service as it is.
 pub(crate) fn is_service(text: &str) -> bool {
     !text.is_empty() && service(text) == text
+}
+
+/// Whether `text` may be the key of an annotation: `name` or `domain/name`.
+pub(crate) fn is_qualified(text: &str) -> bool {
+    let (prefix, name) = match text.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, text),
+    };
+    let valid_prefix = prefix.is_none_or(|prefix| {
+        prefix.len() <= 253 && prefix.split('.').all(is_label)
+    });
+    let ends = |end: Option<char>| end.is_some_and(|end| end.is_ascii_alphanumeric());
+    valid_prefix
+        && name.len() <= MAX_LABEL
+        && ends(name.chars().next())
+        && ends(name.chars().next_back())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 /// The candidate that `text` was most likely meant to be.
