@@ -70,7 +70,9 @@ fn references(tree: &Tree<'_>, project: &Project, report: &mut Report) {
     let mut missing = |key: &str, path: &[&str], what: &str, name: &str, known: Vec<&str>| {
         let (position, path) = tree.at(key, path);
         let hint = suggestion(name, known);
-        let message = format!("there is no {what} `{name}`{hint}; describe it under `{what}s:` at the top level");
+        let message = format!(
+            "there is no {what} `{name}`{hint}; describe it under `{what}s:` at the top level"
+        );
         report.problem(&position, &path, message);
     };
     let known = |section: &str| -> Vec<&str> {
@@ -115,7 +117,9 @@ fn cycles(tree: &Tree<'_>, project: &Project, report: &mut Report) {
                 let last = trail.last().copied().unwrap_or(key);
                 let (position, path) = tree.at(last, &["depends_on", key]);
                 let names = trail[from..].join(" → ");
-                let message = format!("services wait for each other: {names} → {key}; remove one of the dependencies");
+                let message = format!(
+                    "services wait for each other: {names} → {key}; remove one of the dependencies"
+                );
                 report.problem(&position, &path, message);
                 continue;
             }
@@ -142,7 +146,14 @@ fn published(tree: &Tree<'_>, project: &Project, report: &mut Report) {
             });
             if let Some((other, first)) = clash {
                 if *other == key && first.target == port.target {
-                    report.note(&port.position, &join("services", key), format!("publishes port {published}/{} twice; once is enough", port.protocol));
+                    report.note(
+                        &port.position,
+                        &join("services", key),
+                        format!(
+                            "publishes port {published}/{} twice; once is enough",
+                            port.protocol
+                        ),
+                    );
                 } else {
                     let message = format!(
                         "port {published}/{} is published by `{other}` as well (line {}); choose another one",
@@ -157,7 +168,11 @@ fn published(tree: &Tree<'_>, project: &Project, report: &mut Report) {
     for (key, service) in &project.services {
         if service.network == NetworkMode::None && !service.ports.is_empty() {
             let (position, path) = tree.at(key, &["ports"]);
-            report.problem(&position, &path, "cannot be published with `network_mode: none`; remove one of them");
+            report.problem(
+                &position,
+                &path,
+                "cannot be published with `network_mode: none`; remove one of them",
+            );
         }
     }
 }
@@ -171,7 +186,9 @@ fn object_names(tree: &Tree<'_>, project: &Project, report: &mut Report) {
                 let path = join(section, key);
                 let node = tree.tree.get(section).and_then(|section| section.get(key));
                 let position = node.unwrap_or(tree.tree).place();
-                let message = format!("`{key}` and `{other}` are both called `{object_name}` in the cluster; rename one");
+                let message = format!(
+                    "`{key}` and `{other}` are both called `{object_name}` in the cluster; rename one"
+                );
                 report.problem(position, &path, message);
             }
         }
@@ -198,7 +215,9 @@ fn aliases(tree: &Tree<'_>, project: &mut Project, report: &mut Report) {
         .collect();
     let mut found: IndexMap<String, Vec<String>> = IndexMap::new();
     for (key, service) in &project.services {
-        for (owner, alias, position, path) in wanted_names(tree, key, service.hostname.as_deref(), report) {
+        for (owner, alias, position, path) in
+            wanted_names(tree, key, service.hostname.as_deref(), report)
+        {
             let Some(target) = project.services.get(&owner) else {
                 let hint = suggestion(&owner, tree.service_names());
                 report.problem(&position, &path, format!("there is no service `{owner}`{hint}"));
@@ -208,14 +227,18 @@ fn aliases(tree: &Tree<'_>, project: &mut Project, report: &mut Report) {
                 continue;
             }
             if !name::is_service(&alias) {
-                let message = format!("`{alias}` cannot be a name in the cluster and has no effect: use lower-case letters, digits and `-`");
+                let message = format!(
+                    "`{alias}` cannot be a name in the cluster and has no effect: use lower-case letters, digits and `-`"
+                );
                 report.warn(&position, &path, message);
                 continue;
             }
             match taken.get(&alias) {
                 Some(other) if *other == owner => {}
                 Some(other) => {
-                    let message = format!("the name `{alias}` already leads to `{other}` and has no effect here");
+                    let message = format!(
+                        "the name `{alias}` already leads to `{other}` and has no effect here"
+                    );
                     report.warn(&position, &path, message);
                 }
                 None => {
@@ -256,7 +279,8 @@ fn wanted_names(
     if let (Some(view), Some(hostname)) = (service.get("hostname"), hostname) {
         add(key, hostname, &view);
     }
-    for (_, network) in service.get("networks").map(|view| view.entries(report)).unwrap_or_default() {
+    for (_, network) in service.get("networks").map(|view| view.entries(report)).unwrap_or_default()
+    {
         if let Some(view) = network.get("aliases") {
             for alias in view.texts(report) {
                 add(key, &alias, &view);
@@ -282,7 +306,11 @@ fn endings(tree: &Tree<'_>, project: &Project, report: &mut Report) {
         }
         if once && service.replicas > 1 {
             let (position, path) = tree.at(key, &[]);
-            report.warn(&position, &path, "runs as one copy, because another service waits for its end");
+            report.warn(
+                &position,
+                &path,
+                "runs as one copy, because another service waits for its end",
+            );
         }
         if !once && matches!(service.restart, Restart::No | Restart::OnFailure) {
             let (position, path) = tree.at(key, &["restart"]);

@@ -125,12 +125,7 @@ impl Report {
     }
 
     fn find(&mut self, level: Level, at: &Position, path: &str, message: String) {
-        self.findings.push(Finding {
-            level,
-            position: at.clone(),
-            path: path.to_owned(),
-            message,
-        });
+        self.findings.push(Finding { level, position: at.clone(), path: path.to_owned(), message });
     }
 
     /// The findings, or the problems if there are any; each once, in the order of the files.
@@ -143,9 +138,8 @@ impl Report {
         }
         // An anchor used ten times holds its mistake once.
         let mut seen = HashSet::new();
-        self.problems.retain(|problem| {
-            seen.insert((problem.position.clone(), problem.message.clone()))
-        });
+        self.problems
+            .retain(|problem| seen.insert((problem.position.clone(), problem.message.clone())));
         self.problems.sort_by(|a, b| a.position.cmp(&b.position));
         Err(self.problems)
     }

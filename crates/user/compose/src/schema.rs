@@ -73,7 +73,10 @@ const SERVICE: &[Attribute] = &[
     ("deploy", Object(DEPLOY)),
     ("develop", Ignored("it is for watching source files while developing")),
     ("device_cgroup_rules", UNSUPPORTED),
-    ("devices", Ignored("the container does not see the devices; run it `privileged` if you trust it")),
+    (
+        "devices",
+        Ignored("the container does not see the devices; run it `privileged` if you trust it"),
+    ),
     ("dns", Leaf),
     ("dns_opt", Leaf),
     ("dns_search", Leaf),

@@ -126,7 +126,10 @@ fn section<'n>(
 pub(crate) fn object_name(key: &str, view: &View<'_>, what: &str, report: &mut Report) -> String {
     let label = name::label(key);
     if label.is_empty() {
-        view.problem(report, format!("no part of `{key}` can name a {what}; use letters and digits"));
+        view.problem(
+            report,
+            format!("no part of `{key}` can name a {what}; use letters and digits"),
+        );
     } else if label != key {
         view.note(report, format!("is called `{label}` in the cluster, where names are lower-case letters, digits and `-`"));
     }
@@ -162,8 +165,12 @@ fn networks(root: &View<'_>, used: &Used, context: &mut Context<'_>) -> IndexMap
             );
         }
         let driver = view.get("driver").and_then(|driver| driver.text(context.report));
-        if driver.is_some_and(|driver| !matches!(driver.as_str(), "bridge" | "overlay" | "default")) {
-            view.warn(context.report, "has a driver that does not exist here; it is an ordinary network");
+        if driver.is_some_and(|driver| !matches!(driver.as_str(), "bridge" | "overlay" | "default"))
+        {
+            view.warn(
+                context.report,
+                "has a driver that does not exist here; it is an ordinary network",
+            );
         }
         let internal = view.get("internal").and_then(|internal| internal.boolean(context.report));
         let object_name = named(key, &view, "network", context.report);
@@ -265,13 +272,17 @@ fn content(view: &View<'_>, context: &mut Context<'_>) -> Option<Content> {
         let name = variable.text(context.report)?;
         let value = context.variables.get(&name);
         if value.is_none() {
-            let message = format!("the variable `{name}` is not set; set it in the environment or in `.env`");
+            let message =
+                format!("the variable `{name}` is not set; set it in the environment or in `.env`");
             variable.problem(context.report, message);
         }
         return value.map(|value| Content::new(value.clone().into_bytes()));
     }
     let Some(file) = view.get("file") else {
-        view.problem(context.report, "has no content; give it a `file`, an `environment` variable or `external: true`");
+        view.problem(
+            context.report,
+            "has no content; give it a `file`, an `environment` variable or `external: true`",
+        );
         return None;
     };
     let path = PathBuf::from(file.text(context.report)?);
@@ -288,7 +299,8 @@ fn content(view: &View<'_>, context: &mut Context<'_>) -> Option<Content> {
         }
     };
     if size > MAX_CONTENT {
-        let message = format!("`{}` is larger than {MAX_CONTENT} bytes; use a volume", path.display());
+        let message =
+            format!("`{}` is larger than {MAX_CONTENT} bytes; use a volume", path.display());
         file.problem(context.report, message);
         return None;
     }

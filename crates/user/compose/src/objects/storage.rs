@@ -188,8 +188,7 @@ impl Mounted {
                 if let Some(propagation) = propagation {
                     place["mountPropagation"] = json!(propagation);
                 }
-                let source =
-                    json!({ "hostPath": { "path": path, "type": host_path_type(*kind) } });
+                let source = json!({ "hostPath": { "path": path, "type": host_path_type(*kind) } });
                 self.mount("bind", source, place);
             }
             MountSource::Memory { size } => {

@@ -71,7 +71,8 @@ pub(crate) fn document(document: &mut Node, base: &Base<'_>, report: &mut Report
             }
         }
     }
-    for (name, node) in root.get_mut("services").and_then(Node::as_mapping_mut).into_iter().flatten()
+    for (name, node) in
+        root.get_mut("services").and_then(Node::as_mapping_mut).into_iter().flatten()
     {
         if let Some(entries) = node.as_mapping_mut() {
             service(entries, &join("services", name), base, report);
@@ -288,8 +289,11 @@ fn long_volume(item: &Node, short: &volume::ShortVolume, base: &Base<'_>) -> Nod
     let kind = if bind { "bind" } else { "volume" };
     let mut entries = vec![("type", text(kind)), ("target", text(&short.target))];
     if let Some(source) = &short.source {
-        let source =
-            if bind { base.absolute(source).to_string_lossy().into_owned() } else { source.clone() };
+        let source = if bind {
+            base.absolute(source).to_string_lossy().into_owned()
+        } else {
+            source.clone()
+        };
         entries.push(("source", text(&source)));
     }
     let mut bind_options = Vec::new();

@@ -72,9 +72,8 @@ pub(crate) fn parse_raw(text: &str) -> IndexMap<String, String> {
 }
 
 fn read_value<'t>(text: &'t str, known: &Variables) -> Result<(String, &'t str), String> {
-    let expand = |text: &str| {
-        interpolate(text, known, &mut Vec::new()).map_err(|error| error.to_string())
-    };
+    let expand =
+        |text: &str| interpolate(text, known, &mut Vec::new()).map_err(|error| error.to_string());
     if let Some(quoted) = text.strip_prefix('\'') {
         let end = quoted.find('\'').ok_or("a single quote is not closed")?;
         return Ok((quoted[..end].to_owned(), rest_of_line(&quoted[end + 1..])));
@@ -134,7 +133,15 @@ mod tests {
     fn reads_what_people_write() {
         let text = "# note\nA=1\nexport B = two words # why\nC='$A #'\nD=\"$A\\n\\$A\"\nE=${A}-$OUTER\n\nOUTER\nF=\nG=\"x\ny\"\nH=a#b\n";
         let expected = [
-            "A=1", "B=two words", "C=$A #", "D=1\n$A", "E=1-o", "OUTER=o", "F=", "G=x\ny", "H=a#b",
+            "A=1",
+            "B=two words",
+            "C=$A #",
+            "D=1\n$A",
+            "E=1-o",
+            "OUTER=o",
+            "F=",
+            "G=x\ny",
+            "H=a#b",
         ];
         assert_eq!(read(text), expected);
     }

@@ -170,7 +170,10 @@ mod tests {
     #[test]
     fn reset_removes_and_override_replaces() {
         assert_eq!(
-            merged("{ports: ['80:80'], dns: [a], image: x}", "{ports: !reset [], dns: !override [b]}"),
+            merged(
+                "{ports: ['80:80'], dns: [a], image: x}",
+                "{ports: !reset [], dns: !override [b]}"
+            ),
             "dns: =b ] image: =x }"
         );
     }

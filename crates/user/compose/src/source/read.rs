@@ -183,10 +183,8 @@ impl<'r> Reader<'r> {
                 };
                 settle(&mut other);
                 let empty = Mapping::new();
-                let services =
-                    other.get("services").and_then(Node::as_mapping).unwrap_or(&empty);
-                let place =
-                    Place { services, directory: &directory, variables: place.variables };
+                let services = other.get("services").and_then(Node::as_mapping).unwrap_or(&empty);
+                let place = Place { services, directory: &directory, variables: place.variables };
                 self.extend_from(&view, &target, &place, chain)
             }
         };

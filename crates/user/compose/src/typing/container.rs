@@ -16,9 +16,8 @@ pub(super) fn health(view: &View<'_>, report: &mut Report) -> Option<Health> {
         return Some(Health::Disabled);
     }
     let default = HealthCheck::default();
-    let duration = |name: &str, report: &mut Report| {
-        view.get(name).and_then(|value| value.duration(report))
-    };
+    let duration =
+        |name: &str, report: &mut Report| view.get(name).and_then(|value| value.duration(report));
     let command = match view.get("test") {
         None => None,
         Some(test) => match test_command(&test, report) {
@@ -72,9 +71,8 @@ fn test_command(test: &View<'_>, report: &mut Report) -> Test {
 }
 
 pub(super) fn resources(view: &View<'_>, report: &mut Report) -> Resources {
-    let in_deploy = |kind: &str, name: &str| {
-        view.get("deploy")?.get("resources")?.get(kind)?.get(name)
-    };
+    let in_deploy =
+        |kind: &str, name: &str| view.get("deploy")?.get("resources")?.get(kind)?.get(name);
     let cpus = |view: Option<View<'_>>, report: &mut Report| {
         let view = view?;
         let text = view.text(report)?;
@@ -156,7 +154,10 @@ pub(super) fn security(view: &View<'_>, report: &mut Report) -> Security {
     if let Some(init) = view.get("init")
         && init.boolean(report) == Some(true)
     {
-        init.note(report, "has no effect, and none is needed: the shim reaps what the process leaves behind");
+        init.note(
+            report,
+            "has no effect, and none is needed: the shim reaps what the process leaves behind",
+        );
     }
     security
 }
@@ -254,7 +255,9 @@ pub(super) fn host_namespace(view: &View<'_>, name: &str, report: &mut Report) -
         "host" => true,
         "" | "private" | "shareable" => false,
         _ => {
-            let message = format!("`{text}` is not supported and has no effect: it is private to the service");
+            let message = format!(
+                "`{text}` is not supported and has no effect: it is private to the service"
+            );
             view.warn(report, message);
             false
         }

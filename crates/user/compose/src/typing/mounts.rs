@@ -62,7 +62,8 @@ fn mount(view: &View<'_>, report: &mut Report) -> Option<Mount> {
             MountSource::Memory { size: size.and_then(|size| size.bytes(report)) }
         }
         (other @ ("npipe" | "cluster" | "image"), _) => {
-            let message = format!("of type `{other}` is not supported and has no effect: use a volume");
+            let message =
+                format!("of type `{other}` is not supported and has no effect: use a volume");
             view.warn(report, message);
             return None;
         }
@@ -83,17 +84,21 @@ fn bind(view: &View<'_>, path: PathBuf, report: &mut Report) -> Option<MountSour
         .and_then(|create| create.boolean(report))
         .unwrap_or(true);
     let propagation = options.and_then(|options| options.get("propagation"));
-    let propagation = propagation.and_then(|propagation| match propagation.text(report)?.as_str() {
-        "shared" | "rshared" => Some("Bidirectional"),
-        "slave" | "rslave" => Some("HostToContainer"),
-        "private" | "rprivate" => Some("None"),
-        other => {
-            propagation.problem(report, format!("`{other}` is no mount propagation"));
-            None
-        }
-    });
+    let propagation =
+        propagation.and_then(|propagation| match propagation.text(report)?.as_str() {
+            "shared" | "rshared" => Some("Bidirectional"),
+            "slave" | "rslave" => Some("HostToContainer"),
+            "private" | "rprivate" => Some("None"),
+            other => {
+                propagation.problem(report, format!("`{other}` is no mount propagation"));
+                None
+            }
+        });
     if path.ends_with("docker.sock") {
-        view.warn(report, "gives the container Docker's socket, but no Docker engine is needed or started here");
+        view.warn(
+            report,
+            "gives the container Docker's socket, but no Docker engine is needed or started here",
+        );
     }
     let kind = match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => BindKind::File,
@@ -122,7 +127,10 @@ fn tmpfs(view: &View<'_>, report: &mut Report) -> Option<Mount> {
     let text = view.text(report)?;
     let (target, options) = text.split_once(':').unwrap_or((&text, ""));
     if !target.starts_with('/') {
-        view.problem(report, format!("the path in the container must begin with `/`, not `{target}`"));
+        view.problem(
+            report,
+            format!("the path in the container must begin with `/`, not `{target}`"),
+        );
         return None;
     }
     let mut size = None;
@@ -134,7 +142,10 @@ fn tmpfs(view: &View<'_>, report: &mut Report) -> Option<Mount> {
                 Err(error) => view.problem(report, error.to_string()),
             },
             None if option == "ro" => read_only = true,
-            None if matches!(option, "rw" | "noexec" | "nosuid" | "nodev" | "exec" | "suid" | "dev") => {}
+            None if matches!(
+                option,
+                "rw" | "noexec" | "nosuid" | "nodev" | "exec" | "suid" | "dev"
+            ) => {}
             Some(_) | None => view.warn(
                 report,
                 format!("has the option `{option}`, which is not supported and has no effect"),
@@ -145,7 +156,12 @@ fn tmpfs(view: &View<'_>, report: &mut Report) -> Option<Mount> {
 }
 
 /// Secrets or configs of a service; `folder` is where names without a path go.
-pub(super) fn files(view: &View<'_>, kind: &str, folder: &str, report: &mut Report) -> Vec<FileMount> {
+pub(super) fn files(
+    view: &View<'_>,
+    kind: &str,
+    folder: &str,
+    report: &mut Report,
+) -> Vec<FileMount> {
     let Some(files) = view.get(kind) else { return Vec::new() };
     let mut mounts = Vec::new();
     for item in files.items(report) {
@@ -177,7 +193,10 @@ fn permissions(view: &View<'_>, report: &mut Report) -> Option<u32> {
     };
     let mode = mode.filter(|mode| *mode <= 0o777);
     if mode.is_none() {
-        view.problem(report, format!("`{text}` is no file mode; write it in octal, such as `0440`"));
+        view.problem(
+            report,
+            format!("`{text}` is no file mode; write it in octal, such as `0440`"),
+        );
     }
     mode
 }

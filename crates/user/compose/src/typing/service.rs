@@ -76,7 +76,10 @@ pub(super) fn service(key: &str, view: &View<'_>, context: &mut Context<'_>) -> 
         host_pid: container::host_namespace(view, "pid", report),
         host_ipc: container::host_namespace(view, "ipc", report),
         annotations: annotations(view, report),
-        deploy_annotations: deploy.as_ref().map(|deploy| labels(deploy, report)).unwrap_or_default(),
+        deploy_annotations: deploy
+            .as_ref()
+            .map(|deploy| labels(deploy, report))
+            .unwrap_or_default(),
         ulimits: container::ulimits(view, report),
     }
 }
@@ -155,7 +158,10 @@ fn check_context(view: &View<'_>, build: &Build, report: &mut Report) {
     }
     let dockerfile = context.join(build.dockerfile.as_deref().unwrap_or("Dockerfile".as_ref()));
     if build.dockerfile_inline.is_none() && !dockerfile.is_file() {
-        let message = format!("there is no `{}`; create it, or name it in `dockerfile`", dockerfile.display());
+        let message = format!(
+            "there is no `{}`; create it, or name it in `dockerfile`",
+            dockerfile.display()
+        );
         report.missing(&view.node.position, &view.path, &dockerfile, message);
     }
 }
@@ -171,7 +177,8 @@ fn pull_policy(view: &View<'_>, report: &mut Report) -> Option<PullPolicy> {
         "daily" | "weekly" => Some(periodic(&policy, report)),
         every if every.starts_with("every_") => Some(periodic(&policy, report)),
         other => {
-            let known = ["always", "never", "missing", "if_not_present", "build", "daily", "weekly"];
+            let known =
+                ["always", "never", "missing", "if_not_present", "build", "daily", "weekly"];
             let hint = name::suggestion(other, known);
             policy.problem(report, format!("`{other}` is no pull policy{hint}"));
             None
@@ -180,7 +187,10 @@ fn pull_policy(view: &View<'_>, report: &mut Report) -> Option<PullPolicy> {
 }
 
 fn periodic(policy: &View<'_>, report: &mut Report) -> PullPolicy {
-    policy.warn(report, "is not supported as a period; the image is pulled whenever a container starts");
+    policy.warn(
+        report,
+        "is not supported as a period; the image is pulled whenever a container starts",
+    );
     PullPolicy::Always
 }
 
@@ -334,7 +344,10 @@ fn expose(view: &View<'_>, report: &mut Report) -> Vec<(u16, Protocol)> {
             (Some((first, last)), Some(protocol)) => {
                 ports.extend((first..=last).map(|port| (port, protocol)));
             }
-            _ => item.problem(report, format!("`{text}` is not a port; write `8080`, `53/udp` or `8000-8010`")),
+            _ => item.problem(
+                report,
+                format!("`{text}` is not a port; write `8080`, `53/udp` or `8000-8010`"),
+            ),
         }
     }
     ports
@@ -357,7 +370,10 @@ fn dependencies(view: &View<'_>, report: &mut Report) -> IndexMap<String, Depend
                     let hint = name::suggestion(other, known);
                     condition.problem(
                         report,
-                        format!("`{other}` is no condition; there are `{}`{hint}", known.join("`, `")),
+                        format!(
+                            "`{other}` is no condition; there are `{}`{hint}",
+                            known.join("`, `")
+                        ),
                     );
                     continue;
                 }
@@ -373,7 +389,8 @@ fn dependencies(view: &View<'_>, report: &mut Report) -> IndexMap<String, Depend
 fn restart(view: &View<'_>, policy: Option<View<'_>>, report: &mut Report) -> Restart {
     if let Some(restart) = view.get("restart") {
         let text = restart.text(report).unwrap_or_default();
-        let (word, count) = text.split_once(':').map_or((text.as_str(), false), |(word, _)| (word, true));
+        let (word, count) =
+            text.split_once(':').map_or((text.as_str(), false), |(word, _)| (word, true));
         if count {
             restart.warn(report, "has a number of attempts, which has no effect: it is restarted for as long as it is wanted");
         }
@@ -383,7 +400,8 @@ fn restart(view: &View<'_>, policy: Option<View<'_>>, report: &mut Report) -> Re
             "on-failure" => Restart::OnFailure,
             "always" | "unless-stopped" => Restart::Always,
             other => {
-                let hint = name::suggestion(other, ["no", "always", "on-failure", "unless-stopped"]);
+                let hint =
+                    name::suggestion(other, ["no", "always", "on-failure", "unless-stopped"]);
                 restart.problem(report, format!("`{other}` is no restart policy{hint}"));
                 Restart::Default
             }
@@ -456,7 +474,10 @@ fn network(view: &View<'_>, report: &mut Report) -> NetworkMode {
                 default()
             }
             other => {
-                mode.problem(report, format!("`{other}` is no network mode; there are `host`, `none` and `bridge`"));
+                mode.problem(
+                    report,
+                    format!("`{other}` is no network mode; there are `host`, `none` and `bridge`"),
+                );
                 default()
             }
         };
@@ -478,7 +499,12 @@ fn host_names(view: &View<'_>, report: &mut Report) -> (Option<String>, Option<S
             return None;
         }
         if text != label {
-            view.warn(report, format!("`{text}` is shortened to `{label}`: host names in a cluster are single labels"));
+            view.warn(
+                report,
+                format!(
+                    "`{text}` is shortened to `{label}`: host names in a cluster are single labels"
+                ),
+            );
         }
         Some(label).filter(|label| !label.is_empty())
     };

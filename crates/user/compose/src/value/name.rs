@@ -44,9 +44,8 @@ pub(crate) fn is_qualified(text: &str) -> bool {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, text),
     };
-    let valid_prefix = prefix.is_none_or(|prefix| {
-        prefix.len() <= 253 && prefix.split('.').all(is_label)
-    });
+    let valid_prefix =
+        prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(is_label));
     let ends = |end: Option<char>| end.is_some_and(|end| end.is_ascii_alphanumeric());
     valid_prefix
         && name.len() <= MAX_LABEL
@@ -70,10 +69,7 @@ pub(crate) fn closest<'c>(
 }
 
 /// `; did you mean …?`, or nothing.
-pub(crate) fn suggestion<'c>(
-    text: &str,
-    candidates: impl IntoIterator<Item = &'c str>,
-) -> String {
+pub(crate) fn suggestion<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
     closest(text, candidates)
         .map(|candidate| format!("; did you mean `{candidate}`?"))
         .unwrap_or_default()
@@ -87,7 +83,8 @@ fn distance(a: &str, b: &str) -> usize {
         let mut row = vec![i];
         for j in 1..=b.len() {
             let changed = usize::from(a[i - 1] != b[j - 1]);
-            let mut best = (rows[i - 1][j] + 1).min(row[j - 1] + 1).min(rows[i - 1][j - 1] + changed);
+            let mut best =
+                (rows[i - 1][j] + 1).min(row[j - 1] + 1).min(rows[i - 1][j - 1] + changed);
             if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
                 best = best.min(rows[i - 2][j - 2] + 1);
             }

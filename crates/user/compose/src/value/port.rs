@@ -23,7 +23,8 @@ pub(crate) fn parse(text: &str) -> Result<Vec<ShortPort>, ValueError> {
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
         return Err(fail("the protocol is none of `tcp`, `udp` and `sctp`"));
     }
-    let (rest, target) = rest.rsplit_once(':').map_or((None, rest), |(rest, target)| (Some(rest), target));
+    let (rest, target) =
+        rest.rsplit_once(':').map_or((None, rest), |(rest, target)| (Some(rest), target));
     let (address, published) = match rest {
         None => (None, None),
         Some(rest) => match rest.rsplit_once(':') {
@@ -39,10 +40,13 @@ pub(crate) fn parse(text: &str) -> Result<Vec<ShortPort>, ValueError> {
             Some(parsed.to_string())
         }
     };
-    let target = range(target).ok_or_else(|| fail("the container port is no number from 1 to 65535"))?;
+    let target =
+        range(target).ok_or_else(|| fail("the container port is no number from 1 to 65535"))?;
     let published = match published.filter(|published| !published.is_empty()) {
         None => None,
-        Some(text) => Some(range(text).ok_or_else(|| fail("the published port is no number from 1 to 65535"))?),
+        Some(text) => Some(
+            range(text).ok_or_else(|| fail("the published port is no number from 1 to 65535"))?,
+        ),
     };
     let one = |target, published| ShortPort {
         address: address.clone(),
