@@ -79,6 +79,7 @@ fn references(tree: &Tree<'_>, project: &Project, report: &mut Report) {
         let entries = tree.tree.get(section).and_then(Node::as_mapping);
         entries.into_iter().flatten().map(|(name, _)| name.as_str()).collect()
     };
+    let mut folders = Vec::new();
     for (key, service) in &project.services {
         if let NetworkMode::Networks(names) = &service.network {
             for name in names.iter().filter(|name| !project.networks.contains_key(*name)) {
@@ -90,6 +91,11 @@ fn references(tree: &Tree<'_>, project: &Project, report: &mut Report) {
                 && !project.volumes.contains_key(volume)
             {
                 missing(key, &["volumes"], "volume", volume, known("volumes"));
+                if volume.contains('/') {
+                    let (position, path) = tree.at(key, &["volumes"]);
+                    let message = format!("if `{volume}` is a folder, write `./{volume}`");
+                    folders.push((position, path, message));
+                }
             }
         }
         for mount in service.secrets.iter().filter(|m| !project.secrets.contains_key(&m.source)) {
@@ -98,6 +104,9 @@ fn references(tree: &Tree<'_>, project: &Project, report: &mut Report) {
         for mount in service.configs.iter().filter(|m| !project.configs.contains_key(&m.source)) {
             missing(key, &["configs"], "config", &mount.source, known("configs"));
         }
+    }
+    for (position, path, message) in folders {
+        report.problem(&position, &path, message);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Steps never return at the first mistake. They write it here and go on, so that one run shows everything.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,9 +89,15 @@ impl fmt::Display for Problem {
 pub(crate) struct Report {
     problems: Vec<Problem>,
     findings: Vec<Finding>,
+    unset: HashMap<Position, Vec<String>>,
 }
 
 impl Report {
+    /// Remembers that the value there is not what was meant, in case it turns out to be wrong.
+    pub(crate) fn unset(&mut self, at: &Position, variable: String) {
+        self.unset.entry(at.clone()).or_default().push(variable);
+    }
+
     pub(crate) fn problem(&mut self, at: &Position, path: &str, message: impl Into<String>) {
         self.problems.push(Problem {
             position: at.clone(),
@@ -140,6 +146,12 @@ impl Report {
         let mut seen = HashSet::new();
         self.problems
             .retain(|problem| seen.insert((problem.position.clone(), problem.message.clone())));
+        for problem in &mut self.problems {
+            if let Some(variables) = self.unset.get(&problem.position) {
+                let names = variables.join("`, `");
+                problem.message.push_str(&format!(" (the variable `{names}` is not set)"));
+            }
+        }
         self.problems.sort_by(|a, b| a.position.cmp(&b.position));
         Err(self.problems)
     }

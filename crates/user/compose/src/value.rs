@@ -78,12 +78,15 @@ pub(crate) fn bytes(text: &str) -> Result<u64, ValueError> {
     if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) {
         return Err(fail());
     }
-    let parsed: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| fail())? };
-    let mut total = parsed.checked_mul(unit).ok_or_else(fail)?;
-    let mut share = unit;
-    for digit in fraction.chars().filter_map(|digit| digit.to_digit(10)) {
-        share /= 10;
-        total = total.checked_add(share * u64::from(digit)).ok_or_else(fail)?;
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| fail())? };
+    let mut total = whole.checked_mul(unit).ok_or_else(fail)?;
+    // More digits than this make no difference of a byte.
+    let digits = &fraction[..fraction.len().min(18)];
+    if !digits.is_empty() {
+        let part: u128 = digits.parse().map_err(|_| fail())?;
+        let scale = digits.chars().fold(1_u128, |scale, _| scale * 10);
+        let part = u64::try_from(part * u128::from(unit) / scale).map_err(|_| fail())?;
+        total = total.checked_add(part).ok_or_else(fail)?;
     }
     Ok(total)
 }

@@ -35,9 +35,7 @@ pub(crate) fn parse(
         let offset = rest.len() - rest.trim_start().len();
         let from_name = &rest[offset..];
         let unexported = from_name.strip_prefix("export ").map_or(from_name, str::trim_start);
-        let length = unexported
-            .find(|c: char| c == '=' || c == ':' || c == '\n')
-            .unwrap_or(unexported.len());
+        let length = unexported.find(['=', ':', '\n']).unwrap_or(unexported.len());
         let name = unexported[..length].trim();
         if name.is_empty() || name.contains(char::is_whitespace) {
             return Err(fail(format!("`{content}` is not `NAME=value`")));
@@ -52,7 +50,6 @@ pub(crate) fn parse(
         }
         let after = unexported[length + 1..].trim_start_matches([' ', '\t']);
         let (value, remaining) = read_value(after, &known).map_err(fail)?;
-        known.entry(name.to_owned()).or_insert_with(|| value.clone());
         if !outer.contains_key(name) {
             known.insert(name.to_owned(), value.clone());
         }

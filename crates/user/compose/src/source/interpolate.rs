@@ -1,4 +1,7 @@
 //! `$VAR`, `${VAR}` and their defaults, in every value and in no key.
+//!
+//! A dollar sign that begins neither is left as it is, as Docker does: shell code such as `$(date)` is common in
+//! commands.
 
 use std::collections::BTreeMap;
 
@@ -18,14 +21,14 @@ pub(crate) enum InterpolationError {
     Open,
     #[error("`{0}` is not a variable; write `$$` for a dollar sign, or `${{NAME}}` for a variable")]
     Form(String),
-    #[error("required variable `{name}` {}; set it in the environment or in `.env`", what(.message))]
+    #[error("required variable `{name}` is not set{}; set it in the environment or in `.env`", reason(.message))]
     Required { name: String, message: String },
     #[error("defaults are nested deeper than {MAX_DEPTH} levels")]
     Depth,
 }
 
-fn what(message: &str) -> &str {
-    if message.is_empty() { "is not set" } else { message }
+fn reason(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
 /// Interpolates all values below `node`.
@@ -45,6 +48,7 @@ pub(crate) fn tree(node: &mut Node, path: &str, variables: &Variables, report: &
                             "uses the variable `{name}`, which is not set; it is taken as empty"
                         );
                         report.warn(&node.position, path, message);
+                        report.unset(&node.position, name);
                     }
                 }
                 Err(error) => report.problem(&node.position, path, error.to_string()),
@@ -96,10 +100,10 @@ fn expand(
         } else {
             let length = name_length(after);
             if length == 0 {
-                let shown: String = rest[dollar..].chars().take(12).collect();
-                return Err(InterpolationError::Form(shown));
+                result.push('$');
+            } else {
+                result.push_str(&plain(&after[..length], variables, unset));
             }
-            result.push_str(&plain(&after[..length], variables, unset));
             rest = &after[length..];
         }
     }
@@ -215,15 +219,16 @@ mod tests {
         assert_eq!(filled("${X:-{\"k\": 1}}"), "{\"k\": 1}");
         assert_eq!(filled("$X"), " (unset X)");
         assert_eq!(filled("${X:-a:b?c}"), "a:b?c");
+        assert_eq!(filled("$(date) $! $1 $"), "$(date) $! $1 $");
     }
 
     #[test]
     fn refuses_what_it_cannot_replace() {
-        assert!(filled("${X:?say who}").contains("`X` say who"));
+        assert!(filled("${X:?say who}").contains("`X` is not set: say who"));
         assert!(filled("${EMPTY:?}").contains("is not set"));
         assert_eq!(filled("${EMPTY?}"), "");
         assert!(filled("${A").contains("no closing brace"));
-        for wrong in ["$", "$1", "$(date)", "${}", "${A!b}", "${1}"] {
+        for wrong in ["${}", "${A!b}", "${1}", "${ A}"] {
             assert!(filled(wrong).contains("is not a variable"), "{wrong}: {}", filled(wrong));
         }
     }

@@ -59,7 +59,10 @@ fn test_command(test: &View<'_>, report: &mut Report) -> Test {
     match words.remove(0).as_str() {
         "NONE" => Test::Disabled,
         "CMD" if !words.is_empty() => Test::Command(words),
-        "CMD-SHELL" if words.len() == 1 => shell(words.remove(0)),
+        // What follows the line are the arguments of the shell, as with Docker.
+        "CMD-SHELL" if !words.is_empty() => Test::Command(
+            ["/bin/sh".to_owned(), "-c".to_owned()].into_iter().chain(words).collect(),
+        ),
         first => {
             let message = format!(
                 "begins with `{first}`; a list begins with `CMD` and a command, `CMD-SHELL` and one line for the shell, or is `NONE`"

@@ -99,13 +99,19 @@ fn service_name(key: &str, view: &View<'_>, report: &mut Report) -> String {
 }
 
 fn image(view: &View<'_>, built: bool, report: &mut Report) -> Option<String> {
-    let image = view.get("image").and_then(|image| image.text(report));
-    let image = image.filter(|image| !image.trim().is_empty());
-    if image.is_none() && !built {
-        let message = "has neither an `image` nor a `build`; give it one of them";
-        report.problem(view.node.place(), &view.path, message);
+    let Some(image) = view.get("image") else {
+        if !built {
+            let message = "has neither an `image` nor a `build`; give it one of them";
+            report.problem(view.node.place(), &view.path, message);
+        }
+        return None;
+    };
+    let text = image.text(report)?;
+    if text.trim().is_empty() {
+        image.problem(report, "is empty; name the image to run");
+        return None;
     }
-    image
+    Some(text)
 }
 
 fn build(view: &View<'_>, context: &mut Context<'_>) -> Option<Build> {
@@ -413,7 +419,8 @@ fn restart(view: &View<'_>, policy: Option<View<'_>>, report: &mut Report) -> Re
     match condition.text(report).as_deref() {
         Some("none") => Restart::No,
         Some("on-failure") => Restart::OnFailure,
-        Some("any" | "") => Restart::Always,
+        // The last two are no words of the specification, but of many files; Docker lets them pass.
+        Some("any" | "" | "always" | "unless-stopped") => Restart::Always,
         None => Restart::Default,
         Some(other) => {
             let hint = name::suggestion(other, ["none", "on-failure", "any"]);

@@ -39,7 +39,7 @@ pub(crate) fn parse(text: &str) -> Result<ShortVolume, ValueError> {
         Some(target) => (Some(first), target),
     };
     if source == Some("") {
-        return Err(fail("the part before the colon is empty (an unset variable?)"));
+        return Err(fail("the part before the colon is empty"));
     }
     if !target.starts_with('/') {
         return Err(fail("the path in the container must begin with `/`"));

@@ -52,7 +52,7 @@ fn a_missing_project_is_an_error_of_its_own() {
 #[test]
 fn names_come_from_flag_file_variable_and_directory_in_this_order() {
     let file =
-        |name: &str| format!("{name}\nservices: {{web: {{image: a:${{COMPOSE_PROJECT_NAME}}}}}}");
+        |name: &str| format!("{name}\nservices: {{web: {{image: 'a:${{COMPOSE_PROJECT_NAME}}'}}}}");
     let mut folder = one(&file("name: My_File"));
     let variable = |folder: Folder| folder.variable("COMPOSE_PROJECT_NAME", "from-env");
     assert_eq!(folder.project().name, "app");

@@ -5,3 +5,4 @@ mod loading;
 mod mistakes;
 mod planning;
 mod support;
+mod zz;

@@ -19,7 +19,7 @@ compose.yaml:5:13: `services.web.ports[0]`: `x:80` is not a port: the published 
 compose.yaml:8:17: `services.web.healthcheck.interval`: `10` is not a duration; write a number with a unit, such as `10s` or `1m30s`
 compose.yaml:9:16: `services.web.mem_limit`: `lots` is not a size; write a number with a unit, such as `512m` or `2g`
 compose.yaml:10:16: `services.web.networks.front`: there is no network `front`; describe it under `networks:` at the top level
-compose.yaml:12:12: `services.db.image`: required variable `DB` name the image; set it in the environment or in `.env`";
+compose.yaml:12:12: `services.db.image`: required variable `DB` is not set: name the image; set it in the environment or in `.env`";
     let mistakes = one(text).mistakes();
     // The image that could not be read is not reported as missing in its own right.
     let listed: Vec<&str> = mistakes.lines().collect();
@@ -41,7 +41,7 @@ fn broken_yaml_has_a_place() {
 fn cycles_are_named() {
     says(
         "services:\n  a: {image: x, depends_on: [b]}\n  b: {image: x, depends_on: [c]}\n  c: {image: x, depends_on: [b]}\n",
-        &["compose.yaml:4:29: `services.c.depends_on.b`: services wait for each other: b → c → b"],
+        &["compose.yaml:4:30: `services.c.depends_on.b`: services wait for each other: b → c → b"],
     );
     says("services:\n  a: {image: x, depends_on: [a]}\n", &["services wait for each other: a → a"]);
 }
