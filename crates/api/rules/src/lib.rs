@@ -1,0 +1,47 @@
+//! The built-in kinds: names, columns, defaults, preparation and validation.
+//!
+//! Everything here is a function of values, with no clock and no store, so that a manifest can be judged anywhere: in the
+//! server, on the command line, in a test. What needs the cluster's state (addresses, quotas) is the server's business.
+
+mod cells;
+mod defaults;
+mod kinds;
+mod prepare;
+mod validate;
+
+use berth_objects::{FieldError, Resource};
+use serde_json::Value;
+
+pub use kinds::{find, resources};
+
+/// Fills in what was left out.
+pub fn default(resource: &Resource, object: &mut Value) {
+    defaults::apply(resource, object);
+}
+
+/// Makes a new object ready: no status but the first, generation one.
+pub fn prepare_create(resource: &Resource, object: &mut Value) {
+    prepare::create(resource, object);
+}
+
+/// Makes a changed object ready: the status stays as it was, and the generation counts changes of what is wanted.
+pub fn prepare_update(resource: &Resource, object: &mut Value, old: &Value) {
+    prepare::update(resource, object, old);
+}
+
+/// Makes a changed status ready: everything else stays as it was.
+pub fn prepare_status(resource: &Resource, object: &mut Value, old: &Value) {
+    prepare::status(resource, object, old);
+}
+
+/// What is wrong with a new object.
+#[must_use]
+pub fn validate(resource: &Resource, object: &Value) -> Vec<FieldError> {
+    validate::create(resource, object)
+}
+
+/// What is wrong with a changed object.
+#[must_use]
+pub fn validate_update(resource: &Resource, object: &Value, old: &Value) -> Vec<FieldError> {
+    validate::update(resource, object, old)
+}

@@ -1,0 +1,280 @@
+//! Validation of pods and of the templates that make them.
+
+use berth_objects::{FieldError, Object};
+use serde_json::{Value, json};
+
+use super::{Errors, Place, names, quantity};
+
+pub(crate) fn spec(spec: &Place<'_>, errors: &mut Errors) {
+    spec.field("restartPolicy").one_of(&["Always", "OnFailure", "Never"], errors);
+    let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+    spec.field("dnsPolicy").one_of(&policies, errors);
+    spec.field("terminationGracePeriodSeconds").not_negative(errors);
+    let deadline = spec.field("activeDeadlineSeconds");
+    if deadline.value.as_i64().is_some_and(|seconds| seconds < 1) {
+        deadline.invalid("must be between 1 and 2147483647, inclusive", errors);
+    }
+    names::labels(&spec.field("nodeSelector"), errors);
+    for field in ["hostname", "subdomain"] {
+        if !spec.field(field).is_empty() {
+            names::label(&spec.field(field), errors);
+        }
+    }
+    let volumes = spec.field("volumes");
+    volumes.unique("name", errors);
+    for volume in volumes.items() {
+        self::volume(&volume, errors);
+    }
+    let known: Vec<&str> = volumes.items().map(|volume| volume.field("name").text()).collect();
+    spec.field("containers").required(errors);
+    let mut seen: Vec<&str> = Vec::new();
+    for field in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in spec.field(field).items() {
+            self::container(&container, &known, errors);
+            let name = container.field("name");
+            if !name.is_empty() && seen.contains(&name.text()) {
+                errors.push(FieldError::duplicate(&name.path, name.value));
+            }
+            seen.push(name.text());
+        }
+    }
+    for toleration in spec.field("tolerations").items() {
+        toleration.field("operator").one_of(&["Equal", "Exists", "Gt", "Lt"], errors);
+        toleration.field("effect").one_of(&["NoSchedule", "PreferNoSchedule", "NoExecute"], errors);
+    }
+}
+
+fn volume(volume: &Place<'_>, errors: &mut Errors) {
+    names::label(&volume.field("name"), errors);
+    let sources = volume
+        .value
+        .as_object()
+        .map_or(0, |fields| fields.keys().filter(|name| *name != "name").count());
+    if sources > 1 {
+        errors.push(FieldError::forbidden(&volume.path, "may not specify more than 1 volume type"));
+    }
+    for (source, needed) in [
+        ("hostPath", "path"),
+        ("persistentVolumeClaim", "claimName"),
+        ("secret", "secretName"),
+        ("configMap", "name"),
+    ] {
+        if !volume.field(source).is_empty() {
+            volume.field(source).field(needed).required(errors);
+        }
+    }
+}
+
+fn container(container: &Place<'_>, volumes: &[&str], errors: &mut Errors) {
+    names::label(&container.field("name"), errors);
+    let image = container.field("image");
+    if image.required(errors) && image.text().trim() != image.text() {
+        image.invalid("must not have leading or trailing whitespace", errors);
+    }
+    container.field("imagePullPolicy").one_of(&["Always", "IfNotPresent", "Never"], errors);
+    container.field("terminationMessagePolicy").one_of(&["FallbackToLogsOnError", "File"], errors);
+    environment(container, errors);
+    ports(container, errors);
+    resources(&container.field("resources"), errors);
+    let mounts = container.field("volumeMounts");
+    for mount in mounts.items() {
+        let name = mount.field("name");
+        if name.required(errors) && !volumes.contains(&name.text()) {
+            errors.push(FieldError::not_found(&name.path, name.value));
+        }
+        mount.field("mountPath").required(errors);
+        let sub = mount.field("subPath").text();
+        if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
+            mount.field("subPath").invalid("must be a relative path without '..'", errors);
+        }
+    }
+    mounts.unique("mountPath", errors);
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        self::probe(&container.field(probe), probe, errors);
+    }
+}
+
+fn environment(container: &Place<'_>, errors: &mut Errors) {
+    for variable in container.field("env").items() {
+        let name = variable.field("name");
+        let printable = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'=';
+        if name.required(errors) && !name.text().bytes().all(printable) {
+            name.invalid("a valid environment variable name must consist only of printable ASCII characters other than '='", errors);
+        }
+        let source = variable.field("valueFrom");
+        if let Some(from) = source.value.as_object() {
+            if !variable.field("value").is_empty() {
+                source.invalid("may not be specified when `value` is not empty", errors);
+            }
+            if from.len() != 1 {
+                source.invalid("must specify exactly one source", errors);
+            }
+        }
+    }
+}
+
+fn ports(container: &Place<'_>, errors: &mut Errors) {
+    let ports = container.field("ports");
+    for port in ports.items() {
+        if port.field("containerPort").required(errors) {
+            port.field("containerPort").port(errors);
+        }
+        if port.field("hostPort").value != &json!(0) {
+            port.field("hostPort").port(errors);
+        }
+        port.field("protocol").one_of(&["SCTP", "TCP", "UDP"], errors);
+        let name = port.field("name");
+        let text = name.text();
+        if !text.is_empty()
+            && (!names::is_label(text)
+                || text.len() > 15
+                || !text.bytes().any(|b| b.is_ascii_lowercase()))
+        {
+            name.invalid("must be no more than 15 lower case alphanumeric characters or '-', with at least one letter", errors);
+        }
+    }
+    ports.unique("name", errors);
+}
+
+fn resources(resources: &Place<'_>, errors: &mut Errors) {
+    for (_, limit) in resources.field("limits").entries() {
+        quantity(&limit, errors);
+    }
+    for (name, request) in resources.field("requests").entries() {
+        let wanted = quantity(&request, errors);
+        let limit = resources.value.text(&["limits", name]).parse().ok();
+        if let (Some(wanted), Some(limit)) = (wanted, limit)
+            && wanted > limit
+        {
+            request
+                .invalid(format!("must be less than or equal to {name} limit of {limit}"), errors);
+        }
+    }
+}
+
+fn probe(probe: &Place<'_>, name: &str, errors: &mut Errors) {
+    if probe.value.is_null() {
+        return;
+    }
+    let handlers = ["exec", "httpGet", "tcpSocket", "grpc"];
+    let given = handlers.iter().filter(|handler| !probe.field(handler).value.is_null()).count();
+    match given {
+        0 => errors.push(FieldError::required(&probe.path, "must specify a handler type")),
+        1 => {}
+        _ => errors
+            .push(FieldError::forbidden(&probe.path, "may not specify more than 1 handler type")),
+    }
+    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "failureThreshold"] {
+        probe.field(field).not_negative(errors);
+    }
+    let threshold = probe.field("successThreshold");
+    if name != "readinessProbe" && threshold.value.as_i64().is_some_and(|count| count != 1) {
+        threshold.invalid("must be 1", errors);
+    }
+    for handler in ["httpGet", "tcpSocket", "grpc"] {
+        let handler = probe.field(handler);
+        if !handler.value.is_null() && handler.field("port").required(errors) {
+            handler.field("port").port(errors);
+        }
+    }
+    if !probe.field("exec").value.is_null() {
+        probe.field("exec").field("command").required(errors);
+    }
+}
+
+/// What remains of a pod's spec when everything that may change is taken away.
+fn fixed(spec: Option<&Value>, old: &Value) -> Value {
+    let mut spec = spec.cloned().unwrap_or_default();
+    for field in ["activeDeadlineSeconds", "tolerations", "ephemeralContainers", "schedulingGates"]
+    {
+        spec.unset(&[field]);
+    }
+    if old.integer(&["terminationGracePeriodSeconds"]).is_some_and(|seconds| seconds < 0) {
+        spec.unset(&["terminationGracePeriodSeconds"]);
+    }
+    for field in ["initContainers", "containers"] {
+        let containers = spec.get_mut(field).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            container.unset(&["image"]);
+        }
+    }
+    spec
+}
+
+pub(crate) fn update(object: &Value, old: &Value, errors: &mut Errors) {
+    let before = old.get("spec").unwrap_or(&Value::Null);
+    if fixed(object.get("spec"), before) != fixed(Some(before), before) {
+        errors.push(FieldError::forbidden(
+            "spec",
+            "pod updates may not change fields other than `spec.containers[*].image`,\
+             `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only \
+             additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be \
+             set to 1 if it was previously negative)",
+        ));
+    }
+    let new = object.list(&["spec", "tolerations"]);
+    if !old.list(&["spec", "tolerations"]).iter().all(|toleration| {
+        new.iter().any(|kept| {
+            kept.text(&["key"]) == toleration.text(&["key"])
+                && kept.text(&["effect"]) == toleration.text(&["effect"])
+        })
+    }) {
+        errors.push(FieldError::forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(pod: Value) -> String {
+        let resource = crate::find("", "v1", "pods").unwrap();
+        let mut pod = pod;
+        pod["metadata"] = json!({"name": "p", "namespace": "default"});
+        crate::default(resource, &mut pod);
+        let errors = crate::validate(resource, &pod);
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn accepts_an_ordinary_pod() {
+        let pod = json!({"spec": {"containers": [{"name": "a", "image": "x", "env": [{"name": "A.b-c"}]}]}});
+        assert_eq!(check(pod), "");
+    }
+
+    #[test]
+    fn names_every_mistake_with_its_path() {
+        let found = check(json!({"spec": {"restartPolicy": "Maybe", "containers": [
+            {"name": "A", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+             "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}},
+            {"name": "b", "ports": [{"containerPort": 99999}], "livenessProbe": {}}]}}));
+        for part in [
+            "spec.restartPolicy: Unsupported value: \"Maybe\"",
+            "spec.containers[0].name: Invalid value: \"A\"",
+            "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+            "spec.containers[0].resources.requests[cpu]: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+            "spec.containers[1].image: Required value",
+            "spec.containers[1].ports[0].containerPort: Invalid value: 99999",
+            "spec.containers[1].livenessProbe: Required value: must specify a handler type",
+        ] {
+            assert!(found.contains(part), "{part}\n{found}");
+        }
+        assert!(check(json!({"spec": {}})).contains("spec.containers: Required value"));
+    }
+
+    #[test]
+    fn only_little_of_a_pod_may_change() {
+        let old = json!({"spec": {"containers": [{"name": "a", "image": "x"}], "nodeName": "n"}});
+        let mut errors = Errors::new();
+        let mut new = old.clone();
+        new["spec"]["containers"][0]["image"] = json!("y");
+        update(&new, &old, &mut errors);
+        assert!(errors.is_empty());
+        new["spec"]["nodeName"] = json!("m");
+        update(&new, &old, &mut errors);
+        assert_eq!(errors.len(), 1);
+    }
+}

@@ -1,0 +1,43 @@
+//! Bodies of requests and responses.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use hyper::body::Frame;
+
+use berth_objects::Status;
+
+/// Any error.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of every request and response in here.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Large enough for a Secret of a full mebibyte in base64, as clients may send it.
+const LARGEST: usize = 3 << 20;
+
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+pub(crate) fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Body {
+    StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
+}
+
+/// Reads a whole body. Boxed, because the compiler cannot follow the body's error into the callers' futures.
+pub(crate) fn collect(body: Body) -> BoxFuture<'static, Result<Bytes, Status>> {
+    let whole = Limited::new(body, LARGEST).collect();
+    whole
+        .map(|outcome| match outcome {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(Status::new(
+                413,
+                "RequestEntityTooLarge",
+                format!("Request entity too large: limit is {LARGEST}"),
+            )),
+            Err(error) => Err(Status::bad_request(format!("cannot read the body: {error}"))),
+        })
+        .boxed()
+}

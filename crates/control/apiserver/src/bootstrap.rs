@@ -1,0 +1,86 @@
+//! The objects every cluster has.
+
+use berth_objects::{Object, Status};
+use berth_store::Range;
+use http::HeaderMap;
+use serde_json::{Value, json};
+
+use crate::call::Call;
+use crate::path::{Query, ResourceTarget};
+use crate::server::{ApiServer, Shared};
+use crate::{registry, status, write};
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Notes the addresses that existing Services hold.
+pub(crate) async fn services(shared: &Shared) -> Result<(), Status> {
+    let resource = berth_rules::find("", "v1", "services")
+        .ok_or_else(|| Status::internal("Services are not served"))?;
+    let prefix = registry::prefix(resource, "").into();
+    let range = Range { prefix, ..Range::default() };
+    let page = shared.store.range(range).await.map_err(status::store)?;
+    for record in &page.records {
+        shared.addresses.note(&registry::decode(resource, record)?);
+    }
+    Ok(())
+}
+
+/// Makes sure that the first objects exist.
+pub(crate) async fn objects(server: &ApiServer) -> Result<(), Status> {
+    for name in NAMESPACES {
+        ensure(server, ("", "namespaces"), "", json!({"metadata": {"name": name}})).await?;
+    }
+    let address = server.shared.addresses.first().to_string();
+    let target = server.shared.options.advertise.map_or(6443, |at| at.port());
+    let service = json!({
+        "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"clusterIP": address, "ports": [{"name": "https", "port": 443, "targetPort": target}]},
+    });
+    ensure(server, ("", "services"), "default", service).await?;
+    let Some(at) = server.shared.options.advertise else { return Ok(()) };
+    let slice = json!({
+        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if at.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [at.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": at.port(), "protocol": "TCP"}],
+    });
+    ensure(server, ("discovery.k8s.io", "endpointslices"), "default", slice).await
+}
+
+async fn ensure(
+    server: &ApiServer,
+    (group, plural): (&str, &str),
+    namespace: &str,
+    mut object: Value,
+) -> Result<(), Status> {
+    let resource = berth_rules::find(group, "v1", plural)
+        .ok_or_else(|| Status::internal("a kind the server needs is not served"))?;
+    let target = ResourceTarget {
+        resource,
+        namespace: namespace.to_owned(),
+        name: object.name().to_owned(),
+        subresource: None,
+        watch: false,
+    };
+    let query = Query::parse(Some("fieldManager=berth"));
+    let mut call = Call::new(server.shared.clone(), target, query, &HeaderMap::new())?;
+    call.fit(&mut object)?;
+    if call.shared.fetch(resource, namespace, &call.name).await?.is_none() {
+        return match write::create_object(&mut call, object).await {
+            Err(status) if status.reason == "AlreadyExists" => Ok(()),
+            outcome => outcome.map(drop),
+        };
+    }
+    // The published address may be another one than at the last start.
+    if plural == "endpointslices" {
+        let current = write::change(&call, |old| {
+            let mut new = old.clone();
+            for field in ["endpoints", "ports"] {
+                new.set(&[field], object[field].clone());
+            }
+            Ok(new)
+        });
+        current.await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! One request for a resource: what it names, what it wants, how it wants the answer.
+
+use std::sync::Arc;
+
+use berth_objects::{FieldSelector, LabelSelector, Object, Resource, Status, Subject, Subresource};
+use http::header::HeaderValue;
+use http::{HeaderMap, Request, Response};
+use serde_json::Value;
+
+use crate::output::Form;
+use crate::path::{Query, ResourceTarget};
+use crate::server::Shared;
+use crate::service::{header, json};
+use crate::{Body, delete, list, patch, pods, scale, watch, write};
+
+/// What to do about fields nobody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+pub(crate) struct Call {
+    pub shared: Arc<Shared>,
+    pub resource: &'static Resource,
+    pub namespace: String,
+    pub name: String,
+    pub subresource: Option<Subresource>,
+    pub query: Query,
+    pub form: Form,
+    /// Who is noted as the manager of fields.
+    pub manager: String,
+    pub dry_run: bool,
+    pub field_validation: FieldValidation,
+    pub warnings: Vec<String>,
+}
+
+impl Call {
+    pub fn new(
+        shared: Arc<Shared>,
+        target: ResourceTarget,
+        query: Query,
+        headers: &HeaderMap,
+    ) -> Result<Self, Status> {
+        let manager = match query.text("fieldManager") {
+            "" => header(headers, "user-agent").split('/').next().unwrap_or_default(),
+            manager => manager,
+        };
+        let manager = if manager.is_empty() { "unknown" } else { manager }.to_owned();
+        if manager.len() > 128 {
+            return Err(Status::bad_request("fieldManager may not be longer than 128 bytes"));
+        }
+        let dry_run = match query.all("dryRun") {
+            [] => false,
+            values if values.iter().all(|value| value == "All") => true,
+            values => {
+                let message =
+                    format!("dryRun: Unsupported value: {values:?}: supported values: \"All\"");
+                return Err(Status::bad_request(message));
+            }
+        };
+        let field_validation = match query.text("fieldValidation") {
+            "" | "Warn" => FieldValidation::Warn,
+            "Strict" => FieldValidation::Strict,
+            "Ignore" => FieldValidation::Ignore,
+            other => {
+                let message = format!("fieldValidation: Unsupported value: \"{other}\"");
+                return Err(Status::bad_request(message));
+            }
+        };
+        Ok(Self {
+            shared,
+            resource: target.resource,
+            namespace: target.namespace,
+            name: target.name,
+            subresource: target.subresource,
+            form: Form::negotiate(headers, query.text("includeObject")),
+            query,
+            manager,
+            dry_run,
+            field_validation,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Does what the verb says.
+    pub async fn run(
+        mut self,
+        verb: &'static str,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Status> {
+        use Subresource::{
+            Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward,
+            Resize, Scale, Token,
+        };
+        let mut response = match (self.subresource, verb) {
+            (Some(Log | Exec | Attach | PortForward), "get" | "create") => {
+                return pods::stream(&self, request).await;
+            }
+            (Some(Binding), "create") => pods::bind(&mut self, request).await?,
+            (Some(Eviction), "create") => pods::evict(&mut self, request).await?,
+            (Some(Scale), "get") => scale::get(&self).await?,
+            (Some(Scale), "update" | "patch") => scale::change(&mut self, request).await?,
+            (
+                None | Some(Subresource::Status | Finalize | EphemeralContainers | Resize),
+                "get" | "update" | "patch",
+            ) => match verb {
+                "get" => {
+                    let object = self.read().await?;
+                    self.respond(200, object)
+                }
+                "update" => write::update(&mut self, request).await?,
+                _ => patch::patch(&mut self, request).await?,
+            },
+            (None, "list") => list::list(&self).await?,
+            (None, "watch") => return watch::watch(&self).await,
+            (None, "create") => write::create(&mut self, request).await?,
+            (None, "delete") => delete::delete(&mut self, request).await?,
+            (None, "deletecollection") => delete::delete_collection(&mut self, request).await?,
+            (Some(Token), _) | (Some(_), _) | (None, _) => {
+                let message = "the server does not allow this method on the requested resource";
+                return Err(Status::new(405, "MethodNotAllowed", message));
+            }
+        };
+        for warning in self.warnings {
+            let text: String = warning.chars().filter(|c| !c.is_control()).collect();
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+                response.headers_mut().append("warning", value);
+            }
+        }
+        Ok(response)
+    }
+
+    /// One object in the form the client asked for.
+    pub fn respond(&self, code: u16, object: Value) -> Response<Body> {
+        json(code, &self.form.object(self.resource, object, self.shared.now()))
+    }
+
+    /// What a Status about this request is about.
+    pub fn subject(&self) -> Subject {
+        Subject::new(self.resource.group, self.resource.plural, &self.name)
+    }
+
+    /// The same for complaints about the content, which speak of the kind.
+    pub fn kind_subject(&self, object: &Value) -> Subject {
+        Subject::new(self.resource.group, self.resource.kind, object.name())
+    }
+
+    pub fn labels(&self) -> Result<LabelSelector, Status> {
+        LabelSelector::parse(self.query.text("labelSelector"))
+            .map_err(|error| Status::bad_request(error.to_string()))
+    }
+
+    pub fn fields(&self) -> Result<FieldSelector, Status> {
+        let selector = FieldSelector::parse(self.query.text("fieldSelector"))
+            .map_err(|error| Status::bad_request(error.to_string()))?;
+        for path in selector.paths() {
+            let known = ["metadata.name", "metadata.namespace"].contains(&path)
+                || self.resource.selectable.contains(&path);
+            if !known {
+                let message = format!("field label not supported: {path}");
+                return Err(Status::bad_request(message));
+            }
+        }
+        Ok(selector)
+    }
+}

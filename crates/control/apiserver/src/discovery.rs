@@ -1,0 +1,231 @@
+//! What the server has: versions, groups, resources, health. The documents never change while the server runs.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use berth_objects::{Resource, Scope, Status, Subresource, VERBS};
+use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::{Method, Request, Response};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::service::{header, json as respond, raw};
+use crate::{Body, VERSION, body, openapi};
+
+pub(crate) fn answer(parts: &[String], request: &Request<Body>) -> Result<Response<Body>, Status> {
+    let not_found =
+        || Status::new(404, "NotFound", "the server could not find the requested resource");
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return Err(not_found());
+    }
+    let words: Vec<&str> = parts.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["healthz" | "livez" | "readyz", ..] => Ok(raw(200, "text/plain", "ok")),
+        ["version"] => Ok(respond(200, &version())),
+        ["api"] => Ok(aggregated(request, &CORE).unwrap_or_else(|| {
+            respond(
+                200,
+                &json!({"kind": "APIVersions", "versions": ["v1"],
+                "serverAddressByClientCIDRs": []}),
+            )
+        })),
+        ["apis"] => Ok(aggregated(request, &GROUPS).unwrap_or_else(|| {
+            let groups: Vec<_> =
+                groups().into_keys().filter(|g| !g.is_empty()).map(group).collect();
+            respond(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+        })),
+        ["api", "v1"] => Ok(respond(200, &resource_list(""))),
+        ["apis", name] if groups().contains_key(name) => {
+            let mut value = group(name);
+            value["kind"] = "APIGroup".into();
+            value["apiVersion"] = "v1".into();
+            Ok(respond(200, &value))
+        }
+        ["apis", name, "v1"] if groups().contains_key(name) => {
+            Ok(respond(200, &resource_list(name)))
+        }
+        ["openapi", "v3"] => Ok(respond(200, &openapi::index())),
+        ["openapi", "v3", "api", "v1"] => openapi::document("").ok_or_else(not_found),
+        ["openapi", "v3", "apis", name, "v1"] => openapi::document(name).ok_or_else(not_found),
+        _ => Err(not_found()),
+    }
+}
+
+fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": "35",
+        "emulationMajor": "1",
+        "emulationMinor": "35",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "34",
+        "gitVersion": format!("{VERSION}+berth"),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        }),
+    })
+}
+
+/// Resources by group.
+pub(crate) fn groups() -> BTreeMap<&'static str, Vec<&'static Resource>> {
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for resource in berth_rules::resources() {
+        groups.entry(resource.group).or_default().push(resource);
+    }
+    groups
+}
+
+fn group(name: &str) -> Value {
+    let version = json!({"groupVersion": format!("{name}/v1"), "version": "v1"});
+    json!({"name": name, "versions": [version], "preferredVersion": version})
+}
+
+fn kind_of(resource: &Resource, part: Subresource) -> (&'static str, &'static str, &'static str) {
+    part.body().unwrap_or((resource.group, resource.version, resource.kind))
+}
+
+fn resource_list(group: &str) -> Value {
+    let mut resources = Vec::new();
+    for resource in groups().remove(group).unwrap_or_default() {
+        let mut value = json!({
+            "name": resource.plural,
+            "singularName": resource.singular,
+            "namespaced": resource.namespaced(),
+            "kind": resource.kind,
+            "verbs": VERBS,
+        });
+        if !resource.short.is_empty() {
+            value["shortNames"] = json!(resource.short);
+        }
+        if !resource.categories.is_empty() {
+            value["categories"] = json!(resource.categories);
+        }
+        resources.push(value);
+        for part in resource.subresources {
+            let (group, version, kind) = kind_of(resource, *part);
+            let mut value = json!({
+                "name": format!("{}/{}", resource.plural, part.name()),
+                "singularName": "",
+                "namespaced": resource.namespaced(),
+                "kind": kind,
+                "verbs": part.verbs(),
+            });
+            if part.body().is_some() {
+                value["group"] = group.into();
+                value["version"] = version.into();
+            }
+            resources.push(value);
+        }
+    }
+    let version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
+    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version,
+        "resources": resources})
+}
+
+/// A document in the aggregated form, with its tag.
+struct Document {
+    v2: (String, String),
+    v2beta1: (String, String),
+}
+
+static CORE: LazyLock<Document> = LazyLock::new(|| Document::new(true));
+static GROUPS: LazyLock<Document> = LazyLock::new(|| Document::new(false));
+
+impl Document {
+    fn new(core: bool) -> Self {
+        let items: Vec<_> = groups()
+            .into_iter()
+            .filter(|(group, _)| group.is_empty() == core)
+            .map(|(group, resources)| {
+                let resources: Vec<_> = resources.into_iter().map(aggregate).collect();
+                let metadata = if core { json!({}) } else { json!({"name": group}) };
+                json!({"metadata": metadata, "versions": [
+                    {"version": "v1", "resources": resources, "freshness": "Current"}]})
+            })
+            .collect();
+        let render = |version: &str| {
+            let text = json!({"kind": "APIGroupDiscoveryList",
+                "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {},
+                "items": items})
+            .to_string();
+            let tag = tag(text.as_bytes());
+            (text, tag)
+        };
+        Self { v2: render("v2"), v2beta1: render("v2beta1") }
+    }
+}
+
+/// A short name of some bytes.
+pub(crate) fn tag(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(16).map(|byte| format!("{byte:02X}")).collect()
+}
+
+fn aggregate(resource: &'static Resource) -> Value {
+    let kind = |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
+    let parts: Vec<_> = resource
+        .subresources
+        .iter()
+        .map(|part| {
+            json!({"subresource": part.name(), "responseKind": kind(kind_of(resource, *part)),
+                "verbs": part.verbs()})
+        })
+        .collect();
+    let scope = if resource.scope == Scope::Namespaced { "Namespaced" } else { "Cluster" };
+    let mut value = json!({
+        "resource": resource.plural,
+        "responseKind": kind((resource.group, resource.version, resource.kind)),
+        "scope": scope,
+        "singularResource": resource.singular,
+        "verbs": VERBS,
+    });
+    if !resource.short.is_empty() {
+        value["shortNames"] = json!(resource.short);
+    }
+    if !resource.categories.is_empty() {
+        value["categories"] = json!(resource.categories);
+    }
+    if !parts.is_empty() {
+        value["subresources"] = json!(parts);
+    }
+    value
+}
+
+/// The aggregated document, if the client takes it.
+fn aggregated(request: &Request<Body>, document: &Document) -> Option<Response<Body>> {
+    let accept = header(request.headers(), "accept");
+    let wanted = accept.split(',').find_map(|range| {
+        let range = range.replace(' ', "");
+        if !range.contains("g=apidiscovery.k8s.io") || !range.contains("as=APIGroupDiscoveryList") {
+            return None;
+        }
+        match () {
+            () if range.contains("v=v2beta1") => Some(("v2beta1", &document.v2beta1)),
+            () if range.contains("v=v2") => Some(("v2", &document.v2)),
+            () => None,
+        }
+    });
+    let (version, (text, tag)) = wanted?;
+    let quoted = format!("\"{tag}\"");
+    let mut response = if header(request.headers(), IF_NONE_MATCH.as_str()) == quoted {
+        let mut response = Response::new(body::full(""));
+        *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        let mut response = raw(200, "application/json", text.clone());
+        let kind =
+            format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+        let kind = HeaderValue::from_str(&kind).ok()?;
+        response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+        response
+    };
+    response.headers_mut().insert(ETAG, HeaderValue::from_str(&quoted).ok()?);
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    Some(response)
+}

@@ -1,0 +1,104 @@
+//! Changes as objects: decoded once, serialised once, shared by all who watch.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use berth_objects::{Object, Resource, Status};
+use berth_store::{Event, Revision};
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::registry;
+
+/// The most changes kept decoded. Watchers that are further behind decode for themselves.
+const KEPT: usize = 512;
+
+/// One change of one object.
+pub(crate) struct ObjectChange {
+    pub revision: Revision,
+    /// What it is now; for a removal, what it was, at the revision of the removal.
+    pub object: Value,
+    /// What it was before.
+    pub previous: Option<Value>,
+    pub removed: bool,
+    json: OnceLock<Bytes>,
+}
+
+impl ObjectChange {
+    /// The object as JSON.
+    pub fn json(&self) -> &Bytes {
+        self.json.get_or_init(|| self.object.to_string().into())
+    }
+}
+
+/// The group distinguishes the two views of one event.
+type Place = (&'static str, Revision, Bytes);
+
+#[derive(Default)]
+struct Kept {
+    changes: HashMap<Place, Arc<ObjectChange>>,
+    order: VecDeque<Place>,
+}
+
+/// Recently decoded changes.
+#[derive(Default)]
+pub(crate) struct Decoded {
+    kept: Mutex<Kept>,
+}
+
+impl Decoded {
+    /// The change of an event, unless it is none.
+    pub fn change(
+        &self,
+        resource: &'static Resource,
+        event: &Event,
+    ) -> Result<Option<Arc<ObjectChange>>, Status> {
+        let (revision, key) = match event {
+            Event::Put { record, .. } => (record.revision, &record.key),
+            Event::Delete { revision, previous } => (*revision, &previous.key),
+            Event::Progress(_) | Event::Compacted(_) => return Ok(None),
+        };
+        let place = (resource.group, revision, key.clone());
+        if let Some(known) = self.lock().changes.get(&place) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let change = Arc::new(decode(resource, event, revision)?);
+        let mut kept = self.lock();
+        if kept.changes.insert(place.clone(), Arc::clone(&change)).is_none() {
+            kept.order.push_back(place);
+        }
+        if kept.order.len() > KEPT
+            && let Some(oldest) = kept.order.pop_front()
+        {
+            kept.changes.remove(&oldest);
+        }
+        Ok(Some(change))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn decode(
+    resource: &'static Resource,
+    event: &Event,
+    revision: Revision,
+) -> Result<ObjectChange, Status> {
+    let (object, previous, removed) = match event {
+        Event::Put { record, previous } => {
+            let previous = previous.as_ref().map(|record| registry::decode(resource, record));
+            (registry::decode(resource, record)?, previous.transpose()?, false)
+        }
+        Event::Delete { previous, .. } => {
+            let previous = registry::decode(resource, previous)?;
+            let mut object = previous.clone();
+            object.set(&["metadata", "resourceVersion"], revision.to_string());
+            (object, Some(previous), true)
+        }
+        Event::Progress(_) | Event::Compacted(_) => {
+            return Err(Status::internal("this event is no change"));
+        }
+    };
+    Ok(ObjectChange { revision, object, previous, removed, json: OnceLock::new() })
+}

@@ -1,0 +1,42 @@
+//! The Kubernetes API over the store: one registry for all kinds.
+//!
+//! There is no handler per resource. A request names a row of the table of resources; everything else follows from the
+//! row, the schema and the rules. In-process clients come through the same service as the network, with an identity, and
+//! are judged alike.
+
+mod access;
+mod addresses;
+mod apply;
+mod body;
+mod bootstrap;
+mod call;
+mod delete;
+mod discovery;
+mod feed;
+mod input;
+mod list;
+mod listen;
+mod nodes;
+mod openapi;
+mod output;
+mod patch;
+mod path;
+mod pods;
+mod registry;
+mod scale;
+mod server;
+mod service;
+mod status;
+mod table;
+mod watch;
+mod write;
+
+pub use access::{Attributes, Authorizer, GroupAuthorizer, Identity, Verdict};
+pub use body::{Body, BoxError};
+pub use listen::ListenError;
+pub use nodes::{NoNodes, NodeService, Nodes};
+pub use server::{ApiServer, Clock, Options, StartError};
+pub use service::ApiService;
+
+/// The level of the API served, as `/version` says it.
+pub const VERSION: &str = "v1.35.0";

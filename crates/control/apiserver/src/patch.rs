@@ -1,0 +1,110 @@
+//! Patches: JSON, merge and strategic merge; apply has its own way.
+
+use berth_objects::{Object, Status, strategic_merge};
+use http::{Request, Response};
+use serde_json::Value;
+
+use crate::call::Call;
+use crate::{Body, input, write};
+
+/// A patch, parsed.
+pub(crate) enum Patch {
+    Json(json_patch::Patch),
+    Merge(Value),
+    Strategic(Value),
+    Apply(Value),
+}
+
+impl Patch {
+    pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Self, Status> {
+        let malformed = |error: serde_json::Error| {
+            Status::bad_request(format!("the patch is no JSON: {error}"))
+        };
+        match media_type {
+            "application/json-patch+json" => {
+                let patch: json_patch::Patch = serde_json::from_slice(bytes).map_err(malformed)?;
+                if patch.0.len() > 10_000 {
+                    return Err(Status::new(
+                        413,
+                        "RequestEntityTooLarge",
+                        "The allowed maximum operations in a JSON patch is 10000",
+                    ));
+                }
+                Ok(Self::Json(patch))
+            }
+            "application/merge-patch+json" => {
+                Ok(Self::Merge(serde_json::from_slice(bytes).map_err(malformed)?))
+            }
+            "application/strategic-merge-patch+json" => {
+                Ok(Self::Strategic(serde_json::from_slice(bytes).map_err(malformed)?))
+            }
+            "application/apply-patch+yaml" => Ok(Self::Apply(input::parse_yaml(bytes)?)),
+            other => Err(Status::new(
+                415,
+                "UnsupportedMediaType",
+                format!(
+                    "the body of the request was in an unknown format - accepted media types \
+                    include: application/json-patch+json, application/merge-patch+json, \
+                    application/strategic-merge-patch+json, application/apply-patch+yaml; this was {other}"
+                ),
+            )),
+        }
+    }
+
+    /// Applies the patch to an object of the call's kind.
+    fn run(&self, call: &Call, object: &mut Value) -> Result<(), Status> {
+        let unprocessable = |message: String| Status::new(422, "Invalid", message);
+        match self {
+            Self::Json(patch) => json_patch::patch(object, patch).map_err(|error| {
+                unprocessable(format!(
+                    "the server rejected our request due to an error in our request: {error}"
+                ))
+            }),
+            Self::Merge(patch) => {
+                json_patch::merge(object, patch);
+                Ok(())
+            }
+            Self::Strategic(patch) => strategic_merge(call.resource.schema().1, object, patch)
+                .map_err(|error| Status::bad_request(error.to_string())),
+            Self::Apply(_) => Err(Status::internal("an applied configuration is no patch")),
+        }
+    }
+}
+
+pub(crate) async fn patch(
+    call: &mut Call,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let (media_type, bytes) = input::read(request).await?;
+    let patch = Patch::parse(&media_type, &bytes)?;
+    if let Patch::Apply(configuration) = patch {
+        return crate::apply::apply(call, configuration).await;
+    }
+    let patched = run(call, &patch).await?;
+    Ok(call.respond(200, patched))
+}
+
+/// Applies a patch to the object of a call.
+pub(crate) async fn run(call: &mut Call, patch: &Patch) -> Result<Value, Status> {
+    // Fitting may add warnings, which belong to the call; the retry loop only reads it.
+    let mut first = call.read().await?;
+    patch.run(call, &mut first)?;
+    call.fit(&mut first)?;
+    let schema = call.resource.schema().1;
+    let call = &*call;
+    write::change(call, |old| {
+        let mut object = old.clone();
+        patch.run(call, &mut object)?;
+        berth_objects::decode(schema, &mut object)
+            .map_err(|error| Status::bad_request(error.to_string()))?;
+        object.set(&["apiVersion"], call.resource.api_version());
+        object.set(&["kind"], call.resource.kind);
+        let wanted = object.resource_version().to_owned();
+        write::expect_version(call, &wanted, old)?;
+        if object.name() != old.name() {
+            return Err(Status::bad_request("metadata.name may not be changed"));
+        }
+        Ok(object)
+    })
+    .await
+}

@@ -1,0 +1,171 @@
+//! What pods have and nothing else does: binding, eviction, and the streams that only their node can serve.
+
+use berth_objects::{Object, Status};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::header::HeaderValue;
+use http::{Request, Response, Uri};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use berth_objects::Subresource;
+
+use crate::call::Call;
+use crate::delete::{self, Options};
+use crate::registry::Change;
+use crate::service::json as respond;
+use crate::{Body, BoxError, NodeService, input};
+
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+fn success(code: u16) -> Response<Body> {
+    respond(
+        code,
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+        "status": "Success", "code": code}),
+    )
+}
+
+/// The scheduler's choice of a node, once and for all.
+pub(crate) async fn bind(
+    call: &mut Call,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let binding = input::other(request, ("", "v1", "Binding")).await?;
+    let node = binding.text(&["target", "name"]).to_owned();
+    if node.is_empty() {
+        return Err(Status::bad_request("target.name: Required value"));
+    }
+    let now = berth_objects::time::seconds(call.shared.now());
+    call.modify(|mut pod| {
+        let uid = binding.uid();
+        if !uid.is_empty() && uid != pod.uid() {
+            return Err(Status::conflict(call.subject(), "the pod was replaced by another"));
+        }
+        if pod.deleting() {
+            let why = format!("pod {} is being deleted, cannot be assigned to a host", call.name);
+            return Err(Status::conflict(call.subject(), &why));
+        }
+        let assigned = pod.text(&["spec", "nodeName"]);
+        if !assigned.is_empty() {
+            let why = format!("pod {} is already assigned to node \"{assigned}\"", call.name);
+            return Err(Status::conflict(call.subject(), &why));
+        }
+        pod.set(&["spec", "nodeName"], node.as_str());
+        for (name, value) in binding.map(&["metadata", "annotations"]).into_iter().flatten() {
+            pod.set(&["metadata", "annotations", name], value.clone());
+        }
+        condition(
+            &mut pod,
+            json!({"type": "PodScheduled", "status": "True",
+            "lastTransitionTime": now, "lastProbeTime": null}),
+        );
+        Ok(Change::Put(pod))
+    })
+    .await?;
+    Ok(success(201))
+}
+
+fn condition(pod: &mut Value, wanted: Value) {
+    let place = pod.place(&["status", "conditions"]);
+    if !place.is_array() {
+        *place = json!([]);
+    }
+    if let Some(conditions) = place.as_array_mut() {
+        conditions.retain(|known| known["type"] != wanted["type"]);
+        conditions.push(wanted);
+    }
+}
+
+/// A deletion that asks politely. Budgets that could refuse it are not served yet, so it is always granted.
+pub(crate) async fn evict(
+    call: &mut Call,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let eviction = input::other(request, ("policy", "v1", "Eviction")).await?;
+    let options = eviction.get("deleteOptions").unwrap_or(&Value::Null);
+    let options = Options::from_body(call, options)?;
+    delete::delete_object(call, &options).await?;
+    Ok(success(201))
+}
+
+/// Hands the request on to the pod's node, upgrades and all.
+pub(crate) async fn stream(
+    call: &Call,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let pod = call.read().await?;
+    let node = pod.text(&["spec", "nodeName"]);
+    if node.is_empty() {
+        let message = format!("pod {} does not have a host assigned", call.name);
+        return Err(Status::bad_request(message));
+    }
+    let action = match call.subresource {
+        Some(Subresource::Log) => "containerLogs",
+        Some(Subresource::Exec) => "exec",
+        Some(Subresource::Attach) => "attach",
+        _ => "portForward",
+    };
+    let mut path = format!("/{action}/{}/{}", call.namespace, call.name);
+    if action != "portForward" {
+        path = format!("{path}/{}", container(call, &pod)?);
+    }
+    if let Some(query) = request.uri().query() {
+        path = format!("{path}?{query}");
+    }
+    let uri: Uri =
+        path.parse().map_err(|_| Status::bad_request("the container's name is no name"))?;
+    *request.uri_mut() = uri;
+    request.headers_mut().insert(http::header::HOST, HeaderValue::from_static("node"));
+    let unreachable = || {
+        let message = format!("the node \"{node}\" of pod \"{}\" cannot be reached", call.name);
+        let mut status = Status::new(503, "ServiceUnavailable", message);
+        status.retry_after = Some(1);
+        status
+    };
+    let service = call.shared.options.nodes.connect(node).ok_or_else(unreachable)?;
+    ask(service, request).await.map_err(|error| {
+        tracing::warn!(node, error = &*error as &dyn std::error::Error, "could not reach a node");
+        unreachable()
+    })
+}
+
+/// Boxed, because the compiler cannot follow the service's type into the callers' futures.
+fn ask(
+    service: NodeService,
+    request: Request<Body>,
+) -> BoxFuture<'static, Result<Response<Body>, BoxError>> {
+    service.oneshot(request).boxed()
+}
+
+/// The container that is meant: the one named, the default one, or the only one.
+fn container(call: &Call, pod: &Value) -> Result<String, Status> {
+    let names = |field: &str| -> Vec<&str> {
+        pod.list(&["spec", field]).iter().map(|container| container.text(&["name"])).collect()
+    };
+    let containers = names("containers");
+    let all = [containers.clone(), names("initContainers"), names("ephemeralContainers")].concat();
+    let asked = call.query.text("container");
+    if !asked.is_empty() {
+        if all.contains(&asked) {
+            return Ok(asked.to_owned());
+        }
+        let message = format!("container {asked} is not valid for pod {}", call.name);
+        return Err(Status::bad_request(message));
+    }
+    if let Some(default) = pod.annotation(DEFAULT_CONTAINER)
+        && all.contains(&default)
+    {
+        return Ok(default.to_owned());
+    }
+    match containers.as_slice() {
+        [] => Err(Status::bad_request(format!("pod {} has no containers", call.name))),
+        [only] => Ok((*only).to_owned()),
+        [first, ..] if call.subresource != Some(Subresource::Log) => Ok((*first).to_owned()),
+        many => Err(Status::bad_request(format!(
+            "a container name must be specified for pod {}, choose one of: [{}]",
+            call.name,
+            many.join(" ")
+        ))),
+    }
+}

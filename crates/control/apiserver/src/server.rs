@@ -1,0 +1,113 @@
+//! The server: what it is made of, and its start.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use berth_objects::Status;
+use berth_store::Store;
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::addresses::Addresses;
+use crate::feed::Decoded;
+use crate::{ApiService, Authorizer, GroupAuthorizer, Identity, NoNodes, Nodes, bootstrap};
+
+/// Says what time it is.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// How the server behaves.
+#[derive(Clone)]
+pub struct Options {
+    /// Where addresses of Services come from. The first address is the API server's own.
+    pub service_addresses: Ipv4Net,
+    /// Where ports of NodePort Services come from.
+    pub node_ports: RangeInclusive<u16>,
+    /// Where pods reach this server, to be published behind the Service `kubernetes`.
+    pub advertise: Option<SocketAddr>,
+    /// The way to nodes.
+    pub nodes: Arc<dyn Nodes>,
+    /// Who may do what.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            service_addresses: Ipv4Net::new_assert([10, 96, 0, 0].into(), 16),
+            node_ports: 30000..=32767,
+            advertise: None,
+            nodes: Arc::new(NoNodes),
+            authorizer: Arc::new(GroupAuthorizer),
+            clock: Arc::new(Timestamp::now),
+        }
+    }
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The objects every cluster has could not be made.
+    #[error("cannot create the initial objects")]
+    Bootstrap(#[source] Status),
+    /// What is in the store could not be read.
+    #[error("cannot read existing Services")]
+    Services(#[source] Status),
+}
+
+/// What requests share.
+pub(crate) struct Shared {
+    pub store: Arc<dyn Store>,
+    pub options: Options,
+    pub addresses: Addresses,
+    pub decoded: Decoded,
+    /// Cancelled when the server stops: watches end.
+    pub closing: CancellationToken,
+}
+
+impl Shared {
+    pub fn now(&self) -> Timestamp {
+        (self.options.clock)()
+    }
+}
+
+/// The API server. Cheap to clone; clones are the same server.
+#[derive(Clone)]
+pub struct ApiServer {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl ApiServer {
+    /// Reads what the store holds and makes sure that the objects every cluster has are there.
+    ///
+    /// # Errors
+    /// When the store fails, or holds what this server cannot read.
+    pub async fn start(store: Arc<dyn Store>, options: Options) -> Result<Self, StartError> {
+        let addresses = Addresses::new(options.service_addresses, options.node_ports.clone());
+        let shared = Shared {
+            store,
+            options,
+            addresses,
+            decoded: Decoded::default(),
+            closing: CancellationToken::new(),
+        };
+        let server = Self { shared: Arc::new(shared) };
+        bootstrap::services(&server.shared).await.map_err(StartError::Services)?;
+        bootstrap::objects(&server).await.map_err(StartError::Bootstrap)?;
+        Ok(server)
+    }
+
+    /// The server as seen by one user, without a network. Requests are judged as any other.
+    #[must_use]
+    pub fn service(&self, identity: Identity) -> ApiService {
+        ApiService::new(Arc::clone(&self.shared), Some(identity))
+    }
+
+    /// Ends all watches. Requests are still answered.
+    pub fn close(&self) {
+        self.shared.closing.cancel();
+    }
+}

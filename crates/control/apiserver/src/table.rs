@@ -1,0 +1,88 @@
+//! Tables, as `kubectl get` shows them.
+
+use berth_objects::{Object, Resource};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::output::partial;
+
+/// How much of the object goes with each row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Include {
+    Nothing,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "None" => Self::Nothing,
+            "Object" => Self::Object,
+            _ => Self::Metadata,
+        }
+    }
+}
+
+/// Events are known by what they are about; their own names come last.
+fn name_is_last(resource: &Resource) -> bool {
+    resource.kind == "Event"
+}
+
+fn columns(resource: &Resource) -> Vec<Value> {
+    let column = |name: &str, kind: &str, format: &str, wide: bool| {
+        json!({"name": name, "type": kind, "format": format, "description": name,
+            "priority": i32::from(wide)})
+    };
+    let last = name_is_last(resource);
+    let name = column("Name", "string", "name", last);
+    let mut columns: Vec<_> = resource
+        .columns
+        .iter()
+        .map(|known| column(known.name, known.kind, "", known.wide))
+        .collect();
+    columns.insert(if last { columns.len() } else { 0 }, name);
+    columns
+}
+
+fn row(resource: &Resource, object: Value, include: Include, now: Timestamp) -> Value {
+    let mut cells = (resource.cells)(&object, now);
+    let place = if name_is_last(resource) { cells.len() } else { 0 };
+    cells.insert(place, object.name().into());
+    match include {
+        Include::Nothing => json!({"cells": cells}),
+        Include::Metadata => json!({"cells": cells, "object": partial(object)}),
+        Include::Object => json!({"cells": cells, "object": object}),
+    }
+}
+
+fn table(resource: &Resource, metadata: Value, rows: Vec<Value>) -> Value {
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": metadata,
+        "columnDefinitions": columns(resource),
+        "rows": rows,
+    })
+}
+
+pub(crate) fn of_object(
+    resource: &Resource,
+    object: Value,
+    include: Include,
+    now: Timestamp,
+) -> Value {
+    let metadata = json!({"resourceVersion": object.resource_version()});
+    table(resource, metadata, vec![row(resource, object, include, now)])
+}
+
+pub(crate) fn of_list(
+    resource: &Resource,
+    items: Vec<Value>,
+    metadata: Value,
+    include: Include,
+    now: Timestamp,
+) -> Value {
+    let rows = items.into_iter().map(|item| row(resource, item, include, now)).collect();
+    table(resource, metadata, rows)
+}

@@ -1,0 +1,272 @@
+//! Creation and replacement: what happens between the body and the store, the same for every kind.
+
+use berth_objects::{Object, Status, Subresource, time};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use serde_json::{Value, json};
+
+use crate::addresses::Reservation;
+use crate::call::Call;
+use crate::registry::Change;
+use crate::{Body, delete};
+
+/// Letters and digits that spell no words and are not mistaken for each other.
+const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+fn generated(prefix: &str) -> String {
+    const ROOM: usize = 58;
+    let mut name: String = prefix.chars().take(ROOM).collect();
+    for _ in 0..5 {
+        name.push(char::from(NAME_LETTERS[rand::random_range(0..NAME_LETTERS.len())]));
+    }
+    name
+}
+
+pub(crate) async fn create(
+    call: &mut Call,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let object = call.body(request).await?;
+    let created = create_object(call, object).await?;
+    Ok(call.respond(201, created))
+}
+
+/// Creates an object that was already fitted to its schema.
+pub(crate) async fn create_object(call: &mut Call, object: Value) -> Result<Value, Status> {
+    const ATTEMPTS: usize = 8;
+    let prefix = object.text(&["metadata", "generateName"]).to_owned();
+    if !object.name().is_empty() || prefix.is_empty() {
+        return create_named(call, object).await;
+    }
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let mut named = object.clone();
+        named.set(&["metadata", "name"], generated(&prefix));
+        match create_named(call, named).await {
+            Err(status) if status.reason == "AlreadyExists" => last = Some(status),
+            outcome => return outcome,
+        }
+    }
+    Err(last.unwrap_or_else(|| Status::internal("no name was tried")))
+}
+
+async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Status> {
+    call.place(&mut object)?;
+    let resource = call.resource;
+    if !object.resource_version().is_empty() {
+        let message = "resourceVersion should not be set on objects to be created";
+        return Err(Status::bad_request(message));
+    }
+    if resource.namespaced() {
+        living_namespace(call).await?;
+    }
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
+        object.unset(&["metadata", field]);
+    }
+    object.set(&["metadata", "uid"], uuid::Uuid::new_v4().to_string());
+    object.set(&["metadata", "creationTimestamp"], time::seconds(call.shared.now()));
+    if object.list(&["metadata", "managedFields"]).is_empty() {
+        object.unset(&["metadata", "managedFields"]);
+    }
+    berth_rules::default(resource, &mut object);
+    berth_rules::prepare_create(resource, &mut object);
+    let reservation = reserve(call, &mut object, None)?;
+    let errors = berth_rules::validate(resource, &object);
+    if !errors.is_empty() {
+        return Err(Status::invalid(call.kind_subject(&object), &errors));
+    }
+    call.track(&mut object, None);
+    let created = call.insert(object).await?;
+    keep(call, reservation);
+    Ok(created)
+}
+
+/// Addresses and ports for a Service; nothing for anything else.
+fn reserve<'call>(
+    call: &'call Call,
+    object: &mut Value,
+    old: Option<&Value>,
+) -> Result<Option<Reservation<'call>>, Status> {
+    if (call.resource.group, call.resource.kind) != ("", "Service") {
+        return Ok(None);
+    }
+    match call.shared.addresses.reserve(object, old) {
+        Ok(reservation) => Ok(Some(reservation)),
+        Err(errors) => Err(Status::invalid(call.kind_subject(object), &errors)),
+    }
+}
+
+fn keep(call: &Call, reservation: Option<Reservation<'_>>) {
+    if let Some(reservation) = reservation
+        && !call.dry_run
+    {
+        reservation.keep();
+    }
+}
+
+/// New objects need a namespace that is there to stay.
+async fn living_namespace(call: &Call) -> Result<(), Status> {
+    let namespaces = berth_rules::find("", "v1", "namespaces")
+        .ok_or_else(|| Status::internal("namespaces are not served"))?;
+    let found = call.shared.fetch(namespaces, "", &call.namespace).await?;
+    let Some((namespace, _)) = found else {
+        let subject = berth_objects::Subject::new("", "namespaces", &call.namespace);
+        return Err(Status::not_found(subject));
+    };
+    if namespace.deleting() {
+        let why = format!(
+            "unable to create new content in namespace {} because it is being terminated",
+            call.namespace
+        );
+        let mut status = Status::forbidden(call.subject(), &why);
+        status.causes.push(berth_objects::Cause {
+            reason: "NamespaceTerminating".into(),
+            message: format!("namespace {} is being terminated", call.namespace),
+            field: "metadata.namespace".into(),
+        });
+        return Err(status);
+    }
+    Ok(())
+}
+
+pub(crate) async fn update(
+    call: &mut Call,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let mut object = call.body(request).await?;
+    call.place(&mut object)?;
+    let stale = object.resource_version().to_owned();
+    let updated = change(call, |old| {
+        expect_version(call, &stale, old)?;
+        Ok(object.clone())
+    })
+    .await?;
+    Ok(call.respond(200, updated))
+}
+
+/// Refuses a change that was made to another version of the object.
+pub(crate) fn expect_version(call: &Call, wanted: &str, old: &Value) -> Result<(), Status> {
+    if !wanted.is_empty() && wanted != "0" && wanted != old.resource_version() {
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        return Err(Status::conflict(call.subject(), why));
+    }
+    Ok(())
+}
+
+/// Changes the object of a call. `make` says what the object should become; the rest is the same for every way of saying it.
+pub(crate) fn change<'call>(
+    call: &'call Call,
+    mut make: impl FnMut(&Value) -> Result<Value, Status> + Send + 'call,
+) -> BoxFuture<'call, Result<Value, Status>> {
+    async move {
+        let mut reservation = None;
+        let mut last = None;
+        let attempt = |old: Value| {
+            // A retry gives back what the attempt before it had taken.
+            reservation = None;
+            let mut object = make(&old)?;
+            ready(call, &mut object, &old)?;
+            reservation = reserve(call, &mut object, Some(&old))?;
+            check(call, &object, &old)?;
+            call.track(&mut object, Some(&old));
+            let gone = delete::is_finished(call.resource, &object);
+            last = Some(old);
+            Ok(if gone { Change::Remove(object) } else { Change::Put(object) })
+        };
+        let changed = call.modify(attempt).await?;
+        let gone = delete::is_finished(call.resource, &changed);
+        if !call.dry_run
+            && let Some(old) = last.filter(|_| call.resource.kind == "Service")
+        {
+            call.shared.addresses.release(&old, (!gone).then_some(&changed));
+        }
+        keep(call, reservation);
+        Ok(changed)
+    }
+    .boxed()
+}
+
+/// Metadata that only the server writes, defaults, and the part of the object this path may write.
+fn ready(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
+    let uid = object.uid();
+    if !uid.is_empty() && uid != old.uid() {
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            old.uid()
+        );
+        return Err(Status::conflict(call.subject(), &why));
+    }
+    if !object.get("metadata").is_some_and(Value::is_object) {
+        object.set(&["metadata"], json!({}));
+    }
+    const FIXED: [&str; 9] = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "resourceVersion",
+    ];
+    for field in FIXED {
+        match old.at(&["metadata", field]) {
+            Some(value) => object.set(&["metadata", field], value.clone()),
+            None => drop(object.unset(&["metadata", field])),
+        }
+    }
+    berth_rules::default(call.resource, object);
+    match call.subresource {
+        None => berth_rules::prepare_update(call.resource, object, old),
+        Some(Subresource::Status) => berth_rules::prepare_status(call.resource, object, old),
+        Some(Subresource::Finalize) => only(object, old, &[&["spec", "finalizers"]]),
+        Some(Subresource::EphemeralContainers) => {
+            only(object, old, &[&["spec", "ephemeralContainers"]]);
+        }
+        Some(Subresource::Resize) => resize(object, old),
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+/// Takes only these fields from the new object.
+fn only(object: &mut Value, old: &Value, paths: &[&[&str]]) {
+    let new = std::mem::replace(object, old.clone());
+    for path in paths {
+        match new.at(path) {
+            Some(value) => object.set(path, value.clone()),
+            None => drop(object.unset(path)),
+        }
+    }
+}
+
+fn resize(object: &mut Value, old: &Value) {
+    let new = std::mem::replace(object, old.clone());
+    for field in ["containers", "initContainers"] {
+        let containers =
+            object.pointer_mut(&format!("/spec/{field}")).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            let all = new.list(&["spec", field]);
+            let found = all.iter().find(|other| other.text(&["name"]) == container.text(&["name"]));
+            if let Some(resources) = found.and_then(|found| found.get("resources")) {
+                container.set(&["resources"], resources.clone());
+            }
+        }
+    }
+}
+
+fn check(call: &Call, object: &Value, old: &Value) -> Result<(), Status> {
+    let errors = match call.subresource {
+        None => berth_rules::validate_update(call.resource, object, old),
+        Some(Subresource::EphemeralContainers | Subresource::Resize) => {
+            berth_rules::validate(call.resource, object)
+        }
+        Some(_) => Vec::new(),
+    };
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(call.kind_subject(object), &errors))
+}

@@ -1,0 +1,7 @@
+//! The store as its users see it: one contract for all backends, a model, crashes, and a full disk.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod contract;
+mod crash;
+mod full_disk;
+mod model;
