@@ -3,12 +3,18 @@
 //!
 //! Controllers, the scheduler and the DNS server know the world only through these; none of them polls.
 
+mod fault;
+mod follow;
 mod key;
 mod mirror;
+mod open;
 mod queue;
 mod recorder;
 
+pub use fault::Fault;
+pub use follow::{Follow, One};
 pub use key::Key;
 pub use mirror::{Change, Mirror, Mirrored};
+pub use open::{OpenError, open};
 pub use queue::Queue;
 pub use recorder::{Level, Recorder};
