@@ -4,7 +4,10 @@
 
 mod container;
 mod mounts;
+<<<<<<< HEAD
 mod network;
+=======
+>>>>>>> cli
 mod service;
 
 use std::collections::HashSet;

@@ -1,0 +1,89 @@
+//! `berth serve` and `berth reset`: the server itself, and its end.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use clap::Args;
+use ipnet::Ipv4Net;
+
+use crate::arguments::RegistryFlags;
+use crate::failure::Failure;
+use crate::host::{Host, ServeSettings};
+use crate::screen;
+use crate::session::privileged;
+
+/// Flags of `berth serve`.
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// Where the API listens; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Name of this node; otherwise that of the machine
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Addresses of pods
+    #[arg(long, default_value = "10.42.0.0/16", value_name = "NETWORK")]
+    pub pod_cidr: Ipv4Net,
+    /// Addresses of Services
+    #[arg(long, default_value = "10.43.0.0/16", value_name = "NETWORK")]
+    pub service_cidr: Ipv4Net,
+    /// What names of interfaces, cgroups and packet rules begin with: 1 to 8 lower-case letters
+    #[arg(long, default_value = "berth", value_name = "NAME", value_parser = instance)]
+    pub instance: String,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
+}
+
+/// Flags of `berth reset`.
+#[derive(Debug, Args)]
+pub struct ResetArguments {
+    /// Do it without asking back
+    #[arg(long)]
+    pub force: bool,
+}
+
+fn instance(text: &str) -> Result<String, String> {
+    let good = (1..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase());
+    if good { Ok(text.to_owned()) } else { Err("write 1 to 8 lower-case letters".to_owned()) }
+}
+
+/// Runs the server until a signal ends it.
+pub async fn serve(arguments: ServeArguments, data: &Path, host: &dyn Host) -> Result<u8, Failure> {
+    privileged()?;
+    let (pods, services) = (arguments.pod_cidr.trunc(), arguments.service_cidr.trunc());
+    if pods.contains(&services.network()) || services.contains(&pods.network()) {
+        return Err(Failure::usage(format!(
+            "the networks of pods ({pods}) and of Services ({services}) overlap"
+        )));
+    }
+    let settings = ServeSettings {
+        data: data.to_owned(),
+        listen: arguments.listen,
+        node_name: arguments.node_name,
+        pod_cidr: pods,
+        service_cidr: services,
+        instance: arguments.instance,
+        insecure_registries: arguments.registry.insecure_registry,
+    };
+    host.serve(settings)
+        .await
+        .map_err(|error| Failure::new("the berth server ended").because(error))?;
+    Ok(0)
+}
+
+/// Stops everything and removes its traces.
+pub async fn reset(arguments: ResetArguments, data: &Path, host: &dyn Host) -> Result<u8, Failure> {
+    privileged()?;
+    if !arguments.force {
+        return Err(Failure::usage(format!(
+            "this ends all containers and removes all objects of the server in `{}`",
+            data.display()
+        ))
+        .hint("say `berth reset --force` to do it; images and volumes stay"));
+    }
+    host.teardown(data)
+        .await
+        .map_err(|error| Failure::new("cannot remove everything").because(error))?;
+    screen::line("the server is stopped and its containers are gone; images and volumes are still here");
+    Ok(0)
+}
