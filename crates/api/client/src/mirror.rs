@@ -339,7 +339,7 @@ mod tests {
 
     fn watched() -> (Mirror<ConfigMap>, Arc<Mutex<Vec<String>>>) {
         let told = Arc::new(Mutex::new(Vec::new()));
-        let mirror = Mirror::new();
+        let mirror: Mirror<ConfigMap> = Mirror::new();
         let log = Arc::clone(&told);
         mirror.listen(move |change| {
             let sign = match change {
