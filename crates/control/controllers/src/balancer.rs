@@ -92,9 +92,10 @@ async fn reconcile(context: &Context, key: Key) -> Result<Option<Duration>, kube
     for step in plan(&service, node.as_deref()) {
         debug!(service = %key, %step, "load balancer");
         let ingress = match step {
-            Step::Publish(address) => {
-                Some(vec![LoadBalancerIngress { ip: Some(address), ..LoadBalancerIngress::default() }])
-            }
+            Step::Publish(address) => Some(vec![LoadBalancerIngress {
+                ip: Some(address),
+                ..LoadBalancerIngress::default()
+            }]),
             Step::Withdraw => None,
         };
         let patch = json!({ "status": { "loadBalancer": { "ingress": ingress } } });
@@ -134,14 +135,20 @@ mod tests {
     fn publishes_the_annotation_or_the_node_once() {
         let node = Some("192.0.2.1");
         assert_eq!(text(&service("LoadBalancer", None, None), node), "publish 192.0.2.1");
-        assert_eq!(text(&service("LoadBalancer", Some("127.0.0.1"), None), node), "publish 127.0.0.1");
+        assert_eq!(
+            text(&service("LoadBalancer", Some("127.0.0.1"), None), node),
+            "publish 127.0.0.1"
+        );
         assert_eq!(text(&service("LoadBalancer", None, Some("192.0.2.1")), node), "");
         assert_eq!(text(&service("LoadBalancer", None, None), None), "");
     }
 
     #[test]
     fn withdraws_when_the_type_changes() {
-        assert_eq!(text(&service("ClusterIP", None, Some("192.0.2.1")), None), "withdraw the address");
+        assert_eq!(
+            text(&service("ClusterIP", None, Some("192.0.2.1")), None),
+            "withdraw the address"
+        );
         assert_eq!(text(&service("ClusterIP", None, None), Some("192.0.2.1")), "");
     }
 }

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use berth_client::{Change, Key, Mirror};
+use berth_client::{Change, Mirror};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::core::DynamicResourceScope;
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::{Api, Client};
 use tokio::sync::{Notify, watch};
@@ -38,10 +39,10 @@ impl Kind {
     /// The way to its objects.
     pub fn api<K>(&self, client: &Client, namespace: &str) -> Api<K>
     where
-        K: kube::Resource<DynamicType = ApiResource>,
+        K: kube::Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>,
     {
         if self.namespaced && !namespace.is_empty() {
-            Api::namespaced_with_unchecked(client.clone(), namespace, &self.resource)
+            Api::namespaced_with(client.clone(), namespace, &self.resource)
         } else {
             Api::all_with(client.clone(), &self.resource)
         }
@@ -104,11 +105,6 @@ impl Catalogue {
         let followed = self.followed();
         let mut kinds = followed.values().map(|followed| &followed.kind);
         kinds.find(|known| known.resource.group == group && known.resource.kind == kind).cloned()
-    }
-
-    /// One object.
-    pub fn get(&self, kind: &Kind, key: &Key) -> Option<Arc<Meta>> {
-        self.followed().get(&kind.id())?.mirror.get(key)
     }
 
     /// All objects of a namespace, by kind.

@@ -42,7 +42,9 @@ fn listen(context: &Context, queue: &Queue<Key>) {
                 wake(&to, &services, new);
             }
         }
-        Change::Put { old: None, new: pod } | Change::Gone { old: pod } => wake(&to, &services, pod),
+        Change::Put { old: None, new: pod } | Change::Gone { old: pod } => {
+            wake(&to, &services, pod)
+        }
     });
 }
 

@@ -84,7 +84,12 @@ async fn apply(context: &Context, node: &Node, step: Step) -> Result<(), kube::E
     let changed = match step {
         Step::Doubt => {
             warn!(node = %name, "node has stopped posting status");
-            context.recorder.record(node, Level::Normal, "NodeNotReady", format!("Node {name} status is now: NodeNotReady"));
+            context.recorder.record(
+                node,
+                Level::Normal,
+                "NodeNotReady",
+                format!("Node {name} status is now: NodeNotReady"),
+            );
             let condition = json!({
                 "type": "Ready",
                 "status": "Unknown",

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{
+    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
+};
 
 use crate::observe::{NodeFacts, NodeState, PodFacts};
 
@@ -16,7 +18,8 @@ pub fn reasons(pod: &PodFacts, volumes: &[NodeSelector], node: &NodeState) -> Ve
         let value = taint.value.as_deref().unwrap_or_default();
         return vec![format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)];
     }
-    let labelled = pod.node_selector.iter().all(|(key, value)| facts.labels.get(key) == Some(value));
+    let labelled =
+        pod.node_selector.iter().all(|(key, value)| facts.labels.get(key) == Some(value));
     if !labelled || pod.required.as_ref().is_some_and(|selector| !selects(selector, facts)) {
         return vec!["node(s) didn't match Pod's node affinity/selector".to_owned()];
     }
@@ -73,7 +76,11 @@ fn lacking(pod: &PodFacts, node: &NodeState) -> Vec<String> {
         let has = node.facts.allocatable.get(name).copied().unwrap_or(unsaid);
         let used = node.used.amounts.get(name).copied().unwrap_or(0);
         if *wanted > 0 && used.saturating_add(*wanted) > has {
-            let text = if name == "pods" { "Too many pods".into() } else { format!("Insufficient {name}") };
+            let text = if name == "pods" {
+                "Too many pods".into()
+            } else {
+                format!("Insufficient {name}")
+            };
             reasons.push(text);
         }
     }

@@ -152,15 +152,19 @@ impl PodFacts {
         let ours = spec.scheduler_name.as_deref().is_none_or(|name| name == crate::NAME);
         let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
         let bound = spec.node_name.as_ref().is_some_and(|name| !name.is_empty());
-        if !ours || gated || bound || is_finished(pod) || pod.metadata.deletion_timestamp.is_some() {
+        if !ours || gated || bound || is_finished(pod) || pod.metadata.deletion_timestamp.is_some()
+        {
             return None;
         }
         let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.clone());
         let affinity = affinity.unwrap_or_default();
         let volumes = spec.volumes.iter().flatten();
         let claims = volumes.filter_map(|volume| {
-            let generic = volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name_any(), volume.name));
-            generic.or_else(|| volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()))
+            let generic =
+                volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name_any(), volume.name));
+            generic.or_else(|| {
+                volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone())
+            })
         });
         let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let reported = conditions

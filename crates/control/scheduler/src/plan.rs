@@ -166,7 +166,10 @@ mod tests {
         let cluster = cluster(&[node("a", json!({}))]);
         let pods: Vec<_> = (1..=4).map(|i| pod(&format!("p{i}"), "0", json!({}))).collect();
         let text = text(&pods, &cluster);
-        assert!(text.ends_with("refuse shop/p4: 0/1 nodes are available: 1 Too many pods."), "{text}");
+        assert!(
+            text.ends_with("refuse shop/p4: 0/1 nodes are available: 1 Too many pods."),
+            "{text}"
+        );
     }
 
     #[test]
@@ -180,8 +183,14 @@ mod tests {
     fn says_every_reason_with_its_count() {
         let cluster = cluster(&[
             node("a", json!({ "spec": { "unschedulable": true } })),
-            node("b", json!({ "spec": { "taints": [{ "key": "gpu", "value": "yes", "effect": "NoSchedule" }] } })),
-            node("c", json!({ "status": { "conditions": [{ "type": "Ready", "status": "Unknown" }] } })),
+            node(
+                "b",
+                json!({ "spec": { "taints": [{ "key": "gpu", "value": "yes", "effect": "NoSchedule" }] } }),
+            ),
+            node(
+                "c",
+                json!({ "status": { "conditions": [{ "type": "Ready", "status": "Unknown" }] } }),
+            ),
         ]);
         assert_eq!(
             text(&[pod("p", "1m", json!({}))], &cluster),
@@ -201,9 +210,7 @@ mod tests {
         let cluster = cluster(&[node("a", json!({})), node("b", json!({})), node("c", json!({}))]);
         let chosen = |spec| text(&[pod("p", "1m", spec)], &cluster);
         assert_eq!(chosen(json!({ "nodeSelector": { "disk": "b" } })), "bind shop/p to b");
-        let term = |key: &str, operator: &str, value: &str| {
-            json!({ "key": key, "operator": operator, "values": [value] })
-        };
+        let term = |key: &str, operator: &str, value: &str| json!({ "key": key, "operator": operator, "values": [value] });
         let required = |term: Value| {
             json!({ "affinity": { "nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } } } })
@@ -228,7 +235,8 @@ mod tests {
             pod(name, "1m", json!({ "containers": [{ "name": "c", "ports": [port] }] }))
         };
         let first = with("p1", json!({ "containerPort": 80, "hostPort": 80 }));
-        let clash = with("p2", json!({ "containerPort": 8080, "hostPort": 80, "hostIP": "127.0.0.1" }));
+        let clash =
+            with("p2", json!({ "containerPort": 8080, "hostPort": 80, "hostIP": "127.0.0.1" }));
         let other = with("p3", json!({ "containerPort": 80, "hostPort": 80, "protocol": "UDP" }));
         assert_eq!(
             text(&[first, clash, other], &cluster),

@@ -218,7 +218,12 @@ impl Scheduler {
 
     fn say(&mut self, pod: Key, message: String) {
         if let Some(object) = self.mirrors.pods.get(&pod) {
-            self.recorder.record(object.as_ref(), Level::Warning, "FailedScheduling", message.clone());
+            self.recorder.record(
+                object.as_ref(),
+                Level::Warning,
+                "FailedScheduling",
+                message.clone(),
+            );
         }
         let (client, pods) = (self.client.clone(), self.mirrors.pods.clone());
         self.work.push(Box::pin(async move {

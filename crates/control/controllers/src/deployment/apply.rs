@@ -47,7 +47,8 @@ async fn one(context: &Context, observed: &Observed, step: Step) -> Result<(), k
     match step {
         Step::Adopt { set } => {
             let owner = controlled_by(observed.deployment.as_ref());
-            change(context, observed, &set, &json!({ "metadata": { "ownerReferences": [owner] } })).await
+            change(context, observed, &set, &json!({ "metadata": { "ownerReferences": [owner] } }))
+                .await
         }
         Step::Create { set, hash, replicas, revision } => {
             create(context, observed, &set, &hash, replicas, revision).await
@@ -90,7 +91,10 @@ async fn change(
 fn measures(observed: &Observed) -> [(String, String); 2] {
     let replicas = observed.replicas();
     let (surge, _) = observed.leeway();
-    [(DESIRED.to_owned(), replicas.to_string()), (MAXIMUM.to_owned(), (replicas + surge).to_string())]
+    [
+        (DESIRED.to_owned(), replicas.to_string()),
+        (MAXIMUM.to_owned(), (replicas + surge).to_string()),
+    ]
 }
 
 async fn create(
@@ -166,7 +170,8 @@ fn revise(context: &Context, observed: &Observed, name: &str, number: i64) -> Va
         let before = revision(&set);
         if before > 0 && before != number {
             let earlier = set.annotations().get(REVISION_HISTORY).filter(|text| !text.is_empty());
-            let history = earlier.map_or_else(|| before.to_string(), |text| format!("{text},{before}"));
+            let history =
+                earlier.map_or_else(|| before.to_string(), |text| format!("{text},{before}"));
             annotations.insert(REVISION_HISTORY.to_owned(), history);
         }
     }
@@ -174,11 +179,7 @@ fn revise(context: &Context, observed: &Observed, name: &str, number: i64) -> Va
     json!({ "metadata": { "annotations": annotations }, "spec": { "minReadySeconds": pause } })
 }
 
-async fn publish(
-    context: &Context,
-    observed: &Observed,
-    number: i64,
-) -> Result<(), kube::Error> {
+async fn publish(context: &Context, observed: &Observed, number: i64) -> Result<(), kube::Error> {
     let patch = json!({ "metadata": { "annotations": { REVISION: number.to_string() } } });
     let name = observed.deployment.name_any();
     let api = deployments(context, observed);

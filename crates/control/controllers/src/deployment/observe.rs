@@ -103,11 +103,7 @@ fn resolve(value: Option<&IntOrString>, of: i32, round: Round) -> i32 {
 
 /// Looks at a Deployment and the ReplicaSets of its namespace.
 #[must_use]
-pub fn observe(
-    deployment: Arc<Deployment>,
-    sets: &[Arc<ReplicaSet>],
-    now: Timestamp,
-) -> Observed {
+pub fn observe(deployment: Arc<Deployment>, sets: &[Arc<ReplicaSet>], now: Timestamp) -> Observed {
     let uid = deployment.uid().unwrap_or_default();
     let spec = deployment.spec.clone().unwrap_or_default();
     let (mut owned, mut orphans) = (Vec::new(), Vec::new());

@@ -92,7 +92,11 @@ pub fn plan(observed: &Observed) -> Vec<Step> {
         steps.extend(proportion::scale(observed));
         return steps;
     }
-    if observed.recreates() { recreate(observed, &mut steps) } else { roll(observed, &mut steps) }
+    if observed.recreates() {
+        recreate(observed, &mut steps)
+    } else {
+        roll(observed, &mut steps)
+    }
     steps.extend(forget(observed));
     steps
 }
@@ -116,7 +120,9 @@ fn revise(observed: &Observed, steps: &mut Vec<Step>) {
     let passed = passed_on.iter().all(|(key, value)| new.annotations().get(key) == Some(value));
     let pause = |seconds: Option<i32>| seconds.unwrap_or(0);
     let set_pause = new.spec.as_ref().and_then(|spec| spec.min_ready_seconds);
-    if revision(new) != number || !passed || pause(set_pause) != pause(observed.spec().min_ready_seconds)
+    if revision(new) != number
+        || !passed
+        || pause(set_pause) != pause(observed.spec().min_ready_seconds)
     {
         steps.push(Step::Revise { set: new.name_any(), revision: number });
     }

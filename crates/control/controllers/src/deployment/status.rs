@@ -47,7 +47,8 @@ pub fn is_complete(observed: &Observed, counts: &DeploymentStatus) -> bool {
 pub fn status(observed: &Observed) -> (Option<DeploymentStatus>, Option<Duration>) {
     let old = observed.deployment.status.clone().unwrap_or_default();
     let mut new = counts(observed);
-    let mut conditions = Conditions { list: old.conditions.clone().unwrap_or_default(), now: observed.now };
+    let mut conditions =
+        Conditions { list: old.conditions.clone().unwrap_or_default(), now: observed.now };
     let (_, unavailable) = observed.leeway();
     if new.available_replicas.unwrap_or(0) >= observed.replicas() - unavailable {
         let text = "Deployment has minimum availability.";
@@ -161,7 +162,9 @@ fn progress(
         // The clock of the deadline starts with each new set.
         let text = format!("Created new replica set \"{name}\" ({subject} is progressing).");
         conditions.say(KIND, "True", "NewReplicaSetCreated", &text);
-    } else if reason.as_deref() == Some("NewReplicaSetAvailable") && new.replicas == new.updated_replicas {
+    } else if reason.as_deref() == Some("NewReplicaSetAvailable")
+        && new.replicas == new.updated_replicas
+    {
         // It was there once; pods that fail later are no roll-out that fails.
         return None;
     } else if has_progressed(old, new) {
@@ -176,7 +179,9 @@ fn progress(
         return None;
     }
     // A little later, so that it is over when we look.
-    Duration::try_from(due.duration_since(observed.now)).ok().map(|left| left + Duration::from_secs(1))
+    Duration::try_from(due.duration_since(observed.now))
+        .ok()
+        .map(|left| left + Duration::from_secs(1))
 }
 
 fn has_progressed(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {

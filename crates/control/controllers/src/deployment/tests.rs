@@ -59,7 +59,8 @@ impl World {
     }
 
     fn text(&self) -> String {
-        let mut names: Vec<_> = self.sets.values().map(|set| (revision(set), set.name_any())).collect();
+        let mut names: Vec<_> =
+            self.sets.values().map(|set| (revision(set), set.name_any())).collect();
         names.sort();
         let mut text = self.steps().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         for (number, name) in names {
@@ -71,7 +72,10 @@ impl World {
     fn carry_out(&mut self, step: &Step) {
         self.serial += 1;
         let measures = |replicas: i32| {
-            [(DESIRED.to_owned(), replicas.to_string()), (MAXIMUM.to_owned(), (replicas + 1).to_string())]
+            [
+                (DESIRED.to_owned(), replicas.to_string()),
+                (MAXIMUM.to_owned(), (replicas + 1).to_string()),
+            ]
         };
         match step {
             Step::Adopt { set } => {
@@ -236,7 +240,9 @@ fn going_back_makes_the_old_set_the_latest() {
     world.set_image("two");
     world.converge(usize::MAX);
     world.set_image("one");
-    assert!(world.text().starts_with("make r1 revision 3\npublish revision 3\nscale r1 from 0 to 1"));
+    assert!(
+        world.text().starts_with("make r1 revision 3\npublish revision 3\nscale r1 from 0 to 1")
+    );
     world.converge(usize::MAX);
     assert_eq!(world.sizes(), [0, 2]);
 }

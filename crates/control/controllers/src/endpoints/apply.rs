@@ -21,10 +21,14 @@ pub async fn apply(context: &Context, observed: &Observed, step: Step) -> Result
     let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &namespace);
     match step {
         Step::Create(content) => {
-            let slice = slice(observed, content, ObjectMeta {
-                generate_name: Some(format!("{}-", service.name_any())),
-                ..ObjectMeta::default()
-            });
+            let slice = slice(
+                observed,
+                content,
+                ObjectMeta {
+                    generate_name: Some(format!("{}-", service.name_any())),
+                    ..ObjectMeta::default()
+                },
+            );
             context.mirrors.slices.note(api.create(&PostParams::default(), &slice).await?);
         }
         Step::Change { slice: name, content } => {

@@ -76,8 +76,9 @@ pub fn observe(
     slices: &[Arc<EndpointSlice>],
 ) -> Observed {
     let name = service.name_any();
-    let of_service =
-        |slice: &&Arc<EndpointSlice>| slice.labels().get(SERVICE_NAME) == Some(&name) && is_ours(slice);
+    let of_service = |slice: &&Arc<EndpointSlice>| {
+        slice.labels().get(SERVICE_NAME) == Some(&name) && is_ours(slice)
+    };
     let slices = slices.iter().filter(of_service).cloned().collect();
     let spec = spec(&service);
     let selecting = spec.selector.as_ref().is_some_and(|selector| !selector.is_empty());
@@ -103,7 +104,8 @@ pub fn observe(
 
 fn endpoint(service: &Service, spec: &ServiceSpec, pod: &Pod) -> Option<Endpoint> {
     let status = pod.status.as_ref()?;
-    let address = status.pod_ip.clone().filter(|address| address.parse::<std::net::Ipv4Addr>().is_ok())?;
+    let address =
+        status.pod_ip.clone().filter(|address| address.parse::<std::net::Ipv4Addr>().is_ok())?;
     if is_finished(pod) {
         return None;
     }
@@ -155,8 +157,13 @@ fn resolve(port: &ServicePort, pod: &Pod) -> Option<i32> {
     };
     let spec = pod.spec.as_ref()?;
     let sidecars = spec.init_containers.iter().flatten();
-    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let all = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let sidecars =
+        sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let all = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|container| container.ports.iter().flatten());
     let protocol = port.protocol.as_deref().unwrap_or("TCP");
     let mut named = all.filter(|found| {
         found.name.as_ref() == Some(name) && found.protocol.as_deref().unwrap_or("TCP") == protocol

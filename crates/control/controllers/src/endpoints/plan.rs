@@ -106,8 +106,9 @@ pub fn plan(observed: &Observed) -> Vec<Step> {
         }
     }
     for content in missing {
-        let same_ports =
-            left.iter().position(|slice| slice.ports.as_deref().unwrap_or_default() == content.ports);
+        let same_ports = left
+            .iter()
+            .position(|slice| slice.ports.as_deref().unwrap_or_default() == content.ports);
         let at = same_ports.or((!left.is_empty()).then_some(0));
         steps.push(match at {
             Some(at) => Step::Change { slice: left.swap_remove(at).name_any(), content },

@@ -113,7 +113,8 @@ fn says_who_is_ready_and_who_is_going() {
 
 #[test]
 fn named_ports_that_differ_make_several_slices() {
-    let pods = vec![pod("10.0.0.1", 8080, "True", json!({})), pod("10.0.0.2", 9090, "True", json!({}))];
+    let pods =
+        vec![pod("10.0.0.1", 8080, "True", json!({})), pod("10.0.0.2", 9090, "True", json!({}))];
     let mut world = World::new(service(json!({})), pods);
     assert_eq!(world.text(), "create [10.0.0.1] at [8080]\ncreate [10.0.0.2] at [9090]");
     world.carry_out_all();
@@ -130,12 +131,15 @@ fn hostnames_and_labels_of_headless_services() {
     );
     let Some(Step::Create(content)) = world.steps().pop() else { panic!("one slice") };
     assert_eq!(content.endpoints[0].hostname.as_deref(), Some("db-0"));
-    assert_eq!(content.labels.keys().collect::<Vec<_>>(), [
-        "endpointslice.kubernetes.io/managed-by",
-        "kubernetes.io/service-name",
-        "service.kubernetes.io/headless",
-        "team",
-    ]);
+    assert_eq!(
+        content.labels.keys().collect::<Vec<_>>(),
+        [
+            "endpointslice.kubernetes.io/managed-by",
+            "kubernetes.io/service-name",
+            "service.kubernetes.io/headless",
+            "team",
+        ]
+    );
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Carries the collector's steps out. Each names the uid it is about, and what changes metadata names the revision, so
 //! that nothing is done to an object nobody has looked at.
 
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::Api;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use serde_json::{Value, json};
 use tracing::debug;
 

@@ -76,7 +76,8 @@ impl Graph {
     #[must_use]
     pub fn owner_state(&self, thing: &Thing, owner: &OwnerReference) -> OwnerState {
         let Some(known) = self.things.get(&owner.uid) else { return OwnerState::Unknown };
-        let reachable = known.key.namespace.is_empty() || known.key.namespace == thing.key.namespace;
+        let reachable =
+            known.key.namespace.is_empty() || known.key.namespace == thing.key.namespace;
         // Right uid, wrong coordinates: a reference that nobody could follow.
         if !reachable || known.key.name != owner.name || known.kind.resource.kind != owner.kind {
             return OwnerState::Unknown;

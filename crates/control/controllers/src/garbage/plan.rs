@@ -65,7 +65,8 @@ pub fn plan(thing: &Thing, owners: &[OwnerState], dependents: &[Thing]) -> Vec<S
         let pairs = thing.owners.iter().zip(owners).filter(move |(_, state)| **state == wanted);
         pairs.map(|(owner, _)| owner.uid.clone()).collect::<Vec<_>>()
     };
-    let keeps = owners.iter().any(|state| matches!(state, OwnerState::Present | OwnerState::Unknown));
+    let keeps =
+        owners.iter().any(|state| matches!(state, OwnerState::Present | OwnerState::Unknown));
     let (absent, waiting) = (with(OwnerState::Absent), with(OwnerState::Waiting));
     if keeps {
         let loose = [absent, waiting].concat();

@@ -144,7 +144,11 @@ fn in_the_background_dependents_follow() {
     world.delete("deployment", &PropagationPolicy::Background);
     world.converge(usize::MAX);
     assert_eq!(world.left(), ["other", "shared"]);
-    assert!(world.log.contains(&"delete boxes shop/set (Background)".to_owned()), "{:?}", world.log);
+    assert!(
+        world.log.contains(&"delete boxes shop/set (Background)".to_owned()),
+        "{:?}",
+        world.log
+    );
 }
 
 #[test]

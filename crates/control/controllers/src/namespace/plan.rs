@@ -118,7 +118,10 @@ mod tests {
     #[test]
     fn a_namespace_has_an_account_and_the_certificate() {
         let mut observed = observed(false);
-        assert_eq!(text(&observed), "create the default service account\ncreate the root certificate");
+        assert_eq!(
+            text(&observed),
+            "create the default service account\ncreate the root certificate"
+        );
         observed.account = true;
         observed.root_ca = Some("another".into());
         assert_eq!(text(&observed), "change the root certificate");

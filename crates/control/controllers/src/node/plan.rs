@@ -35,7 +35,8 @@ impl Observed {
     }
 
     fn ready(&self) -> &str {
-        let conditions = self.node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let conditions =
+            self.node.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
         ready.next().map_or("Unknown", |condition| condition.status.as_str())
     }
@@ -73,7 +74,8 @@ impl fmt::Display for Step {
 pub fn plan(observed: &Observed) -> Vec<Step> {
     let silent = observed.silent >= GRACE;
     let mut steps = Vec::new();
-    let conditions = observed.node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let conditions =
+        observed.node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let said = conditions.clone().any(|condition| condition.type_ == "Ready");
     if silent && (observed.ready() != "Unknown" || !said) {
         steps.push(Step::Doubt);
@@ -172,7 +174,8 @@ mod tests {
                     let mut node = world.node.as_ref().clone();
                     match step {
                         Step::Doubt => {
-                            let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
+                            let conditions =
+                                node.status.as_mut().unwrap().conditions.as_mut().unwrap();
                             conditions[0].status = "Unknown".into();
                         }
                         Step::Taint(taints) => node.spec.as_mut().unwrap().taints = Some(taints),

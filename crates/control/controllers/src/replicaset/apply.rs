@@ -128,7 +128,12 @@ async fn delete(
                 pod.metadata.deletion_timestamp.get_or_insert(Time(Timestamp::now()));
             });
             let message = format!("Deleted pod: {}", pod.name);
-            context.recorder.record(observed.set.as_ref(), Level::Normal, "SuccessfulDelete", message);
+            context.recorder.record(
+                observed.set.as_ref(),
+                Level::Normal,
+                "SuccessfulDelete",
+                message,
+            );
             Ok(())
         }
         // Gone, or another pod by now: either way not ours to delete.

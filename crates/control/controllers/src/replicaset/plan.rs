@@ -114,9 +114,8 @@ pub fn status(observed: &Observed, failure: Option<String>) -> Option<ReplicaSet
     let old = observed.set.status.clone().unwrap_or_default();
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let labels = spec.template.and_then(|template| template.metadata?.labels).unwrap_or_default();
-    let full = |pod: &&Arc<Pod>| {
-        labels.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
-    };
+    let full =
+        |pod: &&Arc<Pod>| labels.iter().all(|(key, value)| pod.labels().get(key) == Some(value));
     let mut conditions = old.conditions.clone().unwrap_or_default();
     let known = conditions.iter().position(|condition| condition.type_ == "ReplicaFailure");
     match (failure, known) {
@@ -125,7 +124,8 @@ pub fn status(observed: &Observed, failure: Option<String>) -> Option<ReplicaSet
         }
         (Some(message), known) => {
             let since = known.and_then(|at| conditions.remove(at).last_transition_time);
-            let created = observed.active.len() < usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
+            let created =
+                observed.active.len() < usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
             conditions.push(ReplicaSetCondition {
                 type_: "ReplicaFailure".to_owned(),
                 status: "True".to_owned(),
@@ -139,7 +139,9 @@ pub fn status(observed: &Observed, failure: Option<String>) -> Option<ReplicaSet
     let new = ReplicaSetStatus {
         replicas: count(observed.active.len()),
         fully_labeled_replicas: Some(count(observed.active.iter().filter(full).count())),
-        ready_replicas: Some(count(observed.active.iter().filter(|pod| ready(pod).is_some()).count())),
+        ready_replicas: Some(count(
+            observed.active.iter().filter(|pod| ready(pod).is_some()).count(),
+        )),
         available_replicas: Some(count(observed.available())),
         terminating_replicas: Some(count(observed.going)),
         observed_generation: observed.set.metadata.generation,

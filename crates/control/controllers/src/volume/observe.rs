@@ -80,9 +80,9 @@ pub(crate) fn observe(context: &Context, key: &Key) -> Option<Observed> {
 
 /// The newest of the classes that are marked as default.
 fn default_class(classes: &[Arc<StorageClass>]) -> Option<Arc<StorageClass>> {
-    let marked = classes.iter().filter(|class| {
-        class.annotations().get(DEFAULT_CLASS).is_some_and(|mark| mark == "true")
-    });
+    let marked = classes
+        .iter()
+        .filter(|class| class.annotations().get(DEFAULT_CLASS).is_some_and(|mark| mark == "true"));
     marked.max_by_key(|class| (crate::object::created(class.as_ref()), class.name_any())).cloned()
 }
 

@@ -82,7 +82,11 @@ fn a_volume_that_will_do_is_preferred_and_the_smallest_of_them() {
         volume("right", "3Gi", json!({})),
         volume("read", "2Gi", json!({ "accessModes": ["ReadOnlyMany"] })),
         volume("other", "2Gi", json!({ "storageClassName": "slow" })),
-        volume("taken", "2Gi", json!({ "claimRef": { "namespace": "x", "name": "y", "uid": "z" } })),
+        volume(
+            "taken",
+            "2Gi",
+            json!({ "claimRef": { "namespace": "x", "name": "y", "uid": "z" } }),
+        ),
     ];
     assert_eq!(text(&observed), "protect\nreserve right\nbind to right\nsay Bound");
     let kept = json!({ "claimRef": { "namespace": "shop", "name": "data" } });
