@@ -13,7 +13,7 @@ demo: setup
 ## Takes the example application away again.
 clean-demo:
 	$(BERTH) down --volumes --file examples/votes/compose.yaml
-	$(BERTH) reset
+	$(BERTH) reset --force
 
 ## Everything: format, lints, and all tests against the real kernel, real clients and real servers.
 test: setup lint

@@ -56,7 +56,7 @@ impl Berth {
         fs::create_dir_all(&data).unwrap();
         let mut berth = Self { data, instance: format!("bt{name}"), network, server: None };
         // An interrupted run may have left things.
-        berth.berth(&["reset"]).good();
+        berth.berth(&["reset", "--force"]).good();
         remove(&berth.data.join("volumes"));
         berth.start();
         berth
@@ -203,7 +203,7 @@ impl Drop for Berth {
             let _ended = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             let _reaped = server.wait();
         }
-        let reset = self.berth(&["reset"]);
+        let reset = self.berth(&["reset", "--force"]);
         if !std::thread::panicking() {
             reset.good();
             assert_eq!(self.traces(), "", "something is left");

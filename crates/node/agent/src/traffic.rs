@@ -187,9 +187,6 @@ pub fn ruleset(world: &World) -> Ruleset {
     host_ports(world, &mut ruleset.services);
     let pods: Vec<Placed<'_>> = world.pods.iter().filter_map(|pod| Placed::of(pod)).collect();
     let groups = groups(&pods);
-    for pod in &pods {
-        ruleset.identities.insert(pod.address, groups[&pod.key()]);
-    }
     for policy in &world.policies {
         apply_policy(policy, &pods, &groups, &mut ruleset);
     }
@@ -301,7 +298,10 @@ struct Placed<'a> {
     address: Ipv4Addr,
 }
 
+/// What policies can tell pods apart by: namespace and labels.
 type GroupKey = (String, BTreeMap<String, String>);
+/// The addresses of the pods of each group.
+type Groups = BTreeMap<GroupKey, BTreeSet<Ipv4Addr>>;
 
 impl<'a> Placed<'a> {
     fn of(pod: &'a Pod) -> Option<Self> {
@@ -320,10 +320,13 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// Pods with the same namespace and labels share an identity, so the number of elements follows the number of kinds of pods.
-fn groups(pods: &[Placed<'_>]) -> BTreeMap<GroupKey, u32> {
-    let keys: BTreeSet<GroupKey> = pods.iter().map(Placed::key).collect();
-    keys.into_iter().zip(1..).collect()
+/// Pods with the same namespace and labels are matched once.
+fn groups(pods: &[Placed<'_>]) -> Groups {
+    let mut groups = Groups::new();
+    for pod in pods {
+        groups.entry(pod.key()).or_default().insert(pod.address);
+    }
+    groups
 }
 
 fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
@@ -346,17 +349,17 @@ fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool 
 fn apply_policy(
     policy: &NetworkPolicy,
     pods: &[Placed<'_>],
-    groups: &BTreeMap<GroupKey, u32>,
+    groups: &Groups,
     ruleset: &mut Ruleset,
 ) {
     let Some(spec) = &policy.spec else { return };
     let namespace = policy.namespace().unwrap_or_default();
     let everything = LabelSelector::default();
     let selector = spec.pod_selector.as_ref().unwrap_or(&everything);
-    let selected: BTreeSet<u32> = groups
+    let selected: BTreeSet<Ipv4Addr> = groups
         .iter()
         .filter(|((space, labels), _)| *space == namespace && matches(selector, labels))
-        .map(|(_, identity)| *identity)
+        .flat_map(|(_, addresses)| addresses.iter().copied())
         .collect();
     let types = spec.policy_types.clone().unwrap_or_else(|| {
         let mut types = vec!["Ingress".to_owned()];
@@ -367,32 +370,31 @@ fn apply_policy(
     if types.iter().any(|kind| kind == "Ingress") {
         ruleset.inbound.isolated.extend(&selected);
         for rule in spec.ingress.iter().flatten() {
-            let from: Option<BTreeSet<u32>> = rule
+            let from: Option<BTreeSet<Ipv4Addr>> = rule
                 .from
                 .as_ref()
                 .filter(|from| !from.is_empty())
                 .map(|from| from.iter().flat_map(resolve).collect());
-            let ports = ports(rule.ports.as_deref(), pods, &selected, groups);
+            let ports = ports(rule.ports.as_deref(), pods, &selected);
             allow(&mut ruleset.inbound, &selected, from.as_ref(), ports.as_deref());
         }
     }
     if types.iter().any(|kind| kind == "Egress") {
         ruleset.outbound.isolated.extend(&selected);
         for rule in spec.egress.iter().flatten() {
-            let to: Option<BTreeSet<u32>> = rule
+            let to: Option<BTreeSet<Ipv4Addr>> = rule
                 .to
                 .as_ref()
                 .filter(|to| !to.is_empty())
                 .map(|to| to.iter().flat_map(resolve).collect());
-            let ports =
-                ports(rule.ports.as_deref(), pods, to.as_ref().unwrap_or(&selected), groups);
+            let ports = ports(rule.ports.as_deref(), pods, to.as_ref().unwrap_or(&selected));
             allow(&mut ruleset.outbound, &selected, to.as_ref(), ports.as_deref());
         }
     }
 }
 
-/// The identities a peer names. Address blocks name none yet: what a policy means to allow by them stays closed.
-fn peers(peer: &NetworkPolicyPeer, own: &str, groups: &BTreeMap<GroupKey, u32>) -> Vec<u32> {
+/// The pods a peer names. Address blocks name none yet: what a policy means to allow by them stays closed.
+fn peers(peer: &NetworkPolicyPeer, own: &str, groups: &Groups) -> Vec<Ipv4Addr> {
     if peer.ip_block.is_some() {
         return Vec::new();
     }
@@ -411,7 +413,7 @@ fn peers(peer: &NetworkPolicyPeer, own: &str, groups: &BTreeMap<GroupKey, u32>) 
             space_fits
                 && peer.pod_selector.as_ref().is_none_or(|selector| matches(selector, labels))
         })
-        .map(|(_, identity)| *identity)
+        .flat_map(|(_, addresses)| addresses.iter().copied())
         .collect()
 }
 
@@ -419,8 +421,7 @@ fn peers(peer: &NetworkPolicyPeer, own: &str, groups: &BTreeMap<GroupKey, u32>) 
 fn ports(
     ports: Option<&[NetworkPolicyPort]>,
     pods: &[Placed<'_>],
-    targets: &BTreeSet<u32>,
-    groups: &BTreeMap<GroupKey, u32>,
+    targets: &BTreeSet<Ipv4Addr>,
 ) -> Option<Vec<(Protocol, u16)>> {
     let ports = ports.filter(|ports| !ports.is_empty())?;
     let mut numbers = Vec::new();
@@ -434,10 +435,8 @@ fn ports(
                 numbers.extend(range.map(|number| (protocol, number)));
             }
             Some(IntOrString::String(name)) => {
-                let named = pods
-                    .iter()
-                    .filter(|pod| targets.contains(&groups[&pod.key()]))
-                    .flat_map(|pod| {
+                let named =
+                    pods.iter().filter(|pod| targets.contains(&pod.address)).flat_map(|pod| {
                         let spec = pod.pod.spec.as_ref();
                         spec.into_iter()
                             .flat_map(|spec| &spec.containers)
@@ -455,8 +454,8 @@ fn ports(
 
 fn allow(
     set: &mut PolicySet,
-    selected: &BTreeSet<u32>,
-    peers: Option<&BTreeSet<u32>>,
+    selected: &BTreeSet<Ipv4Addr>,
+    peers: Option<&BTreeSet<Ipv4Addr>>,
     ports: Option<&[(Protocol, u16)]>,
 ) {
     for identity in selected {
@@ -548,11 +547,10 @@ mod tests {
     #[test]
     fn a_network_is_closed_to_those_outside_it() {
         let rules = ruleset(&world());
-        let of = |last| rules.identities[&Ipv4Addr::new(10, 42, 0, last)];
-        assert_eq!(of(2), of(3));
-        assert_ne!(of(2), of(4));
-        assert_eq!(rules.inbound.isolated, [of(2)].into());
-        assert_eq!(rules.inbound.peers, [(of(2), of(2))].into());
+        let of = |last| Ipv4Addr::new(10, 42, 0, last);
+        assert_eq!(rules.inbound.isolated, [of(2), of(3)].into());
+        let pairs = [(of(2), of(2)), (of(2), of(3)), (of(3), of(2)), (of(3), of(3))];
+        assert_eq!(rules.inbound.peers, pairs.into());
         assert!(rules.outbound.isolated.is_empty());
     }
 }

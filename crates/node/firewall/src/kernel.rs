@@ -130,7 +130,7 @@ impl Firewall {
         self.chain(batch, "service", Some(("nat", HOOK_PREROUTING, -100)));
         self.chain(batch, "service-local", Some(("nat", HOOK_OUTPUT, -100)));
         self.chain(batch, "disguise", Some(("nat", HOOK_POSTROUTING, 100)));
-        self.chain(batch, "policy", Some(("filter", HOOK_FORWARD, 0)));
+        self.chain(batch, "policies", Some(("filter", HOOK_FORWARD, 0)));
         self.guard(batch);
         for chain in ["refuse", "refuse-local"] {
             self.rule(batch, chain, frontend().in_set("refused", WORD0).refuse());
@@ -212,13 +212,12 @@ impl Firewall {
             .mask(WORD0, &6_u32.to_ne_bytes())
             .compare(WORD0, Comparison::NotEqual, &0_u32.to_ne_bytes())
             .verdict(&Verdict::Accept);
-        self.rule(batch, "policy", established);
+        self.rule(batch, "policies", established);
         let leaving = Rule::new()
-            .source(WORD4)
-            .lookup("identity", WORD4, WORD0)
+            .source(WORD0)
             .in_set("out-isolated", WORD0)
             .verdict(&Verdict::Jump("leaving".to_owned()));
-        self.rule(batch, "policy", leaving);
+        self.rule(batch, "policies", leaving);
         // A published port was opened for everybody outside.
         let published = Rule::new()
             .meta(Meta::InputName, WORD0)
@@ -227,13 +226,12 @@ impl Firewall {
             .mask(WORD0, &32_u32.to_ne_bytes())
             .compare(WORD0, Comparison::NotEqual, &0_u32.to_ne_bytes())
             .verdict(&Verdict::Accept);
-        self.rule(batch, "policy", published);
+        self.rule(batch, "policies", published);
         let entering = Rule::new()
-            .destination(WORD4)
-            .lookup("identity", WORD4, WORD0)
+            .destination(WORD0)
             .in_set("in-isolated", WORD0)
             .verdict(&Verdict::Goto("entering".to_owned()));
-        self.rule(batch, "policy", entering);
+        self.rule(batch, "policies", entering);
         self.direction(batch, Direction::Outbound, "leaving");
         self.direction(batch, Direction::Inbound, "entering");
     }
@@ -246,21 +244,19 @@ impl Firewall {
         };
         let name = |table| Place::Policy(direction, table).name();
         let own = || match direction {
-            Direction::Outbound => Rule::new().source(WORD4),
-            Direction::Inbound => Rule::new().destination(WORD4),
+            Direction::Outbound => Rule::new().source(WORD0),
+            Direction::Inbound => Rule::new().destination(WORD0),
         };
-        let peer = |rule: Rule| match direction {
-            Direction::Outbound => rule.destination(WORD4),
-            Direction::Inbound => rule.source(WORD4),
+        let pair = || match direction {
+            Direction::Outbound => own().destination(WORD1),
+            Direction::Inbound => own().source(WORD1),
         };
-        let identity = || own().lookup("identity", WORD4, WORD0);
-        let pair = || peer(identity()).lookup("identity", WORD4, WORD1);
         let transport = |rule: Rule, at: Register, port: Register| {
             rule.meta(Meta::Protocol, at).destination_port(port)
         };
         let rules = [
-            identity().in_set(name(Table::Anybody), WORD0),
-            transport(identity(), WORD1, WORD2).in_set(name(Table::AnybodyPorts), WORD0),
+            own().in_set(name(Table::Anybody), WORD0),
+            transport(own(), WORD1, WORD2).in_set(name(Table::AnybodyPorts), WORD0),
             pair().in_set(name(Table::Peers), WORD0),
             transport(pair(), WORD2, WORD3).in_set(name(Table::PeerPorts), WORD0),
         ];
@@ -464,11 +460,10 @@ impl Shape {
             }
             Place::Refused => (key(&[ADDRESS, PROTOCOL, PORT]), None),
             Place::Hairpin => (key(&[ADDRESS, ADDRESS]), None),
-            Place::Identity => (key(&[ADDRESS]), Some((MARK, 4))),
-            Place::Policy(_, Table::Isolated | Table::Anybody) => (key(&[MARK]), None),
-            Place::Policy(_, Table::Peers) => (key(&[MARK, MARK]), None),
-            Place::Policy(_, Table::PeerPorts) => (key(&[MARK, MARK, PROTOCOL, PORT]), None),
-            Place::Policy(_, Table::AnybodyPorts) => (key(&[MARK, PROTOCOL, PORT]), None),
+            Place::Policy(_, Table::Isolated | Table::Anybody) => (key(&[ADDRESS]), None),
+            Place::Policy(_, Table::Peers) => (key(&[ADDRESS, ADDRESS]), None),
+            Place::Policy(_, Table::PeerPorts) => (key(&[ADDRESS, ADDRESS, PROTOCOL, PORT]), None),
+            Place::Policy(_, Table::AnybodyPorts) => (key(&[ADDRESS, PROTOCOL, PORT]), None),
         };
         Self { key_type, key_length, data }
     }

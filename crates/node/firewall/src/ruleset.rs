@@ -1,4 +1,7 @@
-//! What the kernel shall do, as a value: Services, published ports, identities and policies.
+//! What the kernel shall do, as a value: Services, published ports and policies.
+//!
+//! Policies are sets of addresses and pairs of addresses. Numbers for groups of pods would need fewer elements, but the `nft` of
+//! Debian 12 aborts on set keys that hold the result of a map, and with it every listing of the host's rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -35,22 +38,19 @@ pub struct Backend {
     pub port: u16,
 }
 
-/// A set of pods that policies treat alike: same namespace and labels. Zero is nobody.
-pub type Identity = u32;
-
 /// What is allowed towards isolated pods, or from them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicySet {
-    /// Identities that some policy selects: what is not allowed below is dropped.
-    pub isolated: BTreeSet<Identity>,
-    /// Selected identity and peer: everything.
-    pub peers: BTreeSet<(Identity, Identity)>,
-    /// Selected identity, peer, protocol and port.
-    pub peer_ports: BTreeSet<(Identity, Identity, Protocol, u16)>,
-    /// Selected identity: everything from or to anybody.
-    pub anybody: BTreeSet<Identity>,
-    /// Selected identity, protocol and port: from or to anybody.
-    pub anybody_ports: BTreeSet<(Identity, Protocol, u16)>,
+    /// Pods that some policy selects: what is not allowed below is dropped.
+    pub isolated: BTreeSet<Ipv4Addr>,
+    /// Selected pod and peer: everything.
+    pub peers: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+    /// Selected pod, peer, protocol and port.
+    pub peer_ports: BTreeSet<(Ipv4Addr, Ipv4Addr, Protocol, u16)>,
+    /// Selected pod: everything from or to anybody.
+    pub anybody: BTreeSet<Ipv4Addr>,
+    /// Selected pod, protocol and port: from or to anybody.
+    pub anybody_ports: BTreeSet<(Ipv4Addr, Protocol, u16)>,
 }
 
 /// The whole desired state.
@@ -58,8 +58,6 @@ pub struct PolicySet {
 pub struct Ruleset {
     /// Services and published ports with their ready endpoints. Without any, connections are refused.
     pub services: BTreeMap<Frontend, Vec<Backend>>,
-    /// Every local pod's identity.
-    pub identities: BTreeMap<Ipv4Addr, Identity>,
     /// Towards pods.
     pub inbound: PolicySet,
     /// From pods.
@@ -77,8 +75,6 @@ pub enum Place {
     Refused,
     /// Pairs of a pod with itself, for connections that come back through a Service.
     Hairpin,
-    /// Address to identity.
-    Identity,
     /// The sets of one policy direction.
     Policy(Direction, Table),
 }
@@ -109,7 +105,7 @@ pub enum Table {
 
 impl Place {
     /// Every place, in the order they are created.
-    pub const ALL: [Self; 15] = {
+    pub const ALL: [Self; 14] = {
         use Direction::{Inbound, Outbound};
         use Table::{Anybody, AnybodyPorts, Isolated, PeerPorts, Peers};
         [
@@ -117,7 +113,6 @@ impl Place {
             Self::Endpoint,
             Self::Refused,
             Self::Hairpin,
-            Self::Identity,
             Self::Policy(Inbound, Isolated),
             Self::Policy(Inbound, Peers),
             Self::Policy(Inbound, PeerPorts),
@@ -139,7 +134,6 @@ impl Place {
             Self::Endpoint => "endpoint",
             Self::Refused => "refused",
             Self::Hairpin => "hairpin",
-            Self::Identity => "identity",
             Self::Policy(Direction::Inbound, table) => match table {
                 Table::Isolated => "in-isolated",
                 Table::Peers => "in-peer",
@@ -204,10 +198,6 @@ impl Ruleset {
                 elements.insert((Place::Hairpin, pair), Value::Nothing);
             }
         }
-        for (address, identity) in &self.identities {
-            let value = Value::Bytes(identity.to_ne_bytes().to_vec());
-            elements.insert((Place::Identity, address.octets().to_vec()), value);
-        }
         self.inbound.add(Direction::Inbound, &mut elements);
         self.outbound.add(Direction::Outbound, &mut elements);
         elements
@@ -219,22 +209,22 @@ impl PolicySet {
         let mut add = |table, key| {
             elements.insert((Place::Policy(direction, table), key), Value::Nothing);
         };
-        for identity in &self.isolated {
-            add(Table::Isolated, identity.to_ne_bytes().to_vec());
+        for pod in &self.isolated {
+            add(Table::Isolated, pod.octets().to_vec());
         }
-        for identity in &self.anybody {
-            add(Table::Anybody, identity.to_ne_bytes().to_vec());
+        for pod in &self.anybody {
+            add(Table::Anybody, pod.octets().to_vec());
         }
-        for (identity, peer) in &self.peers {
-            add(Table::Peers, [identity.to_ne_bytes(), peer.to_ne_bytes()].concat());
+        for (pod, peer) in &self.peers {
+            add(Table::Peers, [pod.octets(), peer.octets()].concat());
         }
-        for (identity, peer, protocol, port) in &self.peer_ports {
-            let mut key = [identity.to_ne_bytes(), peer.to_ne_bytes()].concat();
+        for (pod, peer, protocol, port) in &self.peer_ports {
+            let mut key = [pod.octets(), peer.octets()].concat();
             push_transport(&mut key, *protocol, *port);
             add(Table::PeerPorts, key);
         }
-        for (identity, protocol, port) in &self.anybody_ports {
-            let mut key = identity.to_ne_bytes().to_vec();
+        for (pod, protocol, port) in &self.anybody_ports {
+            let mut key = pod.octets().to_vec();
             push_transport(&mut key, *protocol, *port);
             add(Table::AnybodyPorts, key);
         }

@@ -46,7 +46,7 @@ fn each_mistake_is_named_with_its_place() {
         &format!(
             "services:\n  a:\n    image: busybox\n    command: sleep 100\n    ports: ['127.0.0.1:{port}:80']\n"
         ),
-        &[&port.to_string(), "in use"],
+        &[&port.to_string(), "is taken by"],
     );
     fails(
         "services:\n  a:\n    image: busybox\n    command: no-such-command\n",

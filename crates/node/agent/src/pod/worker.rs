@@ -396,6 +396,11 @@ impl Worker {
                 finished: now,
             });
             view.phase = Phase::Ended;
+            if !self.will_restart(name)
+                && let Some(view) = self.observed.containers.get_mut(name)
+            {
+                view.not_before = None;
+            }
         } else {
             if known.ended.is_none() && known.starts > 0 && cause.reason == "CreateContainerError" {
                 known.starts -= 1;

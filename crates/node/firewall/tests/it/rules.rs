@@ -21,6 +21,9 @@ fn an_update_touches_only_what_changed_and_removal_leaves_nothing() {
     let listed = run("nft list map ip berth-test endpoint");
     assert!(listed.contains("10.42.0.10") && listed.contains("10.42.0.11"), "{listed}");
     assert!(run("nft list set ip berth-test refused").contains("10.43.0.2"));
+    // People must be able to list everything with the tool they have.
+    let all = run("nft list ruleset");
+    assert!(all.contains("chain entering") && all.contains("@in-peer-port"), "{all}");
     assert_eq!(firewall.update(&ruleset).unwrap(), 0);
     ruleset.services.extend([service(1, 3)]);
     assert_eq!(firewall.update(&ruleset).unwrap(), 4);

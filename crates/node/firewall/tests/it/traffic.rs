@@ -121,8 +121,11 @@ fn isolated_pods_hear_only_whom_a_policy_names() {
     let net = Net::new(3);
     let mut ruleset = Ruleset {
         services: [(frontend([0, 0, 0, 0], 9001), vec![backend(0)])].into(),
-        identities: [(pod(0), 1), (pod(1), 2), (pod(2), 3)].into(),
-        inbound: PolicySet { isolated: [1].into(), peers: [(1, 2)].into(), ..PolicySet::default() },
+        inbound: PolicySet {
+            isolated: [pod(0)].into(),
+            peers: [(pod(0), pod(1))].into(),
+            ..PolicySet::default()
+        },
         ..Ruleset::default()
     };
     let mut firewall = Firewall::install(settings(), &ruleset).unwrap();
@@ -134,18 +137,21 @@ fn isolated_pods_hear_only_whom_a_policy_names() {
         assert!(ask(pod(0), 8080).is_ok(), "the node, for its probes");
         assert!(ask([10, 42, 0, 1].into(), 9001).is_ok(), "a published port");
         // By port.
-        ruleset.inbound.peer_ports = [(1, 3, Protocol::Tcp, 8080)].into();
+        ruleset.inbound.peer_ports = [(pod(0), pod(2), Protocol::Tcp, 8080)].into();
         firewall.update(&ruleset).unwrap();
         assert!(reaches(2, 0), "allowed on this port");
-        ruleset.inbound.peer_ports = [(1, 3, Protocol::Tcp, 81)].into();
+        ruleset.inbound.peer_ports = [(pod(0), pod(2), Protocol::Tcp, 81)].into();
         firewall.update(&ruleset).unwrap();
         assert!(!reaches(2, 0), "allowed on another port");
-        ruleset.inbound.anybody_ports = [(1, Protocol::Tcp, 8080)].into();
+        ruleset.inbound.anybody_ports = [(pod(0), Protocol::Tcp, 8080)].into();
         firewall.update(&ruleset).unwrap();
         assert!(reaches(2, 0), "everybody on this port");
         // The way out.
-        ruleset.outbound =
-            PolicySet { isolated: [3].into(), peers: [(3, 1)].into(), ..PolicySet::default() };
+        ruleset.outbound = PolicySet {
+            isolated: [pod(2)].into(),
+            peers: [(pod(2), pod(0))].into(),
+            ..PolicySet::default()
+        };
         firewall.update(&ruleset).unwrap();
         assert!(reaches(2, 0) && !reaches(2, 1), "out only to the named peer");
     });
