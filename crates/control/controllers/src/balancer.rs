@@ -85,9 +85,9 @@ fn address(node: &Node) -> Option<String> {
 async fn reconcile(context: &Context, key: Key) -> Result<Option<Duration>, kube::Error> {
     let Some(service) = context.mirrors.services.get(&key) else { return Ok(None) };
     let nodes = context.mirrors.nodes.all();
-    let preferred = context.settings.node_name.as_deref();
+    let preferred = context.settings.node_name.as_str();
     let mut ready: Vec<_> = nodes.iter().filter(|node| is_ready(node)).collect();
-    ready.sort_by_key(|node| (preferred != Some(&node.name_any()), node.name_any()));
+    ready.sort_by_key(|node| (preferred != node.name_any(), node.name_any()));
     let node = ready.iter().find_map(|node| address(node));
     for step in plan(&service, node.as_deref()) {
         debug!(service = %key, %step, "load balancer");

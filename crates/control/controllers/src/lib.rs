@@ -33,8 +33,8 @@ pub struct Settings {
     pub ca_pem: String,
     /// The directory on nodes under which local volumes are made.
     pub volumes_root: PathBuf,
-    /// The node that local volumes are made on, when it is ready; otherwise the one with the fewest.
-    pub node_name: Option<String>,
+    /// The node that local volumes are made on and whose address Services publish, when it is ready; otherwise another.
+    pub node_name: String,
 }
 
 /// Why the controllers ended before they were told to.

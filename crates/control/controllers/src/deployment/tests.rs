@@ -197,6 +197,7 @@ fn rolls_one_by_one_and_never_serves_with_less() {
         world.carry_out(&step);
     }
     assert_eq!(world.text(), "", "waits for the new pod");
+    world.note_status();
     world.settle();
     assert_eq!(world.reason("Progressing"), "True ReplicaSetUpdated");
     assert_eq!(world.text(), "scale r1 from 3 to 2");
@@ -297,6 +298,7 @@ fn resizing_during_a_roll_out_shares_by_size() {
     }
     assert_eq!(world.sizes().iter().sum::<i32>(), 16);
     assert!(world.sizes()[0] > world.sizes()[1]);
+    world.settle();
     world.converge(usize::MAX);
     assert_eq!(world.sizes(), [0, 16]);
 }

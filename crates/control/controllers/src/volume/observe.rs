@@ -66,7 +66,7 @@ pub(crate) fn observe(context: &Context, key: &Key) -> Option<Observed> {
     let named = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
     let class_name = named.or_else(|| class.as_ref().map(|class| class.name_any()));
     let volumes = mirrors.volumes.all();
-    let node = node(&mirrors.nodes.all(), &volumes, context.settings.node_name.as_deref());
+    let node = node(&mirrors.nodes.all(), &volumes, &context.settings.node_name);
     Some(Observed {
         claim,
         used,
@@ -90,7 +90,7 @@ fn default_class(classes: &[Arc<StorageClass>]) -> Option<Arc<StorageClass>> {
 fn node(
     nodes: &[Arc<Node>],
     volumes: &[Arc<PersistentVolume>],
-    preferred: Option<&str>,
+    preferred: &str,
 ) -> Option<Arc<Node>> {
     let ready = nodes.iter().filter(|node| {
         let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -106,7 +106,7 @@ fn node(
     };
     let rank = |node: &&Arc<Node>| {
         let name = node.name_any();
-        (preferred != Some(&name), count(&name), name)
+        (preferred != name, count(&name), name)
     };
     ready.min_by_key(rank).cloned()
 }
