@@ -119,6 +119,7 @@ fn run() -> Result<(), NamesError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
         let client = berth_client::open(&data.join("dns.kubeconfig"))
+            .await
             .map_err(|error| NamesError::Client(Box::new(error)))?;
         let stop = CancellationToken::new();
         tokio::spawn(crate::serve::cancel_on_signal(stop.clone()));

@@ -126,9 +126,9 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         client("system:kube-controller-manager", "system:controllers"),
         client("system:kube-scheduler", "system:controllers"),
         berth_controllers::Settings {
-            ca_pem: authority.certificate(),
+            ca_pem: authority.certificate().to_owned(),
             volumes_root: data.join("volumes"),
-            node_name: node.clone(),
+            node_name: Some(node.clone()),
         },
         stop.clone(),
     ));

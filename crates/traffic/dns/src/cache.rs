@@ -1,164 +1,185 @@
-//! What resolvers have said, for as long as they allow, and never for long.
+//! What the host's resolvers have said, for as long as they said it holds.
+//!
+//! Surprising: there is no timer. What has run out is removed when room is needed, so that an idle server sleeps.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::time::Duration;
 
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::time::Instant;
 
-/// What is asked: names compare without regard to case.
-pub type Asked = (Name, RecordType);
+use crate::plan::Reply;
 
-const LONGEST: Duration = Duration::from_secs(30);
-const LONGEST_DENIAL: Duration = Duration::from_secs(5);
-const ROOM: usize = 4096;
+/// The longest we keep an answer, whatever it says.
+const LONGEST: u32 = 300;
+/// The longest we keep a "no".
+const LONGEST_NO: u32 = 30;
+/// How long a failure stands, so that a dead resolver costs one wait and not one for every question.
+const FAILURE: u32 = 2;
+/// The size of all records together that we keep, in bytes as they count on the wire.
+const ROOM: usize = 8 << 20;
+/// What an entry costs besides its records.
+const OVERHEAD: usize = 256;
 
-/// What a resolver has said.
-#[derive(Debug, Clone)]
-pub struct Heard {
-    pub code: ResponseCode,
-    answers: Vec<Record>,
-    authorities: Vec<Record>,
-    at: Instant,
+/// Of which name, which records.
+pub(crate) type Asked = (Name, RecordType);
+
+#[derive(Debug)]
+struct Kept {
+    reply: Reply,
+    since: Instant,
     until: Instant,
+    size: usize,
 }
 
-impl Heard {
-    /// From a message. What fails is not to be kept.
-    pub fn new(message: Message, now: Instant) -> Self {
-        let code = message.metadata.response_code;
-        let seconds = |ttl: u32| Duration::from_secs(u64::from(ttl));
-        let keep = match code {
-            ResponseCode::NoError if !message.answers.is_empty() => {
-                let shortest = message.answers.iter().map(|record| record.ttl).min();
-                seconds(shortest.unwrap_or(0)).min(LONGEST)
-            }
-            // A denial without its authority says nothing about how long it holds.
-            ResponseCode::NoError | ResponseCode::NXDomain => {
-                let soa = message.authorities.iter().find_map(|record| match &record.data {
-                    RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
-                    _ => None,
-                });
-                seconds(soa.unwrap_or(0)).min(LONGEST_DENIAL)
-            }
-            _ => Duration::ZERO,
-        };
-        Self {
-            code,
-            answers: message.answers,
-            authorities: message.authorities,
-            at: now,
-            until: now + keep,
-        }
-    }
-
-    /// The records, with what is left of their time.
-    pub fn records(&self, now: Instant) -> (Vec<Record>, Vec<Record>) {
-        let age = now.saturating_duration_since(self.at).as_secs();
-        let age = u32::try_from(age).unwrap_or(u32::MAX);
-        let aged = |records: &Vec<Record>| {
-            let mut records = records.clone();
-            for record in &mut records {
-                record.decrement_ttl(age);
-            }
-            records
-        };
-        (aged(&self.answers), aged(&self.authorities))
-    }
+#[derive(Debug)]
+pub(crate) struct Cache {
+    kept: HashMap<Asked, Kept>,
+    size: usize,
+    room: usize,
 }
 
-/// The cache.
-#[derive(Default)]
-pub struct Cache {
-    heard: HashMap<Asked, Arc<Heard>>,
-    order: VecDeque<Asked>,
+impl Default for Cache {
+    fn default() -> Self {
+        Self { kept: HashMap::new(), size: 0, room: ROOM }
+    }
 }
 
 impl Cache {
-    /// What has been said, if it still holds.
-    pub fn get(&self, asked: &Asked, now: Instant) -> Option<Arc<Heard>> {
-        self.heard.get(asked).filter(|heard| heard.until > now).cloned()
+    /// What is known, with the time it still holds.
+    pub(crate) fn reply(&self, asked: &Asked, now: Instant) -> Option<Reply> {
+        let kept = self.kept.get(asked).filter(|kept| now < kept.until)?;
+        let age = u32::try_from(now.duration_since(kept.since).as_secs()).unwrap_or(u32::MAX);
+        let mut reply = kept.reply.clone();
+        for record in reply.answers.iter_mut().chain(&mut reply.authorities) {
+            record.ttl = record.ttl.saturating_sub(age);
+        }
+        Some(reply)
     }
 
-    /// Keeps what was said. When there is no room the oldest goes.
-    pub fn put(&mut self, asked: Asked, heard: Arc<Heard>) {
-        if heard.until <= heard.at {
+    /// Keeps a reply for as long as it says, or not at all.
+    pub(crate) fn keep(&mut self, asked: Asked, reply: &Reply, now: Instant) {
+        let seconds = lifetime(reply);
+        let size = OVERHEAD + weigh(reply);
+        if seconds == 0 || size > self.room / 8 {
             return;
         }
-        if self.heard.insert(asked.clone(), heard).is_none() {
-            self.order.push_back(asked);
+        if self.size + size > self.room {
+            self.make_room(now);
         }
-        if self.order.len() > ROOM
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.heard.remove(&oldest);
+        let until = now + Duration::from_secs(seconds.into());
+        let kept = Kept { reply: reply.clone(), since: now, until, size };
+        self.size += size;
+        if let Some(old) = self.kept.insert(asked, kept) {
+            self.size -= old.size;
         }
     }
+
+    /// Forgets what has run out, and of the rest what runs out first, until a quarter is free.
+    fn make_room(&mut self, now: Instant) {
+        self.kept.retain(|_, kept| now < kept.until);
+        self.size = self.kept.values().map(|kept| kept.size).sum();
+        let mut ends: Vec<(Instant, usize)> =
+            self.kept.values().map(|kept| (kept.until, kept.size)).collect();
+        ends.sort_unstable();
+        let mut free = self.room - self.size.min(self.room);
+        let last = ends.into_iter().take_while(|(_, size)| {
+            let more = free < self.room / 4;
+            free += size;
+            more
+        });
+        if let Some((until, _)) = last.last() {
+            self.kept.retain(|_, kept| until < kept.until);
+            self.size = self.kept.values().map(|kept| kept.size).sum();
+        }
+    }
+}
+
+/// For how many seconds a reply holds (RFC 2308 for a "no").
+fn lifetime(reply: &Reply) -> u32 {
+    let shortest = reply.answers.iter().map(|record| record.ttl).min();
+    let negative = reply.authorities.iter().filter_map(|record| match &record.data {
+        RData::SOA(start) => Some(record.ttl.min(start.minimum)),
+        _ => None,
+    });
+    match reply.code {
+        ResponseCode::ServFail => FAILURE,
+        ResponseCode::NoError | ResponseCode::NXDomain => match negative.min() {
+            // A "no" without this record says nothing about how long it holds.
+            None if reply.answers.is_empty() => 0,
+            None => shortest.unwrap_or(0).min(LONGEST),
+            Some(no) => no.min(shortest.unwrap_or(u32::MAX)).min(LONGEST_NO),
+        },
+        _ => 0,
+    }
+}
+
+fn weigh(reply: &Reply) -> usize {
+    let all = reply.answers.iter().chain(&reply.authorities);
+    // Texts are the only data that can be large.
+    all.map(|record| {
+        let data = match &record.data {
+            RData::TXT(text) => text.txt_data.iter().map(|part| part.len() + 16).sum(),
+            RData::Unknown { rdata, .. } => rdata.anything.len(),
+            _ => 0,
+        };
+        data + record.name.len() + size_of::<Record>()
+    })
+    .sum()
 }
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::op::OpCode;
     use hickory_proto::rr::rdata::{A, SOA};
 
     use super::*;
 
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn address(ttl: u32) -> Reply {
+        let data = RData::A(A::new(192, 0, 2, 1));
+        let mut reply = Reply::of(ResponseCode::NoError);
+        reply.answers.push(Record::from_rdata(name("a.test."), ttl, data));
+        reply
+    }
+
     fn asked(text: &str) -> Asked {
-        (Name::from_ascii(text).unwrap(), RecordType::A)
+        (name(text), RecordType::A)
     }
 
-    fn answer(ttl: u32) -> Message {
-        let mut message = Message::response(1, OpCode::Query);
-        let data = RData::A(A([1, 2, 3, 4].into()));
-        message.add_answer(Record::from_rdata(asked("a.").0, ttl, data));
-        message
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn holds_as_long_as_it_may_and_tells_what_is_left() {
+    #[test]
+    fn an_answer_counts_down_and_ends() {
         let mut cache = Cache::default();
-        let begin = Instant::now();
-        cache.put(asked("A."), Arc::new(Heard::new(answer(10), begin)));
-        cache.put(asked("b."), Arc::new(Heard::new(answer(0), begin)));
-        cache.put(asked("c."), Arc::new(Heard::new(answer(86_400), begin)));
-        tokio::time::advance(Duration::from_secs(4)).await;
         let now = Instant::now();
-        assert_eq!(cache.get(&asked("a."), now).unwrap().records(now).0[0].ttl, 6);
-        assert!(cache.get(&asked("b."), now).is_none());
-        tokio::time::advance(Duration::from_secs(7)).await;
-        assert!(cache.get(&asked("a."), Instant::now()).is_none());
-        tokio::time::advance(Duration::from_secs(20)).await;
-        assert!(cache.get(&asked("c."), Instant::now()).is_none());
+        cache.keep(asked("a.test."), &address(10), now);
+        let later = |seconds| now + Duration::from_secs(seconds);
+        assert_eq!(cache.reply(&asked("A.Test."), later(4)).unwrap().answers[0].ttl, 6);
+        assert!(cache.reply(&asked("a.test."), later(10)).is_none());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn keeps_denials_only_with_their_authority() {
-        let denial = |soa: bool| {
-            let mut message = Message::response(1, OpCode::Query);
-            message.metadata.response_code = ResponseCode::NXDomain;
-            if soa {
-                let root = Name::root();
-                let soa = SOA::new(root.clone(), root.clone(), 1, 1, 1, 1, 60);
-                message.add_authority(Record::from_rdata(root, 60, RData::SOA(soa)));
-            }
-            Arc::new(Heard::new(message, Instant::now()))
-        };
-        let mut cache = Cache::default();
-        cache.put(asked("a."), denial(true));
-        cache.put(asked("b."), denial(false));
-        assert!(cache.get(&asked("a."), Instant::now()).is_some());
-        assert!(cache.get(&asked("b."), Instant::now()).is_none());
+    #[test]
+    fn a_no_holds_as_long_as_its_zone_says() {
+        let mut reply = Reply::of(ResponseCode::NXDomain);
+        assert_eq!(lifetime(&reply), 0);
+        let start = SOA::new(name("a."), name("b."), 1, 1, 1, 1, 7);
+        reply.authorities.push(Record::from_rdata(name("test."), 60, RData::SOA(start)));
+        assert_eq!(lifetime(&reply), 7);
+        assert_eq!(lifetime(&address(0)), 0);
+        assert_eq!(lifetime(&address(9999)), LONGEST);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn has_bounded_room() {
-        let mut cache = Cache::default();
-        for i in 0..ROOM + 10 {
-            cache.put(asked(&format!("n{i}.")), Arc::new(Heard::new(answer(10), Instant::now())));
+    #[test]
+    fn what_ends_first_makes_room() {
+        let mut cache = Cache { room: 40_000, ..Cache::default() };
+        let now = Instant::now();
+        for number in 0..1000 {
+            cache.keep(asked(&format!("n{number}.test.")), &address(20 + number % 200), now);
+            assert!(cache.size <= cache.room);
+            assert_eq!(cache.size, cache.kept.values().map(|kept| kept.size).sum::<usize>());
         }
-        assert_eq!((cache.heard.len(), cache.order.len()), (ROOM, ROOM));
-        assert!(cache.get(&asked("n0."), Instant::now()).is_none());
+        assert!(cache.kept.len() > 20);
     }
 }

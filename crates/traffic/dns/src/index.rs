@@ -1,313 +1,369 @@
-//! What the cluster looks like to somebody who asks for names.
+//! Everything the zone holds, ready to be looked up: by name, and by address.
 //!
-//! Every object is put and removed on its own, and repeated puts change nothing, so the index can be fed from watches that
-//! repeat themselves. Reading takes a shared lock for as long as one answer is collected.
+//! Surprising: a name has three ways of not being there. [`Found::Absent`] may mean something elsewhere and is worth
+//! looking for along the search list; [`Found::Silent`] is a name of ours that has nothing to say just now, such as a
+//! headless Service without ready endpoints. Both read as NXDOMAIN, but only the first may leave the node.
+//! [`Found::Hollow`] exists only because names below it do.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
 
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use berth_client::Key;
+use hickory_proto::rr::Name;
 
-/// Namespace and name.
-pub(crate) type Id = (String, String);
+use crate::facts::{Kind, PodFacts, Port, ServiceFacts, SliceFacts};
 
-/// A port with a name.
+/// What a name inside the zone stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found<'a> {
+    /// No such name.
+    Absent,
+    /// No such name at the moment, but nobody else's either.
+    Silent,
+    /// A name that exists only for those below it.
+    Hollow,
+    /// The zone itself.
+    Apex,
+    /// Addresses of both families, possibly none.
+    Addresses(Vec<IpAddr>),
+    /// Another name.
+    Alias(&'a Name),
+    /// Ports at hosts.
+    Targets(Vec<Target<'a>>),
+    /// The version of the schema.
+    Version,
+}
+
+/// One place to reach a named port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NamedPort {
-    pub name: String,
-    /// In lower case.
-    pub protocol: String,
+pub(crate) struct Target<'a> {
+    pub host: &'a Name,
     pub port: u16,
+    pub addresses: Vec<IpAddr>,
 }
 
-/// How a Service is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// By an address of its own.
-    Address(Ipv4Addr),
-    /// By the addresses of its endpoints.
-    Endpoints,
-    /// By another name.
-    Elsewhere(String),
+/// One address behind a headless Service.
+#[derive(Debug)]
+struct Endpoint {
+    /// Its hostname, or its address with dashes.
+    label: String,
+    name: Name,
+    address: IpAddr,
+    ports: Vec<Port>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ServiceEntry {
-    pub reach: Reach,
-    pub ports: Vec<NamedPort>,
+/// A Service with its slices; either may come first.
+#[derive(Debug, Default)]
+struct Entry {
+    name: Name,
+    service: Option<ServiceFacts>,
+    slices: BTreeMap<String, SliceFacts>,
+    /// Derived from the two above; empty unless headless.
+    endpoints: Vec<Endpoint>,
+    /// What this entry has put into the index by address.
+    pointers: Vec<(IpAddr, Name)>,
 }
 
-/// One ready endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct EndpointEntry {
-    pub address: Ipv4Addr,
-    /// Its name below the Service's; the address with dashes unless the pod has a hostname.
-    pub label: String,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct SliceEntry {
-    pub service: Id,
-    pub endpoints: Vec<EndpointEntry>,
-    pub ports: Vec<NamedPort>,
-}
-
-#[derive(Default)]
-pub(crate) struct Contents {
-    pub ready: bool,
-    services: HashMap<Id, ServiceEntry>,
-    slices: HashMap<Id, SliceEntry>,
-    by_service: HashMap<Id, BTreeSet<String>>,
-    /// Which Service has an address.
-    addresses: HashMap<Ipv4Addr, Id>,
-    /// The names of endpoints by address, with the number of slices that say so.
-    pointers: BTreeMap<(Ipv4Addr, Id, String), usize>,
-    pods: HashMap<Id, Ipv4Addr>,
-    pod_addresses: HashMap<Ipv4Addr, Id>,
-    /// How many Services and pods a namespace has.
-    namespaces: HashMap<String, usize>,
-}
-
-/// The index.
-pub struct Index {
-    contents: RwLock<Contents>,
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self::new()
-    }
+/// The zone.
+#[derive(Debug)]
+pub(crate) struct Index {
+    pub(crate) zone: Name,
+    /// Whether the first lists are in. Until then, nothing can be said to be absent.
+    pub(crate) ready: bool,
+    namespaces: HashMap<String, HashMap<String, Entry>>,
+    slice_owners: HashMap<Key, String>,
+    pointers: HashMap<IpAddr, Vec<Name>>,
+    pods: HashMap<Key, PodFacts>,
+    pod_addresses: HashMap<IpAddr, Key>,
+    pod_namespaces: HashMap<String, usize>,
+    networks: Vec<(Ipv4Addr, u8)>,
+    /// The first three octets of every pod and Service ever seen.
+    surroundings: HashSet<[u8; 3]>,
 }
 
 impl Index {
-    /// An empty index that may be asked.
-    #[must_use]
-    pub fn new() -> Self {
-        let contents = Contents { ready: true, ..Contents::default() };
-        Self { contents: RwLock::new(contents) }
-    }
-
-    /// An empty index that does not know yet what there is: names of the cluster fail rather than being denied.
-    #[must_use]
-    pub fn unready() -> Self {
-        Self { contents: RwLock::default() }
-    }
-
-    /// Says that everything has been put once.
-    pub fn set_ready(&self) {
-        self.write().ready = true;
-    }
-
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Contents> {
-        self.contents.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Contents> {
-        self.contents.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a Service in, new or changed.
-    pub fn put_service(&self, service: &Service) {
-        let id = id(&service.metadata);
-        let mut contents = self.write();
-        contents.remove_service(&id);
-        let Some(entry) = service_entry(service) else { return };
-        if let Reach::Address(address) = &entry.reach {
-            contents.addresses.insert(*address, id.clone());
+    pub(crate) fn new(zone: Name, networks: Vec<(Ipv4Addr, u8)>) -> Self {
+        Self {
+            zone,
+            ready: false,
+            namespaces: HashMap::new(),
+            slice_owners: HashMap::new(),
+            pointers: HashMap::new(),
+            pods: HashMap::new(),
+            pod_addresses: HashMap::new(),
+            pod_namespaces: HashMap::new(),
+            networks,
+            surroundings: HashSet::new(),
         }
-        contents.enter(&id.0);
-        contents.services.insert(id, entry);
     }
 
-    /// Forgets a Service.
-    pub fn remove_service(&self, service: &Service) {
-        self.write().remove_service(&id(&service.metadata));
-    }
-
-    /// Takes an `EndpointSlice` in, new or changed.
-    pub fn put_slice(&self, slice: &EndpointSlice) {
-        let id = id(&slice.metadata);
-        let mut contents = self.write();
-        contents.remove_slice(&id);
-        let Some(entry) = slice_entry(slice, &id.0) else { return };
-        for endpoint in &entry.endpoints {
-            let pointer = (endpoint.address, entry.service.clone(), endpoint.label.clone());
-            *contents.pointers.entry(pointer).or_default() += 1;
+    /// Takes in a Service, or its absence.
+    pub(crate) fn set_service(&mut self, key: &Key, facts: Option<ServiceFacts>) {
+        if let Some(ServiceFacts { kind: Kind::Cluster(addresses), .. }) = &facts {
+            for address in addresses {
+                note_surroundings(&mut self.surroundings, *address);
+            }
         }
-        contents.by_service.entry(entry.service.clone()).or_default().insert(id.1.clone());
-        contents.slices.insert(id, entry);
+        self.change(key, |entry| entry.service = facts);
     }
 
-    /// Forgets an `EndpointSlice`.
-    pub fn remove_slice(&self, slice: &EndpointSlice) {
-        self.write().remove_slice(&id(&slice.metadata));
-    }
-
-    /// Takes a pod in, new or changed. Pods that share the node's address are of no interest.
-    pub fn put_pod(&self, pod: &Pod) {
-        let id = id(&pod.metadata);
-        let mut contents = self.write();
-        contents.remove_pod(&id);
-        let status = pod.status.as_ref();
-        let phase = status.and_then(|status| status.phase.as_deref());
-        let address = status.and_then(|status| status.pod_ip.as_ref()?.parse::<Ipv4Addr>().ok());
-        let host = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
-        let Some(address) = address else { return };
-        if host || matches!(phase, Some("Succeeded" | "Failed")) {
-            return;
+    /// Takes in a slice, or its absence. A slice may change its Service.
+    pub(crate) fn set_slice(&mut self, key: &Key, facts: Option<SliceFacts>) {
+        let owner = facts.as_ref().map(|facts| facts.service.clone());
+        let before = match &owner {
+            Some(owner) => self.slice_owners.insert(key.clone(), owner.clone()),
+            None => self.slice_owners.remove(key),
+        };
+        if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
+            self.change(&Key::new(key.namespace.clone(), before), |entry| {
+                entry.slices.remove(&key.name);
+            });
         }
-        contents.enter(&id.0);
-        contents.pod_addresses.insert(address, id.clone());
-        contents.pods.insert(id, address);
+        if let (Some(owner), Some(facts)) = (owner, facts) {
+            self.change(&Key::new(key.namespace.clone(), owner), |entry| {
+                entry.slices.insert(key.name.clone(), facts);
+            });
+        }
     }
 
-    /// Forgets a pod.
-    pub fn remove_pod(&self, pod: &Pod) {
-        self.write().remove_pod(&id(&pod.metadata));
+    /// Takes in a pod, or its absence.
+    pub(crate) fn set_pod(&mut self, key: &Key, facts: Option<PodFacts>) {
+        if let Some(old) = self.pods.remove(key) {
+            for address in &old.addresses {
+                // A newer pod may have the address by now.
+                if self.pod_addresses.get(address) == Some(key) {
+                    self.pod_addresses.remove(address);
+                }
+            }
+            if let Some(count) = self.pod_namespaces.get_mut(&key.namespace) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pod_namespaces.remove(&key.namespace);
+                }
+            }
+        }
+        let Some(facts) = facts else { return };
+        for address in &facts.addresses {
+            self.pod_addresses.insert(*address, key.clone());
+            note_surroundings(&mut self.surroundings, *address);
+        }
+        *self.pod_namespaces.entry(key.namespace.clone()).or_default() += 1;
+        self.pods.insert(key.clone(), facts);
+    }
+
+    /// What a name is, from its labels in lower case without those of the zone.
+    pub(crate) fn find(&self, labels: &[&str]) -> Found<'_> {
+        match labels {
+            [] => Found::Apex,
+            ["svc" | "pod"] => Found::Hollow,
+            ["dns-version"] => Found::Version,
+            [namespace, "svc" | "pod"] if self.knows_namespace(namespace) => Found::Hollow,
+            [address, namespace, "pod"] => self.find_pod(address, namespace),
+            [below @ .., service, namespace, "svc"] => {
+                let found = self.namespaces.get(*namespace).and_then(|all| all.get(*service));
+                found.map_or(Found::Absent, |entry| entry.find(below))
+            }
+            _ => Found::Absent,
+        }
+    }
+
+    /// The names of an address.
+    pub(crate) fn pointers(&self, address: IpAddr) -> &[Name] {
+        self.pointers.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether addresses here are the cluster's. `known` holds the leading octets, one to four.
+    pub(crate) fn owns(&self, known: &[u8]) -> bool {
+        let mut octets = [0; 4];
+        octets[..known.len()].copy_from_slice(known);
+        let address = Ipv4Addr::from(octets).to_bits();
+        // Of a name above the network, such as `10.in-addr.arpa`, somebody else holds the rest.
+        let within = self.networks.iter().any(|(network, prefix)| {
+            let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
+            usize::from(*prefix) <= known.len() * 8 && address & mask == network.to_bits() & mask
+        });
+        within
+            || octets.first_chunk().is_some_and(|first| {
+                known.len() >= first.len() && self.surroundings.contains(first)
+            })
+    }
+
+    /// Whether a question from there, through the first entry of a search list in this namespace, may have the rest of
+    /// the list walked for it.
+    pub(crate) fn searches(&self, from: IpAddr, namespace: &str) -> bool {
+        match self.pod_addresses.get(&from) {
+            Some(key) => {
+                key.namespace == namespace
+                    && self.pods.get(key).is_some_and(|facts| facts.usual_search)
+            }
+            // Pods that share their node's address, and containers behind address translation.
+            None => self.knows_namespace(namespace),
+        }
+    }
+
+    fn knows_namespace(&self, namespace: &str) -> bool {
+        self.pod_namespaces.contains_key(namespace) || self.namespaces.contains_key(namespace)
+    }
+
+    fn find_pod(&self, label: &str, namespace: &str) -> Found<'_> {
+        let address = label.replace('-', ".").parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+        let address = address.or_else(|| label.replace('-', ":").parse().ok());
+        let Some(address) = address else { return Found::Absent };
+        match self.pod_addresses.get(&address) {
+            Some(key) if key.namespace == namespace => Found::Addresses(vec![address]),
+            _ => Found::Silent,
+        }
+    }
+
+    /// Changes one entry and brings everything derived from it up to date.
+    fn change(&mut self, key: &Key, change: impl FnOnce(&mut Entry)) {
+        let Some(name) = below(&self.zone, &[&key.name, &key.namespace, "svc"]) else { return };
+        let namespace = self.namespaces.entry(key.namespace.clone()).or_default();
+        let entry = namespace.entry(key.name.clone()).or_default();
+        entry.name = name;
+        change(entry);
+        let stale = std::mem::take(&mut entry.pointers);
+        entry.derive();
+        let fresh = entry.pointers.clone();
+        if entry.service.is_none() && entry.slices.is_empty() {
+            namespace.remove(&key.name);
+            if namespace.is_empty() {
+                self.namespaces.remove(&key.namespace);
+            }
+        }
+        for (address, name) in stale {
+            if let Some(names) = self.pointers.get_mut(&address) {
+                names.retain(|known| *known != name);
+                if names.is_empty() {
+                    self.pointers.remove(&address);
+                }
+            }
+        }
+        for (address, name) in fresh {
+            self.pointers.entry(address).or_default().push(name);
+        }
     }
 }
 
-impl Contents {
-    /// How a Service is reached, and its ports.
-    pub fn service(&self, namespace: &str, name: &str) -> Option<&ServiceEntry> {
-        self.services.get(&(namespace.to_owned(), name.to_owned()))
+impl Entry {
+    fn find(&self, below: &[&str]) -> Found<'_> {
+        let Some(service) = &self.service else { return Found::Absent };
+        match (below, &service.kind) {
+            ([], Kind::Cluster(addresses)) => Found::Addresses(addresses.clone()),
+            ([], Kind::External(name)) => Found::Alias(name),
+            ([], Kind::Headless) if self.endpoints.is_empty() => Found::Silent,
+            ([], Kind::Headless) => {
+                Found::Addresses(self.endpoints.iter().map(|each| each.address).collect())
+            }
+            ([protocol], _) if protocol.starts_with('_') => {
+                let mut ports = self.ports();
+                let any = ports.any(|port| same(&port.protocol, protocol));
+                if any { Found::Hollow } else { Found::Silent }
+            }
+            ([port, protocol], Kind::Cluster(addresses)) => {
+                let port = service.ports.iter().find(|each| matches(each, port, protocol));
+                port.map_or(Found::Silent, |port| {
+                    let addresses = addresses.clone();
+                    Found::Targets(vec![Target { host: &self.name, port: port.number, addresses }])
+                })
+            }
+            ([port, protocol], Kind::Headless) => self.targets(port, protocol),
+            ([label], Kind::Headless) => {
+                let here = self.endpoints.iter().filter(|endpoint| endpoint.label == *label);
+                let addresses: Vec<IpAddr> = here.map(|endpoint| endpoint.address).collect();
+                if addresses.is_empty() { Found::Silent } else { Found::Addresses(addresses) }
+            }
+            (_, Kind::Cluster(_) | Kind::Headless | Kind::External(_)) => Found::Silent,
+        }
     }
 
-    /// The slices of a Service.
-    pub fn slices(&self, namespace: &str, name: &str) -> impl Iterator<Item = &SliceEntry> {
-        let service = (namespace.to_owned(), name.to_owned());
-        let names = self.by_service.get(&service).into_iter().flatten();
-        names.filter_map(|name| self.slices.get(&(namespace.to_owned(), name.clone())))
+    /// The ports that have names below this one.
+    fn ports(&self) -> impl Iterator<Item = &Port> {
+        let own = self.service.as_ref().filter(|facts| matches!(facts.kind, Kind::Cluster(_)));
+        let own = own.into_iter().flat_map(|facts| &facts.ports);
+        own.chain(self.endpoints.iter().flat_map(|endpoint| &endpoint.ports))
     }
 
-    /// The Service that has an address.
-    pub fn service_at(&self, address: Ipv4Addr) -> Option<&Id> {
-        self.addresses.get(&address)
+    fn targets(&self, port: &str, protocol: &str) -> Found<'_> {
+        let mut targets: Vec<Target<'_>> = Vec::new();
+        for endpoint in &self.endpoints {
+            let Some(port) = endpoint.ports.iter().find(|each| matches(each, port, protocol))
+            else {
+                continue;
+            };
+            let same = targets
+                .iter_mut()
+                .find(|target| *target.host == endpoint.name && target.port == port.number);
+            match same {
+                Some(target) => target.addresses.push(endpoint.address),
+                None => targets.push(Target {
+                    host: &endpoint.name,
+                    port: port.number,
+                    addresses: vec![endpoint.address],
+                }),
+            }
+        }
+        if targets.is_empty() { Found::Silent } else { Found::Targets(targets) }
     }
 
-    /// The endpoints of Services without an address of their own that have an address: Service and label.
-    pub fn endpoints_at(&self, address: Ipv4Addr) -> impl Iterator<Item = (&Id, &str)> {
-        let from = (address, Id::default(), String::new());
-        let names = self.pointers.range(from..).map(|(pointer, _)| pointer);
-        let of_address = names.take_while(move |(at, ..)| *at == address);
-        let headless = of_address.filter(|(_, service, _)| {
-            let entry = self.services.get(service);
-            entry.is_some_and(|entry| entry.reach == Reach::Endpoints)
-        });
-        headless.map(|(_, service, label)| (service, label.as_str()))
-    }
-
-    /// The namespace of the pod that has an address.
-    pub fn namespace_at(&self, address: Ipv4Addr) -> Option<&str> {
-        self.pod_addresses.get(&address).map(|(namespace, _)| namespace.as_str())
-    }
-
-    /// Whether anything is in a namespace.
-    pub fn has_namespace(&self, namespace: &str) -> bool {
-        self.namespaces.contains_key(namespace)
-    }
-
-    fn enter(&mut self, namespace: &str) {
-        *self.namespaces.entry(namespace.to_owned()).or_default() += 1;
-    }
-
-    fn leave(&mut self, namespace: &str) {
-        if let Some(count) = self.namespaces.get_mut(namespace) {
-            *count -= 1;
-            if *count == 0 {
-                self.namespaces.remove(namespace);
+    fn derive(&mut self) {
+        self.endpoints.clear();
+        let Some(service) = &self.service else { return };
+        match &service.kind {
+            Kind::External(_) => {}
+            Kind::Cluster(addresses) => {
+                self.pointers =
+                    addresses.iter().map(|address| (*address, self.name.clone())).collect();
+            }
+            Kind::Headless => {
+                self.endpoints = endpoints(&self.name, &self.slices, service.unready);
+                let pairs = self.endpoints.iter();
+                self.pointers =
+                    pairs.map(|endpoint| (endpoint.address, endpoint.name.clone())).collect();
             }
         }
     }
+}
 
-    fn remove_service(&mut self, id: &Id) {
-        let Some(entry) = self.services.remove(id) else { return };
-        self.leave(&id.0);
-        if let Reach::Address(address) = entry.reach
-            && self.addresses.get(&address) == Some(id)
-        {
-            self.addresses.remove(&address);
-        }
-    }
-
-    fn remove_slice(&mut self, id: &Id) {
-        let Some(entry) = self.slices.remove(id) else { return };
-        if let Some(names) = self.by_service.get_mut(&entry.service) {
-            names.remove(&id.1);
-            if names.is_empty() {
-                self.by_service.remove(&entry.service);
-            }
-        }
-        for endpoint in entry.endpoints {
-            let pointer = (endpoint.address, entry.service.clone(), endpoint.label);
-            if let Some(count) = self.pointers.get_mut(&pointer) {
-                *count -= 1;
-                if *count == 0 {
-                    self.pointers.remove(&pointer);
+/// The endpoints that count, each address and label once even when a move between slices shows it in two.
+fn endpoints(name: &Name, slices: &BTreeMap<String, SliceFacts>, unready: bool) -> Vec<Endpoint> {
+    let mut seen: HashSet<(IpAddr, String)> = HashSet::new();
+    let mut all = Vec::new();
+    for slice in slices.values() {
+        for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready || unready) {
+            for address in &endpoint.addresses {
+                let dashed = || address.to_string().replace(['.', ':'], "-");
+                let label = endpoint.hostname.clone().unwrap_or_else(dashed);
+                let Some(name) = below(name, &[&label]) else { continue };
+                if seen.insert((*address, label.clone())) {
+                    let ports = slice.ports.clone();
+                    all.push(Endpoint { label, name, address: *address, ports });
                 }
             }
         }
     }
+    all
+}
 
-    fn remove_pod(&mut self, id: &Id) {
-        let Some(address) = self.pods.remove(id) else { return };
-        self.leave(&id.0);
-        // The address may be another pod's by now.
-        if self.pod_addresses.get(&address) == Some(id) {
-            self.pod_addresses.remove(&address);
-        }
+fn note_surroundings(surroundings: &mut HashSet<[u8; 3]>, address: IpAddr) {
+    if let IpAddr::V4(address) = address
+        && let Some(first) = address.octets().first_chunk()
+    {
+        surroundings.insert(*first);
     }
 }
 
-fn id(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Id {
-    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+fn same(word: &str, label: &str) -> bool {
+    label.strip_prefix('_') == Some(word)
 }
 
-fn named_port(name: Option<&String>, protocol: Option<&String>, port: i32) -> Option<NamedPort> {
-    Some(NamedPort {
-        name: name.cloned().unwrap_or_default().to_lowercase(),
-        protocol: protocol.map_or("tcp".to_owned(), |protocol| protocol.to_lowercase()),
-        port: u16::try_from(port).ok()?,
-    })
+fn matches(port: &Port, name: &str, protocol: &str) -> bool {
+    same(&port.name, name) && same(&port.protocol, protocol)
 }
 
-fn service_entry(service: &Service) -> Option<ServiceEntry> {
-    let spec = service.spec.as_ref()?;
-    let reach = match (spec.type_.as_deref(), spec.cluster_ip.as_deref()) {
-        (Some("ExternalName"), _) => Reach::Elsewhere(spec.external_name.clone()?),
-        (_, Some("None")) => Reach::Endpoints,
-        (_, Some(address)) => Reach::Address(address.parse().ok()?),
-        (_, None) => return None,
-    };
-    let ports = spec.ports.iter().flatten();
-    let ports = ports
-        .filter_map(|port| named_port(port.name.as_ref(), port.protocol.as_ref(), port.port))
-        .collect();
-    Some(ServiceEntry { reach, ports })
-}
-
-fn slice_entry(slice: &EndpointSlice, namespace: &str) -> Option<SliceEntry> {
-    let service = slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")?.clone();
-    let mut endpoints = Vec::new();
-    for endpoint in &slice.endpoints {
-        // What is not said counts as ready.
-        let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
-        if ready == Some(false) {
-            continue;
-        }
-        let addresses = endpoint.addresses.iter();
-        for address in addresses.filter_map(|address| address.parse::<Ipv4Addr>().ok()) {
-            let hostname = endpoint.hostname.as_ref().filter(|hostname| !hostname.is_empty());
-            let label = hostname
-                .map_or_else(|| address.to_string().replace('.', "-"), |name| name.to_lowercase());
-            endpoints.push(EndpointEntry { address, label });
-        }
-    }
-    let ports = slice.ports.iter().flatten();
-    let ports = ports
-        .filter_map(|port| named_port(port.name.as_ref(), port.protocol.as_ref(), port.port?))
-        .collect();
-    Some(SliceEntry { service: (namespace.to_owned(), service), endpoints, ports })
+/// The name of these labels below another; nothing when it would be too long or odd for a name.
+pub(crate) fn below(name: &Name, labels: &[&str]) -> Option<Name> {
+    let lower = labels.iter().map(|label| label.to_ascii_lowercase().into_bytes());
+    let own = name.iter().map(<[u8]>::to_vec);
+    Name::from_labels(lower.chain(own).collect::<Vec<_>>().iter().map(Vec::as_slice)).ok()
 }

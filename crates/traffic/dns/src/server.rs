@@ -1,211 +1,218 @@
-//! The sockets. What the index knows is answered in the receiving task itself; only what must be asked elsewhere becomes a
-//! task of its own, and there is a bound to those.
+//! The sockets: one datagram loop and one listener for each address.
+//!
+//! Surprising: when too many questions wait for the host's resolvers, the next one fails at once instead of queueing. A
+//! client tries again after a failure, but a late answer finds nobody listening.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
+use hickory_proto::op::ResponseCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, warn};
 
-use crate::message::{Packet, Question, Reply, read};
-use crate::resolve::{Local, Resolver};
-use crate::upstream::Upstream;
-use crate::zone::Zone;
-use crate::{Index, Settings};
+use crate::plan::Reply;
+use crate::resolver::{Answer, Resolver};
+use crate::wire::{self, Incoming, Question};
+use crate::{DnsError, Protocol};
 
-/// Why names are not answered.
-#[derive(Debug, thiserror::Error)]
-pub enum DnsError {
-    /// An address cannot be listened on.
-    #[error("cannot answer names at `{address}`")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
-}
-
-/// A server whose sockets are open.
-pub struct Bound {
-    sockets: Vec<(UdpSocket, TcpListener)>,
-    resolver: Arc<Resolver>,
-    under_way: usize,
-}
-
-/// A client that holds a connection must ask something in this time.
+/// How long a connection may say nothing, or take nothing.
 const IDLE: Duration = Duration::from_secs(10);
-/// Connections at once.
-const CONNECTIONS: usize = 256;
+/// How long to leave a socket alone that failed, so that a lasting failure does not spin.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Questions are short; what is longer is cut and then refused as malformed.
+const QUESTION: usize = 4096;
 
-impl Bound {
-    /// Opens all sockets. Port 0 takes any, the same for UDP and TCP.
-    ///
-    /// # Errors
-    /// When one of them cannot be had.
-    pub async fn bind(settings: Settings, index: Arc<Index>) -> Result<Self, DnsError> {
-        let mut sockets = Vec::new();
-        for address in &settings.listen {
-            let wrong = |source| DnsError::Bind { address: *address, source };
-            let tcp = TcpListener::bind(address).await.map_err(wrong)?;
-            let local = tcp.local_addr().map_err(wrong)?;
-            let udp = UdpSocket::bind(local).await.map_err(wrong)?;
-            info!(address = %local, "answering names");
-            sockets.push((udp, tcp));
-        }
-        let under_way = settings.under_way;
-        let zone = Zone::new(&settings.zone);
-        let resolver = Arc::new(Resolver::new(zone, index, Upstream::new(settings)));
-        Ok(Self { sockets, resolver, under_way })
-    }
+/// Both sockets of one address.
+pub(crate) struct Sockets {
+    udp: UdpSocket,
+    tcp: TcpListener,
+    address: SocketAddr,
+}
 
-    /// Where it answers.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.iter().filter_map(|(_, tcp)| tcp.local_addr().ok()).collect()
-    }
-
-    /// Answers until told to stop.
-    pub async fn serve(self, stop: &CancellationToken) {
-        let mut tasks = JoinSet::new();
-        for (udp, tcp) in self.sockets {
-            let (resolver, token) = (Arc::clone(&self.resolver), stop.clone());
-            tasks.spawn(packets(Arc::new(udp), resolver, self.under_way, token));
-            let (resolver, token) = (Arc::clone(&self.resolver), stop.clone());
-            tasks.spawn(connections(tcp, resolver, token));
-        }
-        while let Some(outcome) = tasks.join_next().await {
-            if let Err(error) = outcome {
-                warn!(%error, "a task that answers names has failed");
-            }
-        }
+impl Sockets {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
-async fn packets(
-    socket: Arc<UdpSocket>,
+/// How much may go on at one time.
+pub(crate) struct Limits {
+    pub waiting: usize,
+    pub connections: usize,
+}
+
+struct Server {
     resolver: Arc<Resolver>,
-    most: usize,
+    waiting: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Opens all sockets, or none.
+pub(crate) async fn bind(addresses: &[SocketAddr]) -> Result<Vec<Sockets>, DnsError> {
+    let mut all = Vec::new();
+    for wanted in addresses {
+        let failed =
+            |protocol, address| move |source| DnsError::Listen { protocol, address, source };
+        let tcp = TcpListener::bind(wanted).await.map_err(failed(Protocol::Tcp, *wanted))?;
+        // The same port for both, also when the system chose it.
+        let address = tcp.local_addr().map_err(failed(Protocol::Tcp, *wanted))?;
+        let udp = UdpSocket::bind(address).await.map_err(failed(Protocol::Udp, address))?;
+        all.push(Sockets { udp, tcp, address });
+    }
+    Ok(all)
+}
+
+/// Serves on all sockets until told to stop, and returns when nothing is left running.
+pub(crate) async fn serve(
+    sockets: Vec<Sockets>,
+    resolver: Arc<Resolver>,
+    limits: Limits,
+    stop: &CancellationToken,
 ) {
-    let mut buffer = vec![0; 4096];
-    let mut asking = JoinSet::new();
-    loop {
-        let (length, client) = tokio::select! {
-            () = stop.cancelled() => return,
-            Some(_done) = asking.join_next() => continue,
-            received = socket.recv_from(&mut buffer) => match received {
-                Ok(received) => received,
-                // Such as a report that an earlier answer did not arrive.
+    let server = Arc::new(Server {
+        resolver,
+        waiting: Arc::new(Semaphore::new(limits.waiting)),
+        connections: Arc::new(Semaphore::new(limits.connections)),
+        tasks: TaskTracker::new(),
+        stop: stop.clone(),
+    });
+    let loops = sockets.into_iter().map(|Sockets { udp, tcp, .. }| {
+        let server = Arc::clone(&server);
+        async move {
+            let udp = Arc::new(udp);
+            tokio::join!(
+                server.stop.run_until_cancelled(server.datagrams(&udp)),
+                server.stop.run_until_cancelled(Arc::clone(&server).connections(&tcp)),
+            );
+        }
+    });
+    join_all(loops).await;
+    server.tasks.close();
+    server.tasks.wait().await;
+}
+
+impl Server {
+    async fn datagrams(self: &Arc<Self>, socket: &Arc<UdpSocket>) {
+        let mut buffer = [0; QUESTION];
+        loop {
+            match socket.recv_from(&mut buffer).await {
+                Ok((length, from)) => self.datagram(socket, &buffer[..length], from).await,
                 Err(error) => {
-                    debug!(%error, "cannot receive");
-                    continue;
+                    warn!(%error, "cannot receive datagrams");
+                    tokio::time::sleep(PAUSE).await;
                 }
-            },
-        };
-        let question = match read(&buffer[..length]) {
-            Packet::Noise => continue,
-            Packet::Wrong(answer) => {
-                send(&socket, &answer, client).await;
-                continue;
-            }
-            Packet::Question(question) => question,
-        };
-        match resolver.local(question.name(), question.kind(), client.ip()) {
-            Local::Done(reply) => answer(&socket, &question, &reply, client).await,
-            Local::Ask(ask) => {
-                // Twice the bound on questions to resolvers, since several may wait for the same.
-                if asking.len() >= most.saturating_mul(2) {
-                    let busy = Reply::code(hickory_proto::op::ResponseCode::ServFail);
-                    answer(&socket, &question, &busy, client).await;
-                    continue;
-                }
-                let (socket, resolver) = (Arc::clone(&socket), Arc::clone(&resolver));
-                asking.spawn(async move {
-                    let reply = resolver.ask(ask).await;
-                    answer(&socket, &question, &reply, client).await;
-                });
             }
         }
     }
-}
 
-async fn answer(socket: &UdpSocket, question: &Question, reply: &Reply, client: SocketAddr) {
-    match question.answer(reply, true) {
-        Some(bytes) => send(socket, &bytes, client).await,
-        None => debug!(name = %question.name(), "the answer has no wire format"),
-    }
-}
-
-async fn send(socket: &UdpSocket, bytes: &[u8], client: SocketAddr) {
-    if let Err(error) = socket.send_to(bytes, client).await {
-        debug!(%client, %error, "cannot answer");
-    }
-}
-
-async fn connections(listener: TcpListener, resolver: Arc<Resolver>, stop: CancellationToken) {
-    let mut open = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            Some(_done) = open.join_next() => continue,
-            accepted = listener.accept(), if open.len() < CONNECTIONS => accepted,
+    async fn datagram(self: &Arc<Self>, socket: &Arc<UdpSocket>, bytes: &[u8], from: SocketAddr) {
+        let question = match wire::parse(bytes) {
+            Incoming::Noise => return,
+            Incoming::Refused(answer) => return send(socket, &answer, from).await,
+            Incoming::Question(question) => question,
         };
-        match accepted {
-            Ok((stream, client)) => {
-                let resolver = Arc::clone(&resolver);
-                open.spawn(async move {
-                    if let Err(error) = converse(stream, client, &resolver).await {
-                        debug!(%client, %error, "a connection has ended");
-                    }
-                });
+        let limit = question.datagram();
+        let later = match self.answer(&question, from) {
+            Answer::Now(reply) => {
+                return send(socket, &written(&question, reply, limit), from).await;
             }
-            Err(error) => {
-                // Out of descriptors, most likely; those in use come back as connections end.
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+            Answer::Later(later) => later,
+        };
+        let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else {
+            let busy = Reply::of(ResponseCode::ServFail);
+            return send(socket, &written(&question, busy, limit), from).await;
+        };
+        let (server, socket) = (Arc::clone(self), Arc::clone(socket));
+        self.tasks.spawn(async move {
+            let asked = server.resolver.ask(later);
+            if let Some(reply) = server.stop.run_until_cancelled(asked).await {
+                send(&socket, &written(&question, reply, limit), from).await;
             }
-        }
-    }
-}
-
-async fn converse(
-    mut stream: TcpStream,
-    client: SocketAddr,
-    resolver: &Resolver,
-) -> Result<(), std::io::Error> {
-    loop {
-        let mut buffer = Vec::new();
-        let received = timeout(IDLE, async {
-            let length = stream.read_u16().await?;
-            buffer.resize(usize::from(length), 0);
-            stream.read_exact(&mut buffer).await
+            drop(permit);
         });
-        match received.await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
-            Ok(Err(error)) => return Err(error),
-            Err(_elapsed) => return Ok(()),
-        }
-        let bytes = match read(&buffer) {
-            Packet::Noise => return Ok(()),
-            Packet::Wrong(bytes) => bytes,
-            Packet::Question(question) => {
-                let reply = match resolver.local(question.name(), question.kind(), client.ip()) {
-                    Local::Done(reply) => reply,
-                    Local::Ask(ask) => resolver.ask(ask).await,
-                };
-                let none = || std::io::Error::other("the answer has no wire format");
-                question.answer(&reply, false).ok_or_else(none)?
+    }
+
+    async fn connections(self: Arc<Self>, listener: &TcpListener) {
+        // The semaphore is never closed.
+        while let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    let server = Arc::clone(&self);
+                    self.tasks.spawn(async move {
+                        let talk = server.talk(stream, from);
+                        if let Some(Err(error)) = server.stop.run_until_cancelled(talk).await {
+                            debug!(%error, %from, "connection ended");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept connections");
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
-        };
-        let length = u16::try_from(bytes.len()).map_err(std::io::Error::other)?;
-        let whole = [&length.to_be_bytes()[..], &bytes].concat();
-        timeout(IDLE, stream.write_all(&whole)).await??;
+        }
+    }
+
+    /// Answers one message after the other, until the client closes or falls asleep.
+    async fn talk(&self, mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        loop {
+            let bytes = timeout(IDLE, message(&mut stream)).await??;
+            let answer = match wire::parse(&bytes) {
+                Incoming::Noise => return Ok(()),
+                Incoming::Refused(answer) => answer,
+                Incoming::Question(question) => {
+                    let reply = match self.answer(&question, from) {
+                        Answer::Now(reply) => reply,
+                        Answer::Later(later) => match self.waiting.try_acquire() {
+                            Ok(_permit) => self.resolver.ask(later).await,
+                            Err(_busy) => Reply::of(ResponseCode::ServFail),
+                        },
+                    };
+                    written(&question, reply, u16::MAX)
+                }
+            };
+            let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+            let framed = [&length.to_be_bytes(), answer.as_slice()].concat();
+            timeout(IDLE, stream.write_all(&framed)).await??;
+        }
+    }
+
+    fn answer(&self, question: &Question, from: SocketAddr) -> Answer {
+        let query = &question.query;
+        self.resolver.answer(query.name(), query.query_type(), from.ip().to_canonical())
+    }
+}
+
+async fn message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut bytes = vec![0; length.into()];
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+fn written(question: &Question, reply: Reply, limit: u16) -> Vec<u8> {
+    question.answer(reply, limit).unwrap_or_else(|error| {
+        error!(%error, query = %question.query, "cannot write an answer");
+        let failure = Reply::of(ResponseCode::ServFail);
+        // An answer of the question alone was taken from the wire and goes back to it.
+        question.answer(failure, limit).unwrap_or_default()
+    })
+}
+
+async fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
+    if let Err(error) = socket.send_to(answer, to).await {
+        debug!(%error, %to, "cannot send an answer");
     }
 }

@@ -107,7 +107,9 @@ impl Images {
 
 /// Reads the name of an image.
 pub fn reference(name: &str) -> Result<Reference, Failure> {
-    name.parse().map_err(|error| Failure::usage("cannot use the image name").because::<berth_content::ReferenceError>(error))
+    name.parse().map_err(|error: berth_content::ReferenceError| {
+        Failure::usage("cannot use the image name").because(error)
+    })
 }
 
 fn credentials_file() -> Option<PathBuf> {

@@ -4,10 +4,7 @@
 
 mod container;
 mod mounts;
-<<<<<<< HEAD
 mod network;
-=======
->>>>>>> cli
 mod service;
 
 use std::collections::HashSet;

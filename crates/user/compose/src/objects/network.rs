@@ -129,11 +129,7 @@ fn external(subject: &Subject<'_>) -> Vec<Value> {
     let mut objects = Vec::new();
     for (index, ((address, fixed), ports)) in groups.into_iter().enumerate() {
         let suffix = if index == 0 { String::new() } else { format!("-{}", index + 1) };
-<<<<<<< HEAD
         let name = published_name(&subject.service.object_name, &suffix);
-=======
-        let name = format!("{}-published{suffix}", subject.service.object_name);
->>>>>>> cli
         let mut metadata = subject.metadata(&name);
         if let Some(address) = address {
             metadata["annotations"] = json!({ "berth.dev/listen-address": address.to_string() });
@@ -167,7 +163,6 @@ fn external(subject: &Subject<'_>) -> Vec<Value> {
     objects
 }
 
-<<<<<<< HEAD
 /// A Service's name is a DNS label, which a long name with its ending would not be.
 fn published_name(service: &str, suffix: &str) -> String {
     let ending = format!("-published{suffix}");
@@ -175,8 +170,6 @@ fn published_name(service: &str, suffix: &str) -> String {
     format!("{}{ending}", service[..length].trim_end_matches('-'))
 }
 
-=======
->>>>>>> cli
 /// One policy per network: who is on it reaches all who are on it.
 pub(super) fn policies(project: &Project) -> Vec<Value> {
     let mut policies = Vec::new();

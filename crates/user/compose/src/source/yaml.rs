@@ -311,10 +311,7 @@ fn is_text_tag(tag: Option<&Tag>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-<<<<<<< HEAD
     use proptest::prelude::*;
-=======
->>>>>>> cli
 
     fn read(text: &str) -> Result<Vec<Node>, String> {
         let mut report = Report::default();
@@ -367,7 +364,6 @@ mod tests {
         assert!(read("a: [1, 2\nb: 3").is_err());
     }
 
-<<<<<<< HEAD
     proptest! {
         #[test]
         fn never_panics(text in "[a-c&*<>|!:{}\\[\\],#'\"\\-? \n\t]{0,60}") {
@@ -375,8 +371,6 @@ mod tests {
         }
     }
 
-=======
->>>>>>> cli
     #[test]
     fn aliases_cannot_grow_without_bound() {
         let mut text = String::from("l0: &l0 [x, x, x, x, x, x, x, x, x, x]\n");

@@ -10,16 +10,10 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::serde::{Serialize, de::DeserializeOwned};
-<<<<<<< HEAD
 use proptest::prelude::*;
 use serde_json::Value;
 
 use super::support::{Folder, data, one};
-=======
-use serde_json::Value;
-
-use super::support::{Folder, data};
->>>>>>> cli
 
 /// Files that are refused, and the words that every problem with them must hold. Most are templates whose variables a
 /// platform sets.
@@ -161,7 +155,6 @@ fn back<T: Serialize + DeserializeOwned>(object: &Value) -> Option<String> {
     }
 }
 
-<<<<<<< HEAD
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -179,8 +172,6 @@ proptest! {
     }
 }
 
-=======
->>>>>>> cli
 #[test]
 fn our_own_files_load_and_plan() {
     for (name, text) in OWN {

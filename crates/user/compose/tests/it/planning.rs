@@ -200,7 +200,6 @@ fn published_ports_are_load_balancers_and_open_to_all() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn long_names_stay_valid() {
     let long = "a".repeat(63);
     let plan =
@@ -212,8 +211,6 @@ fn long_names_stay_valid() {
 }
 
 #[test]
-=======
->>>>>>> cli
 fn services_without_known_ports_are_headless() {
     let plan = web("tty: true");
     let spec = &plan.get("Service", "web")["spec"];
