@@ -12,6 +12,12 @@ use tokio::time::Instant;
 
 use crate::support::{Cluster, pod};
 
+/// When a pod was first seen, and first seen bound.
+struct Seen {
+    made: Instant,
+    bound: Option<Instant>,
+}
+
 fn is_bound(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
 }
@@ -20,14 +26,15 @@ fn is_bound(pod: &Pod) -> bool {
 async fn many_pods_are_bound_at_once_and_each_soon() {
     let cluster = Cluster::start().await;
     let mirror: Mirror<Pod> = Mirror::new();
-    let seen: Arc<Mutex<HashMap<String, (Instant, Option<Instant>)>>> = Arc::default();
+    let seen: Arc<Mutex<HashMap<String, Seen>>> = Arc::default();
     let log = Arc::clone(&seen);
     mirror.listen(move |change| {
         if let Change::Put { new, .. } = change {
             let mut log = log.lock().unwrap();
-            let entry = log.entry(new.name_any()).or_insert((Instant::now(), None));
+            let entry =
+                log.entry(new.name_any()).or_insert(Seen { made: Instant::now(), bound: None });
             if is_bound(new) {
-                entry.1.get_or_insert_with(Instant::now);
+                entry.bound.get_or_insert_with(Instant::now);
             }
         }
     });
@@ -47,7 +54,8 @@ async fn many_pods_are_bound_at_once_and_each_soon() {
         .await;
     let all = begin.elapsed();
     let seen = seen.lock().unwrap();
-    let mut waits: Vec<_> = seen.values().filter_map(|(at, bound)| Some((*bound)? - *at)).collect();
+    let mut waits: Vec<_> =
+        seen.values().filter_map(|seen| Some(seen.bound? - seen.made)).collect();
     waits.sort();
     println!("100 pods bound in {all:?}; half within {:?}", waits[waits.len() / 2]);
     assert!(all < Duration::from_secs(10));
