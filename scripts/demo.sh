@@ -14,7 +14,7 @@ fi
 
 echo
 echo "demo: casting a vote with curl"
-curl --silent --show-error --fail --max-time 10 --output /dev/null --data vote=a "http://127.0.0.1:${VOTE_PORT:-8080}/"
+curl --silent --show-error --fail --max-time 10 --output /dev/null --data choice=a "http://127.0.0.1:${VOTE_PORT:-8080}/"
 # The worker moves the vote from the queue to the database; the page shows it as soon as that has happened.
 tries=100
 until curl --silent --fail --max-time 5 "http://127.0.0.1:${RESULT_PORT:-8081}/api/results" | grep -q '"total": *[1-9]'; do

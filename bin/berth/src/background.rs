@@ -47,7 +47,10 @@ pub async fn ensure(data: &Path) -> Result<Started, BackgroundError> {
     let turn = tokio::task::spawn_blocking(move || {
         flock(&turn, FlockOperation::LockExclusive).map(|()| turn)
     });
-    let _turn = turn.await.map_err(|error| failed(io::Error::other(error)))?.map_err(|error| failed(error.into()))?;
+    let _turn = turn
+        .await
+        .map_err(|error| failed(io::Error::other(error)))?
+        .map_err(|error| failed(error.into()))?;
     if answers(data).await {
         return Ok(Started::Already);
     }

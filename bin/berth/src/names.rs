@@ -5,6 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use berth_network::NodeNetwork;
+use ipnet::Ipv4Net;
 use rustix::fs::{FlockOperation, flock};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +17,7 @@ pub const SUBCOMMAND: &str = "dns";
 #[derive(Debug, thiserror::Error)]
 pub enum NamesError {
     /// Wrong arguments; only the server itself calls this.
-    #[error("usage: berth dns DATA ADDRESS")]
+    #[error("usage: berth dns DATA ADDRESS NETWORK...")]
     Usage,
     /// A file.
     #[error("cannot use `{}`", path.display())]
@@ -33,24 +35,29 @@ fn pid_file(data: &Path) -> PathBuf {
 }
 
 /// Starts the DNS server unless one runs for this data directory. One of another version of the program is replaced.
-pub fn ensure(data: &Path, address: Ipv4Addr) -> Result<(), NamesError> {
+pub fn ensure(data: &Path, network: &NodeNetwork) -> Result<(), NamesError> {
     let path = pid_file(data);
     let failed = |source| NamesError::File { path: path.clone(), source };
     let program = std::env::current_exe().map_err(failed)?;
     if let Some(pid) = running(data).map_err(failed)? {
-        let same = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).is_ok_and(|exe| exe == program);
+        let same = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()))
+            .is_ok_and(|exe| exe == program);
         if same {
             return Ok(());
         }
         end(data).map_err(failed)?;
     }
     let log = data.join("dns.log");
-    let output = std::fs::OpenOptions::new().create(true).append(true).open(&log).map_err(failed)?;
+    let output =
+        std::fs::OpenOptions::new().create(true).append(true).open(&log).map_err(failed)?;
     let copy = output.try_clone().map_err(failed)?;
     Command::new(program)
         .arg(SUBCOMMAND)
         .arg(data)
-        .arg(address.to_string())
+        .arg(network.dns.to_string())
+        .args(
+            [network.pods, network.services].map(|(network, length)| format!("{network}/{length}")),
+        )
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(copy)
@@ -106,24 +113,35 @@ pub fn main() -> ExitCode {
 fn run() -> Result<(), NamesError> {
     let mut arguments = std::env::args_os().skip(2);
     let data = PathBuf::from(arguments.next().ok_or(NamesError::Usage)?);
-    let address: Ipv4Addr = arguments
-        .next()
-        .and_then(|text| text.to_str()?.parse().ok())
+    let address: Ipv4Addr =
+        arguments.next().and_then(|text| text.to_str()?.parse().ok()).ok_or(NamesError::Usage)?;
+    let networks = arguments
+        .map(|text| text.to_str()?.parse::<Ipv4Net>().ok())
+        .map(|network| network.map(|network| (network.network(), network.prefix_len())))
+        .collect::<Option<Vec<_>>>()
         .ok_or(NamesError::Usage)?;
     let path = pid_file(&data);
     let failed = |source| NamesError::File { path: path.clone(), source };
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed(error.into()))?;
     file.set_len(0).map_err(failed)?;
-    std::io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes()).map_err(failed)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    std::io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes())
+        .map_err(failed)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
         let client = berth_client::open(&data.join("dns.kubeconfig"))
             .await
             .map_err(|error| NamesError::Client(Box::new(error)))?;
         let stop = CancellationToken::new();
         tokio::spawn(crate::serve::cancel_on_signal(stop.clone()));
-        let settings = berth_dns::Settings::new(vec![SocketAddr::from((address, 53))]);
+        let mut settings = berth_dns::Settings::new(vec![SocketAddr::from((address, 53))]);
+        settings.networks = networks;
         Ok(berth_dns::run(client, settings, stop).await?)
     })
 }

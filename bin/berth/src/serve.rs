@@ -85,7 +85,8 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     let data = settings.data.clone();
     let failed = |source| ServeError::Data { path: data.clone(), source };
     std::fs::create_dir_all(&data).map_err(failed)?;
-    std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o711)).map_err(failed)?;
+    std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o711))
+        .map_err(failed)?;
     let _only = lock(&data)?;
     remember(&settings).map_err(failed)?;
     let stop = CancellationToken::new();
@@ -128,7 +129,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         berth_controllers::Settings {
             ca_pem: authority.certificate().to_owned(),
             volumes_root: data.join("volumes"),
-            node_name: Some(node.clone()),
+            node_name: node.clone(),
         },
         stop.clone(),
     ));
@@ -139,7 +140,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     )
     .await?;
     own.set(node, agent.access());
-    crate::names::ensure(&data, network(&settings).dns)?;
+    crate::names::ensure(&data, &network(&settings))?;
     let state = ServerState { pid: std::process::id(), address, kubeconfig: kubeconfig.clone() };
     state.write(&data).map_err(failed)?;
     announce(address, &kubeconfig);
@@ -154,7 +155,9 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     api.close();
     info!("server stopped, containers go on");
     match outcome {
-        Err(error) if !matches!(&error, ServeError::Ended { reason, .. } if reason.is_empty()) => Err(error),
+        Err(error) if !matches!(&error, ServeError::Ended { reason, .. } if reason.is_empty()) => {
+            Err(error)
+        }
         _ => Ok(()),
     }
 }
@@ -180,7 +183,9 @@ async fn control(
     stop: CancellationToken,
 ) -> Result<(), String> {
     let controllers = async {
-        berth_controllers::run(controllers, settings, stop.clone()).await.map_err(|error| chain(&error))
+        berth_controllers::run(controllers, settings, stop.clone())
+            .await
+            .map_err(|error| chain(&error))
     };
     let scheduler = async {
         berth_scheduler::run(scheduler, stop.clone()).await.map_err(|error| chain(&error))
@@ -217,8 +222,12 @@ fn remember(settings: &ServeSettings) -> io::Result<()> {
 fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
     let path = data.join("server.lock");
     let failed = |source| ServeError::Data { path: path.clone(), source };
-    let file =
-        std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Running(data.to_owned())),
@@ -226,7 +235,11 @@ fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
     }
 }
 
-fn write_kubeconfigs(authority: &Authority, address: SocketAddr, data: &Path) -> Result<(), ServeError> {
+fn write_kubeconfigs(
+    authority: &Authority,
+    address: SocketAddr,
+    data: &Path,
+) -> Result<(), ServeError> {
     let server = format!("https://{}", reachable(address));
     let certificate = authority.certificate();
     for (user, group, file) in [
@@ -271,8 +284,10 @@ fn certificate_names(address: SocketAddr) -> Vec<String> {
 fn hostname() -> String {
     let system = rustix::system::uname();
     let name = system.nodename().to_string_lossy().to_lowercase();
-    let name: String =
-        name.chars().map(|letter| if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '-' }).collect();
+    let name: String = name
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '-' })
+        .collect();
     let name = name.trim_matches(['-', '.']);
     if name.is_empty() { "node".to_owned() } else { name.to_owned() }
 }

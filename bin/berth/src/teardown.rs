@@ -44,7 +44,10 @@ pub enum TeardownError {
 pub async fn teardown(data: &Path) -> Result<(), TeardownError> {
     let data = data.to_owned();
     let work = tokio::task::spawn_blocking(move || remove(&data));
-    work.await.map_err(|error| TeardownError::Data { path: PathBuf::new(), source: io::Error::other(error) })?
+    work.await.map_err(|error| TeardownError::Data {
+        path: PathBuf::new(),
+        source: io::Error::other(error),
+    })?
 }
 
 fn remove(data: &Path) -> Result<(), TeardownError> {
@@ -74,7 +77,9 @@ fn remove(data: &Path) -> Result<(), TeardownError> {
     for name in ["pods", "pki"] {
         remove_if_there(&data.join(name), true)?;
     }
-    for name in ["store.redb", "server.json", "settings.json", "kubeconfig", "dns.kubeconfig", "dns.pid"] {
+    for name in
+        ["store.redb", "server.json", "settings.json", "kubeconfig", "dns.kubeconfig", "dns.pid"]
+    {
         remove_if_there(&data.join(name), false)?;
     }
     Ok(())
@@ -133,7 +138,8 @@ fn end_server(data: &Path) -> Result<(), TeardownError> {
     let Some(pid) = pid else { return Ok(()) };
     // The file outlives the process, and numbers are used again: only a process that is this program is ours to end.
     let exe = std::fs::read_link(format!("/proc/{}/exe", state.pid));
-    let command = std::fs::read_to_string(format!("/proc/{}/cmdline", state.pid)).unwrap_or_default();
+    let command =
+        std::fs::read_to_string(format!("/proc/{}/cmdline", state.pid)).unwrap_or_default();
     if exe.is_err() || !command.split('\0').any(|word| word == "serve") {
         return Ok(());
     }
@@ -141,7 +147,9 @@ fn end_server(data: &Path) -> Result<(), TeardownError> {
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         other => other.map_err(|error| failed(error.into()))?,
     };
-    for (signal, patience) in [(Signal::TERM, Duration::from_secs(10)), (Signal::KILL, Duration::from_secs(5))] {
+    for (signal, patience) in
+        [(Signal::TERM, Duration::from_secs(10)), (Signal::KILL, Duration::from_secs(5))]
+    {
         // One that has ended meanwhile is what we want.
         let _ended = pidfd_send_signal(&pidfd, signal);
         let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
@@ -149,7 +157,8 @@ fn end_server(data: &Path) -> Result<(), TeardownError> {
             tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: 0,
         };
-        if rustix::event::poll(&mut polled, Some(&wait)).map_err(|error| failed(error.into()))? > 0 {
+        if rustix::event::poll(&mut polled, Some(&wait)).map_err(|error| failed(error.into()))? > 0
+        {
             return Ok(());
         }
     }

@@ -65,7 +65,15 @@ impl Berth {
     pub fn start(&mut self) -> Duration {
         let began = Instant::now();
         let mut child = Command::new(env!("CARGO_BIN_EXE_berth"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--node-name", "node", "--instance", &self.instance])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--node-name",
+                "node",
+                "--instance",
+                &self.instance,
+            ])
             .args(["--pod-cidr", &format!("10.{}.0.0/16", self.network)])
             .args(["--service-cidr", &format!("10.{}.0.0/16", self.network + 1)])
             .arg("--data-dir")
@@ -106,7 +114,11 @@ impl Berth {
 
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(self.data.join("kubeconfig")).args(arguments).stdin(Stdio::null());
+        command
+            .arg("--kubeconfig")
+            .arg(self.data.join("kubeconfig"))
+            .args(arguments)
+            .stdin(Stdio::null());
         // Discovery is cached by address, and addresses of servers in tests come round again.
         command.arg("--cache-dir").arg(self.data.join("kubectl-cache"));
         command
@@ -121,7 +133,8 @@ impl Berth {
 
     /// Pods of a namespace, optionally of one Compose service.
     pub fn pods(&self, namespace: &str, service: Option<&str>) -> Vec<Value> {
-        let selector = service.map_or_else(String::new, |service| format!("berth.dev/service={service}"));
+        let selector =
+            service.map_or_else(String::new, |service| format!("berth.dev/service={service}"));
         let list = self.get(&["pods", "--namespace", namespace, "--selector", &selector]);
         let items = list["items"].as_array().unwrap().clone();
         items.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect()
@@ -133,7 +146,8 @@ impl Berth {
         for root in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
             let pod = Path::new(root).join(&self.instance).join(format!("pod{uid}"));
             for entry in fs::read_dir(pod).into_iter().flatten().flatten() {
-                let text = fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
+                let text =
+                    fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
                 found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
             }
             if !found.is_empty() {
@@ -156,19 +170,25 @@ impl Berth {
             Said::of(&Command::new(program).args(arguments).output().unwrap()).good()
         };
         let links = output("ip", &["-o", "link"]);
-        traces.extend(links.lines().filter(|line| line.contains(&self.instance)).map(str::to_owned));
+        traces
+            .extend(links.lines().filter(|line| line.contains(&self.instance)).map(str::to_owned));
         let network = format!("10.{}.", self.network);
         let routes = format!("{}{}", output("ip", &["addr"]), output("ip", &["route"]));
         traces.extend(routes.lines().filter(|line| line.contains(&network)).map(str::to_owned));
         let tables = output("nft", &["list", "tables"]);
-        traces.extend(tables.lines().filter(|line| line.contains(&self.instance)).map(str::to_owned));
+        traces
+            .extend(tables.lines().filter(|line| line.contains(&self.instance)).map(str::to_owned));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let data = self.data.display().to_string();
         traces.extend(mounts.lines().filter(|line| line.contains(&data)).map(str::to_owned));
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let log = fs::read_link(entry.path().join("fd/2")).unwrap_or_default();
             if log.starts_with(&self.data) && self.server.is_none() {
-                traces.push(format!("process {} writes to {}", entry.path().display(), log.display()));
+                traces.push(format!(
+                    "process {} writes to {}",
+                    entry.path().display(),
+                    log.display()
+                ));
             }
         }
         traces.join("\n")
@@ -204,7 +224,11 @@ pub fn until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) ->
     while !holds() {
         assert!(began.elapsed() < patience, "waited {patience:?} until {what}");
         // Commands are started to find out; the machine needs air to do what we wait for.
-        rustix::event::poll(&mut [], Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 })).unwrap();
+        rustix::event::poll(
+            &mut [],
+            Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 }),
+        )
+        .unwrap();
     }
     began.elapsed()
 }
@@ -216,7 +240,8 @@ pub fn free_port() -> u16 {
 
 /// An HTTP request by hand: status line, headers and body.
 pub fn http(method: &str, port: u16, path: &str, body: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), Duration::from_secs(2))?;
+    let mut stream =
+        TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(
         stream,

@@ -164,11 +164,11 @@ mod tests {
         {
             let question = asked(payload);
             assert_eq!(question.datagram(), limit);
-            let bytes = question.answer(reply(255), limit).unwrap();
+            let bytes = question.answer(reply(120), limit).unwrap();
             assert!(bytes.len() <= usize::from(limit));
             let message = Message::from_vec(&bytes).unwrap();
             assert_eq!(message.truncation, limit < 4096, "{limit}");
-            assert!(message.answers.len() > 25);
+            assert!(message.answers.len() > 20);
             assert_eq!(message.edns.is_some(), payload.is_some());
         }
     }
@@ -203,7 +203,8 @@ mod tests {
             message.edns = Some(Edns::new());
             message.edns.as_mut().unwrap().set_version(1);
         };
-        assert_eq!(code(&version), ResponseCode::BADVERS);
+        // The code shares its number with BADSIG, and that is the name it is read as.
+        assert_eq!(u16::from(code(&version)), 16);
     }
 
     proptest! {

@@ -27,7 +27,10 @@ fn each_mistake_is_named_with_its_place() {
     };
     fails("services:\n  a: [\n", &["compose.yaml:"]);
     fails("services:\n  a:\n    image: busybox\n    imagee: x\n", &["compose.yaml:4", "imagee"]);
-    fails("services:\n  a:\n    image: ${NOT_SET:?say what it is}\n", &["compose.yaml:3", "say what it is"]);
+    fails(
+        "services:\n  a:\n    image: ${NOT_SET:?say what it is}\n",
+        &["compose.yaml:3", "say what it is"],
+    );
     fails(
         "services:\n  a: { image: busybox, depends_on: [b] }\n  b: { image: busybox, depends_on: [a] }\n",
         &["compose.yaml", "a", "b"],
@@ -40,11 +43,19 @@ fn each_mistake_is_named_with_its_place() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     fails(
-        &format!("services:\n  a:\n    image: busybox\n    command: sleep 100\n    ports: ['127.0.0.1:{port}:80']\n"),
+        &format!(
+            "services:\n  a:\n    image: busybox\n    command: sleep 100\n    ports: ['127.0.0.1:{port}:80']\n"
+        ),
         &[&port.to_string(), "in use"],
     );
-    fails("services:\n  a:\n    image: busybox\n    command: no-such-command\n", &["no-such-command"]);
-    fails("services:\n  a:\n    image: busybox\n    command: sh -c 'echo last words; exit 3'\n", &["last words", "3"]);
+    fails(
+        "services:\n  a:\n    image: busybox\n    command: no-such-command\n",
+        &["no-such-command"],
+    );
+    fails(
+        "services:\n  a:\n    image: busybox\n    command: sh -c 'echo last words; exit 3'\n",
+        &["last words", "3"],
+    );
     fails(
         "services:\n  a:\n    image: busybox\n    command: sleep 100\n    healthcheck: { test: 'echo not well; exit 1', interval: 1s, retries: 1 }\n",
         &["not well"],
@@ -56,7 +67,8 @@ fn each_mistake_is_named_with_its_place() {
 #[test]
 fn without_privilege_nothing_is_touched() {
     let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .unwrap();
     let program = folder.path().join("berth");
     fs::copy(env!("CARGO_BIN_EXE_berth"), &program).unwrap();
     let data = folder.path().join("data");

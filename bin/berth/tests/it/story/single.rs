@@ -22,8 +22,14 @@ fn containers_run_stop_and_go_with_dockers_exit_codes() {
     assert_eq!(run(&["busybox", "/etc/passwd"]).code, 126);
     let missing = run(&["localhost:1/no-such-image", "true"]).bad(125);
     assert!(missing.contains("localhost:1"), "{missing}");
-    assert_eq!(run(&["-e", "GREETING=hi there", "busybox", "sh", "-c", "echo $GREETING"]).good(), "hi there\n");
-    assert_eq!(run(&["-u", "1000:1000", "-w", "/tmp", "busybox", "sh", "-c", "id -u; pwd"]).good(), "1000\n/tmp\n");
+    assert_eq!(
+        run(&["-e", "GREETING=hi there", "busybox", "sh", "-c", "echo $GREETING"]).good(),
+        "hi there\n"
+    );
+    assert_eq!(
+        run(&["-u", "1000:1000", "-w", "/tmp", "busybox", "sh", "-c", "id -u; pwd"]).good(),
+        "1000\n/tmp\n"
+    );
     let both = run(&["busybox", "sh", "-c", "echo out; echo err >&2"]);
     assert_eq!((both.output.as_str(), both.errors.as_str()), ("out\n", "err\n"));
     a_server_container(&berth);
@@ -34,9 +40,14 @@ fn containers_run_stop_and_go_with_dockers_exit_codes() {
 fn a_server_container(berth: &Berth) {
     let port = free_port();
     let publish = format!("127.0.0.1:{port}:80");
-    let line = ["run", "-d", "--name", "web", "-p", &publish, "busybox", "httpd", "-f", "-p", "80", "-h", "/etc"];
+    let line = [
+        "run", "-d", "--name", "web", "-p", &publish, "busybox", "httpd", "-f", "-p", "80", "-h",
+        "/etc",
+    ];
     assert_eq!(berth.berth(&line).good().trim(), "web");
-    until("it answers", SHORT, || http("GET", port, "/passwd", "").is_ok_and(|answer| answer.contains("root:")));
+    until("it answers", SHORT, || {
+        http("GET", port, "/passwd", "").is_ok_and(|answer| answer.contains("root:"))
+    });
     let taken = berth.berth(&["run", "-d", "-p", &publish, "busybox", "true"]).bad(125);
     assert!(taken.contains(&port.to_string()) && taken.contains("web"), "{taken}");
     assert_eq!(berth.berth(&["exec", "web", "--", "hostname"]).good(), "web\n");
@@ -51,8 +62,13 @@ fn a_server_container(berth: &Berth) {
 fn volumes_keep_what_is_written(berth: &Berth) {
     let directory = tempfile::tempdir().unwrap();
     let bind = format!("{}:/data", directory.path().display());
-    berth.berth(&["run", "--rm", "-v", &bind, "busybox", "sh", "-c", "echo kept > /data/file"]).good();
+    berth
+        .berth(&["run", "--rm", "-v", &bind, "busybox", "sh", "-c", "echo kept > /data/file"])
+        .good();
     assert_eq!(std::fs::read_to_string(directory.path().join("file")).unwrap(), "kept\n");
     let readonly = format!("{bind}:ro");
-    assert_ne!(berth.berth(&["run", "--rm", "-v", &readonly, "busybox", "touch", "/data/x"]).code, 0);
+    assert_ne!(
+        berth.berth(&["run", "--rm", "-v", &readonly, "busybox", "touch", "/data/x"]).code,
+        0
+    );
 }

@@ -42,14 +42,23 @@ impl Votes {
         let mut command = self.berth.command(&["up", &file]);
         command.env("VOTE_PORT", self.vote.to_string()).env("RESULT_PORT", self.result.to_string());
         let output = command.output().unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert!(output.status.success(), "{text}");
         text
     }
 
     fn cast(&self, choice: &str) {
-        let answer = http("POST", self.vote, "/", &format!("vote={choice}")).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 30") || answer.starts_with("HTTP/1.0 "), "{answer}");
+        let answer = http("POST", self.vote, "/", &format!("choice={choice}")).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200")
+                || answer.starts_with("HTTP/1.1 30")
+                || answer.starts_with("HTTP/1.0 "),
+            "{answer}"
+        );
     }
 
     fn total(&self) -> u64 {
@@ -63,7 +72,11 @@ impl Votes {
     }
 
     fn uids(&self, service: &str) -> BTreeSet<String> {
-        self.berth.pods("votes", Some(service)).iter().map(|pod| text(&pod["metadata"]["uid"])).collect()
+        self.berth
+            .pods("votes", Some(service))
+            .iter()
+            .map(|pod| text(&pod["metadata"]["uid"]))
+            .collect()
     }
 }
 
@@ -75,7 +88,10 @@ fn text(value: &Value) -> String {
 fn an_application_lives_through_its_day() {
     let mut votes = Votes::new();
     let said = votes.up();
-    assert!(said.contains(&format!("http://127.0.0.1:{}", votes.vote)), "the URLs are printed: {said}");
+    assert!(
+        said.contains(&format!("http://127.0.0.1:{}", votes.vote)),
+        "the URLs are printed: {said}"
+    );
     votes.cast("a");
     votes.counted(1);
     people_look_around(&votes);
@@ -96,10 +112,15 @@ fn people_look_around(votes: &Votes) {
     }
     let log = berth.berth(&["logs", "vote"]).good();
     assert!(log.contains("POST"), "{log}");
-    let mut follower = berth.command(&["logs", "-f", "--tail", "0", "vote"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut follower = berth
+        .command(&["logs", "-f", "--tail", "0", "vote"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
     let marker = "/no-such-page-for-the-log";
-    let reader = std::thread::spawn(move || lines.any(|line| line.is_ok_and(|line| line.contains(marker))));
+    let reader =
+        std::thread::spawn(move || lines.any(|line| line.is_ok_and(|line| line.contains(marker))));
     until("the log follows", SHORT, || {
         http("GET", votes.vote, marker, "").unwrap();
         reader.is_finished()
@@ -107,11 +128,23 @@ fn people_look_around(votes: &Votes) {
     assert!(reader.join().unwrap());
     follower.kill().unwrap();
     follower.wait().unwrap();
-    assert_eq!(berth.berth(&["exec", "vote", "--", "sh", "-c", "echo in $(id -u); exit 0"]).good().trim_end().split(' ').next(), Some("in"));
+    assert_eq!(
+        berth
+            .berth(&["exec", "vote", "--", "sh", "-c", "echo in $(id -u); exit 0"])
+            .good()
+            .trim_end()
+            .split(' ')
+            .next(),
+        Some("in")
+    );
     assert_eq!(berth.berth(&["exec", "vote", "--", "sh", "-c", "exit 7"]).code, 7);
     assert_eq!(berth.berth(&["exec", "vote", "--", "no-such-command"]).code, 127);
-    let secret = berth.berth(&["exec", "db", "--", "sh", "-c", "cat /run/secrets/db_password"]).good();
-    assert_eq!(secret.trim(), fs::read_to_string(votes.project.path().join("db_password.txt")).unwrap().trim());
+    let secret =
+        berth.berth(&["exec", "db", "--", "sh", "-c", "cat /run/secrets/db_password"]).good();
+    assert_eq!(
+        secret.trim(),
+        fs::read_to_string(votes.project.path().join("db_password.txt")).unwrap().trim()
+    );
 }
 
 fn networks_are_apart(votes: &Votes) {
@@ -125,7 +158,14 @@ fn networks_are_apart(votes: &Votes) {
     assert_eq!(probe("worker", &queue, 6379), 0);
     assert_ne!(probe("vote", &database, 5432), 0, "vote shares no network with db");
     assert_ne!(probe("result", &queue, 6379), 0, "result shares no network with redis");
-    let resolve = votes.berth.berth(&["exec", "worker", "--", "python3", "-c", "import socket; print(socket.gethostbyname('db'))"]);
+    let resolve = votes.berth.berth(&[
+        "exec",
+        "worker",
+        "--",
+        "python3",
+        "-c",
+        "import socket; print(socket.gethostbyname('db'))",
+    ]);
     resolve.good();
 }
 
@@ -154,7 +194,9 @@ fn a_killed_process_is_back(votes: &Votes) {
     until("the restart is reported", SHORT, || {
         let pod = berth.get(&["pod", &name, "--namespace", "votes"]);
         let status = &pod["status"]["containerStatuses"][0];
-        status["restartCount"] == 1 && status["lastState"]["terminated"]["exitCode"] == 137 && status["ready"] == true
+        status["restartCount"] == 1
+            && status["lastState"]["terminated"]["exitCode"] == 137
+            && status["ready"] == true
     });
     votes.cast("b");
     votes.counted(2);
@@ -168,7 +210,10 @@ fn the_server_may_die(votes: &mut Votes) {
     };
     let before = processes(votes);
     votes.berth.kill_server();
-    assert!(http("GET", votes.vote, "/", "").unwrap().contains("200"), "it serves without a server");
+    assert!(
+        http("GET", votes.vote, "/", "").unwrap().contains("200"),
+        "it serves without a server"
+    );
     assert_eq!(votes.total(), 2);
     votes.cast("a");
     votes.counted(3);
@@ -249,7 +294,10 @@ fn manifests_run_just_the_same(berth: &Berth) {
     berth.kubectl(&["apply", "-f", &file]).good();
     berth.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).good();
     let address = text(&berth.get(&["service", "web"])["spec"]["clusterIP"]);
-    let answer = std::process::Command::new("curl").args(["-sf", "--max-time", "5", &format!("http://{address}/")]).output().unwrap();
+    let answer = std::process::Command::new("curl")
+        .args(["-sf", "--max-time", "5", &format!("http://{address}/")])
+        .output()
+        .unwrap();
     assert!(answer.status.success(), "the Service answers on the node");
     assert!(berth.kubectl(&["apply", "-f", &file]).good().contains("unchanged"));
     berth.kubectl(&["delete", "-f", &file, "--timeout=60s"]).good();
