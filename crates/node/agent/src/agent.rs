@@ -171,6 +171,10 @@ impl Agent {
             let stop = stop.clone();
             async move { crate::node::keep_lease(&lease, stop).await }
         });
+        tasks.spawn({
+            let (shared, stop) = (shared.clone(), stop.clone());
+            async move { crate::reclaim::run(&shared, stop).await }
+        });
         let traffic = crate::traffic::Traffic::install(rules).await?;
         tasks.spawn({
             let stop = stop.clone();

@@ -18,6 +18,7 @@ mod image;
 mod log;
 mod pod;
 mod probe;
+mod reclaim;
 mod status;
 mod stream;
 mod volume;
