@@ -31,7 +31,8 @@ impl From<kube::Error> for Fault {
 
 impl From<kube::core::Status> for Fault {
     fn from(status: kube::core::Status) -> Self {
-        let message = if status.message.is_empty() { status.reason.clone() } else { status.message };
+        let message =
+            if status.message.is_empty() { status.reason.clone() } else { status.message };
         Self::Refused { code: status.code, reason: status.reason, message }
     }
 }

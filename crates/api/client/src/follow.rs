@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use kube::Api;
 use kube::api::{WatchEvent, WatchParams};
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Resource};
 
 use crate::{Fault, Key, Mirrored};
 
@@ -55,7 +55,9 @@ where
                 Err(error) => {
                     self.failures += 1;
                     let fault = fault(error);
-                    if self.failures >= PATIENCE || matches!(fault, Fault::Refused { code: 401 | 403, .. }) {
+                    if self.failures >= PATIENCE
+                        || matches!(fault, Fault::Refused { code: 401 | 403, .. })
+                    {
                         return Err(fault);
                     }
                     tracing::debug!(error = %fault, "lost the watch");
@@ -104,9 +106,9 @@ where
 fn fault(error: watcher::Error) -> Fault {
     use watcher::Error;
     match error {
-        Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => {
-            error.into()
-        }
+        Error::InitialListFailed(error)
+        | Error::WatchStartFailed(error)
+        | Error::WatchFailed(error) => error.into(),
         Error::WatchError(status) => Fault::from(*status),
         Error::NoResourceVersion => Fault::Refused {
             code: 500,

@@ -26,7 +26,9 @@ pub struct AttachArguments {
 /// Connects until the process ends; returns its exit code.
 pub async fn attach(arguments: AttachArguments, data: &Path) -> Result<u8, Failure> {
     let session = Session::join(data).await?;
-    let located = locate::pods(&session.client, &arguments.name, arguments.project.project.as_deref()).await?;
+    let located =
+        locate::pods(&session.client, &arguments.name, arguments.project.project.as_deref())
+            .await?;
     let pod = located.running(&arguments.name)?.clone();
     let spec = pod.spec.as_ref();
     let container = spec.and_then(|spec| spec.containers.first()).cloned().unwrap_or_default();
@@ -35,7 +37,10 @@ pub async fn attach(arguments: AttachArguments, data: &Path) -> Result<u8, Failu
     let api: Api<Pod> = Api::namespaced(session.client.clone(), &located.namespace);
     let params = exec::parameters(Some(container.name), input, tty);
     let name = pod.metadata.name.clone().unwrap_or_default();
-    let process = api.attach(&name, &params).await.asking(format!("cannot attach to `{}`", arguments.name))?;
+    let process = api
+        .attach(&name, &params)
+        .await
+        .asking(format!("cannot attach to `{}`", arguments.name))?;
     stream::join(process).await?;
     let ended = run::follow::ended(&api, pod).await?;
     Ok(ended.map_or(0, |ended| ended.code))

@@ -47,7 +47,8 @@ pub struct BuildArguments {
 pub async fn build(arguments: BuildArguments, data: &Path, host: &dyn Host) -> Result<u8, Failure> {
     privileged()?;
     let shown = arguments.context.display().to_string();
-    let context = arguments.context.canonicalize().doing(format!("cannot open the context `{shown}`"))?;
+    let context =
+        arguments.context.canonicalize().doing(format!("cannot open the context `{shown}`"))?;
     if !context.is_dir() {
         return Err(Failure::usage(format!("the context `{shown}` is not a directory")));
     }
@@ -57,7 +58,8 @@ pub async fn build(arguments: BuildArguments, data: &Path, host: &dyn Host) -> R
         None => None,
     };
     let images = Images::open(data, &arguments.registry)?;
-    let tags = arguments.tags.iter().map(|tag| images::reference(tag)).collect::<Result<Vec<_>, _>>()?;
+    let tags =
+        arguments.tags.iter().map(|tag| images::reference(tag)).collect::<Result<Vec<_>, _>>()?;
     let name = arguments.tags.first().cloned().unwrap_or(shown);
     let request = BuildRequest {
         context,
@@ -67,7 +69,9 @@ pub async fn build(arguments: BuildArguments, data: &Path, host: &dyn Host) -> R
         tags,
         no_cache: arguments.no_cache,
         pull: if arguments.pull { berth_build::Pull::Always } else { berth_build::Pull::Missing },
-        source_date_epoch: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()),
+        source_date_epoch: std::env::var("SOURCE_DATE_EPOCH")
+            .ok()
+            .and_then(|text| text.parse().ok()),
     };
     let image = images.build(&name, request, host.step_runner(data), arguments.quiet).await?;
     screen::line(image.digest);

@@ -4,7 +4,9 @@ use berth_client::Follow;
 use berth_objects::Scope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams,
+};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
@@ -75,7 +77,8 @@ pub fn title(object: &Value) -> String {
 pub async fn apply(client: &Client, object: &Value) -> Result<(), Failure> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let title = title(object);
-    let unknown = || Failure::new(format!("the server has no kind for {title} (`{}`)", text("/apiVersion")));
+    let unknown =
+        || Failure::new(format!("the server has no kind for {title} (`{}`)", text("/apiVersion")));
     let kind = kind(text("/apiVersion"), text("/kind")).ok_or_else(unknown)?;
     let api = kind.api(client, text("/metadata/namespace"));
     let params = PatchParams::apply(MANAGER).force();
@@ -84,7 +87,11 @@ pub async fn apply(client: &Client, object: &Value) -> Result<(), Failure> {
 }
 
 /// Deletes an object and what depends on it; without effect if it is gone.
-pub async fn delete(api: &Api<DynamicObject>, name: &str, grace: Option<u32>) -> Result<(), kube::Error> {
+pub async fn delete(
+    api: &Api<DynamicObject>,
+    name: &str,
+    grace: Option<u32>,
+) -> Result<(), kube::Error> {
     let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::background() };
     match api.delete(name, &params).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
@@ -93,7 +100,11 @@ pub async fn delete(api: &Api<DynamicObject>, name: &str, grace: Option<u32>) ->
 }
 
 /// Everything of a kind, in a namespace or in all.
-pub async fn list<K>(client: &Client, namespace: Option<&str>, labels: &str) -> Result<Vec<K>, Failure>
+pub async fn list<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    labels: &str,
+) -> Result<Vec<K>, Failure>
 where
     K: Resource<Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
     K::DynamicType: Default,
@@ -143,7 +154,12 @@ pub async fn rolled_out(client: &Client, deployment: &Deployment) -> Result<(), 
 }
 
 /// Sets an annotation of a pod.
-pub async fn annotate(client: &Client, pod: &Pod, name: &str, value: &str) -> Result<(), kube::Error> {
+pub async fn annotate(
+    client: &Client,
+    pod: &Pod,
+    name: &str,
+    value: &str,
+) -> Result<(), kube::Error> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let patch = Patch::Merge(json!({ "metadata": { "annotations": { name: value } } }));
@@ -166,7 +182,9 @@ pub async fn last_lines(client: &Client, pod: &Pod, lines: i64) -> Vec<String> {
         };
         // It is an explanation of another error, so that its own failure is no news.
         match api.logs(name, &params).await {
-            Ok(text) if !text.trim().is_empty() => return text.lines().map(str::to_owned).collect(),
+            Ok(text) if !text.trim().is_empty() => {
+                return text.lines().map(str::to_owned).collect();
+            }
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, pod = name, "no log lines"),
         }
@@ -181,7 +199,10 @@ mod tests {
     #[test]
     fn kinds_come_from_the_servers_table() {
         let deployment = kind("apps/v1", "Deployment").unwrap();
-        assert_eq!((deployment.resource.plural.as_str(), deployment.namespaced), ("deployments", true));
+        assert_eq!(
+            (deployment.resource.plural.as_str(), deployment.namespaced),
+            ("deployments", true)
+        );
         assert!(!kind("v1", "Namespace").unwrap().namespaced);
         assert!(kind("v1", "Unknown").is_none());
     }

@@ -64,8 +64,9 @@ pub async fn down(arguments: DownArguments, data: &Path, host: &dyn Host) -> Res
     let work = remove(&session.client, &project, arguments.volumes);
     let late = |_| {
         let time = humantime::format_duration(arguments.timeout);
-        Failure::new(format!("project `{project}` is not gone after {time}"))
-            .hint(format!("`berth ps -a -p {project}` shows what is left; `berth down -p {project}` waits again"))
+        Failure::new(format!("project `{project}` is not gone after {time}")).hint(format!(
+            "`berth ps -a -p {project}` shows what is left; `berth down -p {project}` waits again"
+        ))
     };
     tokio::time::timeout(arguments.timeout, work).await.map_err(late)??;
     Ok(0)
@@ -101,11 +102,16 @@ async fn remove(client: &Client, project: &str, volumes: bool) -> Result<(), Fai
     gone::<Service>(client, project, &selector).await?;
     let claims: Vec<PersistentVolumeClaim> = cluster::list(client, Some(project), "").await?;
     if !volumes && !claims.is_empty() {
-        let names: Vec<&str> = claims.iter().filter_map(|claim| claim.metadata.name.as_deref()).collect();
-        screen::line(format!("kept volumes: {} (`berth down -p {project} --volumes` removes them)", names.join(", ")));
+        let names: Vec<&str> =
+            claims.iter().filter_map(|claim| claim.metadata.name.as_deref()).collect();
+        screen::line(format!(
+            "kept volumes: {} (`berth down -p {project} --volumes` removes them)",
+            names.join(", ")
+        ));
         return Ok(());
     }
-    let claim = cluster::kind("v1", "PersistentVolumeClaim").ok_or_else(|| Failure::defect("no volumes"))?;
+    let claim = cluster::kind("v1", "PersistentVolumeClaim")
+        .ok_or_else(|| Failure::defect("no volumes"))?;
     let api = claim.api(client, project);
     for name in claims.iter().filter_map(|claim| claim.metadata.name.as_deref()) {
         cluster::delete(&api, name, None).await.asking(format!("cannot remove volume `{name}`"))?;
@@ -146,10 +152,15 @@ where
     }
 }
 
-async fn remove_manifests(client: &Client, objects: &[Value], timeout: Duration) -> Result<u8, Failure> {
+async fn remove_manifests(
+    client: &Client,
+    objects: &[Value],
+    timeout: Duration,
+) -> Result<u8, Failure> {
     for object in objects.iter().rev() {
         let title = cluster::title(object);
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let text =
+            |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let kind = cluster::kind(text("/apiVersion"), text("/kind"))
             .ok_or_else(|| Failure::new(format!("the server has no kind for {title}")))?;
         let namespace = match text("/metadata/namespace") {
@@ -160,7 +171,12 @@ async fn remove_manifests(client: &Client, objects: &[Value], timeout: Duration)
         let name = text("/metadata/name");
         cluster::delete(&api, name, None).await.asking(format!("cannot remove {title}"))?;
         let left = wait_gone(&api, name);
-        let late = |_| Failure::new(format!("{title} is not gone after {}", humantime::format_duration(timeout)));
+        let late = |_| {
+            Failure::new(format!(
+                "{title} is not gone after {}",
+                humantime::format_duration(timeout)
+            ))
+        };
         tokio::time::timeout(timeout, left).await.map_err(late)??;
         screen::line(format!("{title} removed"));
     }

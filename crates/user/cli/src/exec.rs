@@ -31,7 +31,12 @@ pub struct ExecArguments {
     /// Service, pod or container
     pub name: String,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     pub command: Vec<String>,
 }
 
@@ -41,10 +46,13 @@ pub async fn exec(arguments: ExecArguments, data: &Path) -> Result<u8, Failure> 
     let input = arguments.interactive || by_itself;
     let tty = arguments.tty || by_itself;
     if arguments.tty && input && !terminal::has_input() {
-        return Err(Failure::usage("`-t` needs a terminal, and standard input is none").hint("leave `-t` away"));
+        return Err(Failure::usage("`-t` needs a terminal, and standard input is none")
+            .hint("leave `-t` away"));
     }
     let session = Session::join(data).await?;
-    let located = locate::pods(&session.client, &arguments.name, arguments.project.project.as_deref()).await?;
+    let located =
+        locate::pods(&session.client, &arguments.name, arguments.project.project.as_deref())
+            .await?;
     let pod = located.running(&arguments.name)?;
     let pod_name = pod.metadata.name.clone().unwrap_or_default();
     let container = arguments.container.or_else(|| main_container(pod, &arguments.name));
@@ -55,10 +63,11 @@ pub async fn exec(arguments: ExecArguments, data: &Path) -> Result<u8, Failure> 
         Some((first, rest)) if first == "--" => rest.to_vec(),
         _ => arguments.command,
     };
-    let process = api
-        .exec(&pod_name, &command, &params)
-        .await
-        .asking(format!("cannot run `{}` in `{}`", command.join(" "), arguments.name))?;
+    let process = api.exec(&pod_name, &command, &params).await.asking(format!(
+        "cannot run `{}` in `{}`",
+        command.join(" "),
+        arguments.name
+    ))?;
     finish(stream::join(process).await?, &command)
 }
 

@@ -25,13 +25,7 @@ pub struct Failure {
 impl Failure {
     /// The request could not be met.
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            source: None,
-            details: Vec::new(),
-            hint: None,
-            code: 1,
-        }
+        Self { message: message.into(), source: None, details: Vec::new(), hint: None, code: 1 }
     }
 
     /// The command was used wrongly.
@@ -143,8 +137,12 @@ mod tests {
     #[test]
     fn shows_the_chain_once_and_the_hint_last() {
         let disk = std::io::Error::other("disk full");
-        let failure = Failure::new("cannot write `x`").because(disk).detail("state: bad").hint("buy a disk");
-        assert_eq!(failure.text(), "error: cannot write `x`: disk full\n  state: bad\nhint: buy a disk");
+        let failure =
+            Failure::new("cannot write `x`").because(disk).detail("state: bad").hint("buy a disk");
+        assert_eq!(
+            failure.text(),
+            "error: cannot write `x`: disk full\n  state: bad\nhint: buy a disk"
+        );
         assert_eq!((failure.code(), Failure::usage("x").code()), (1, 2));
         let twice = Failure::new("cannot: disk full").because(std::io::Error::other("disk full"));
         assert_eq!(twice.text(), "error: cannot: disk full");

@@ -137,13 +137,25 @@ pub async fn image(command: ImageCommand, data: &Path) -> Result<u8, Failure> {
         ImageCommand::Ls(arguments) => list(arguments, data).await,
         ImageCommand::Pull(arguments) => pull(arguments, data).await,
         ImageCommand::Push(arguments) => push(arguments, data).await,
-        ImageCommand::Rm(arguments) => blocking(data, move |images| remove(&images, &arguments)).await,
-        ImageCommand::Inspect(arguments) => blocking(data, move |images| inspect(&images, &arguments)).await,
-        ImageCommand::Save(arguments) => blocking(data, move |images| save(&images, &arguments)).await,
-        ImageCommand::Load(arguments) => blocking(data, move |images| load(&images, &arguments)).await,
-        ImageCommand::Tag(arguments) => blocking(data, move |images| tag(&images, &arguments)).await,
+        ImageCommand::Rm(arguments) => {
+            blocking(data, move |images| remove(&images, &arguments)).await
+        }
+        ImageCommand::Inspect(arguments) => {
+            blocking(data, move |images| inspect(&images, &arguments)).await
+        }
+        ImageCommand::Save(arguments) => {
+            blocking(data, move |images| save(&images, &arguments)).await
+        }
+        ImageCommand::Load(arguments) => {
+            blocking(data, move |images| load(&images, &arguments)).await
+        }
+        ImageCommand::Tag(arguments) => {
+            blocking(data, move |images| tag(&images, &arguments)).await
+        }
         ImageCommand::Prune => blocking(data, |images| prune(&images)).await,
-        ImageCommand::Bootstrap(arguments) => blocking(data, move |images| bootstrap(&images, &arguments)).await,
+        ImageCommand::Bootstrap(arguments) => {
+            blocking(data, move |images| bootstrap(&images, &arguments)).await
+        }
     }
 }
 
@@ -154,7 +166,9 @@ async fn blocking(
 ) -> Result<u8, Failure> {
     privileged()?;
     let images = Images::open(data, &RegistryFlags::default())?;
-    tokio::task::spawn_blocking(move || work(images)).await.doing("the command ended unexpectedly")?
+    tokio::task::spawn_blocking(move || work(images))
+        .await
+        .doing("the command ended unexpectedly")?
 }
 
 /// Lists images.
@@ -213,7 +227,8 @@ pub async fn push(arguments: PushArguments, data: &Path) -> Result<u8, Failure> 
     let to = images::reference(&arguments.image)?;
     let image = find(&images, &arguments.image)?;
     let transfer = Arc::new(Transfer::new("pushing", &to.familiar()));
-    let options = PushOptions { progress: transfer.clone(), ..PushOptions::new(images.client.clone()) };
+    let options =
+        PushOptions { progress: transfer.clone(), ..PushOptions::new(images.client.clone()) };
     let outcome = berth_registry::push(&images.store, &image, &to, &options).await;
     transfer.close(outcome.is_ok());
     screen::line(outcome.doing(format!("cannot push `{}`", arguments.image))?);
@@ -254,7 +269,8 @@ fn inspect(images: &Images, arguments: &InspectArguments) -> Result<u8, Failure>
             .filter(|(_, manifest)| *manifest == image.digest)
             .map(|(reference, _)| reference.familiar())
             .collect();
-        let configuration = images.store.blob(&image.config_digest).doing("cannot read the configuration")?;
+        let configuration =
+            images.store.blob(&image.config_digest).doing("cannot read the configuration")?;
         let configuration: serde_json::Value =
             serde_json::from_slice(&configuration).doing("cannot read the configuration")?;
         shown.push(json!({
@@ -280,17 +296,24 @@ fn save(images: &Images, arguments: &SaveArguments) -> Result<u8, Failure> {
         let image = find(images, name)?;
         // By its digest it has no name in the archive.
         let names: Vec<Reference> = match name.parse::<Reference>() {
-            Ok(reference) if images.store.tagged(&reference).ok().flatten().is_some() => vec![reference],
+            Ok(reference) if images.store.tagged(&reference).ok().flatten().is_some() => {
+                vec![reference]
+            }
             _ => Vec::new(),
         };
         chosen.push((image, names));
     }
-    let listed: Vec<(&Image, Vec<Reference>)> = chosen.iter().map(|(image, names)| (image, names.clone())).collect();
+    let listed: Vec<(&Image, Vec<Reference>)> =
+        chosen.iter().map(|(image, names)| (image, names.clone())).collect();
     let Some(path) = &arguments.output else {
         if io::IsTerminal::is_terminal(&io::stdout()) {
-            return Err(Failure::usage("an archive is not for a terminal").hint("name a file with `-o FILE`"));
+            return Err(Failure::usage("an archive is not for a terminal")
+                .hint("name a file with `-o FILE`"));
         }
-        images.store.save(&listed, BufWriter::new(io::stdout().lock())).doing("cannot write the archive")?;
+        images
+            .store
+            .save(&listed, BufWriter::new(io::stdout().lock()))
+            .doing("cannot write the archive")?;
         return Ok(0);
     };
     let what = format!("cannot write `{}`", path.display());
@@ -328,7 +351,8 @@ fn tag(images: &Images, arguments: &TagArguments) -> Result<u8, Failure> {
 }
 
 fn prune(images: &Images) -> Result<u8, Failure> {
-    let collected = images.store.collect(Retention::default()).doing("cannot collect what is not needed")?;
+    let collected =
+        images.store.collect(Retention::default()).doing("cannot collect what is not needed")?;
     screen::line(format!(
         "{} layers, {} blobs and {} build steps removed, {} freed",
         collected.layers,
@@ -348,7 +372,9 @@ fn bootstrap(images: &Images, arguments: &BootstrapArguments) -> Result<u8, Fail
     match &mut base {
         BaseImage::Debian { include, .. } => include.clone_from(&arguments.include),
         BaseImage::Busybox if arguments.include.is_empty() => {}
-        BaseImage::Busybox => return Err(Failure::usage("`--include` is for Debian; busybox has no packages")),
+        BaseImage::Busybox => {
+            return Err(Failure::usage("`--include` is for Debian; busybox has no packages"));
+        }
     }
     let tag = match &arguments.tag {
         Some(tag) => images::reference(tag)?,
@@ -357,7 +383,9 @@ fn bootstrap(images: &Images, arguments: &BootstrapArguments) -> Result<u8, Fail
     let made = make(&images.store, &base, &tag, &mut io::stderr().lock());
     let image = made.map_err(|error| {
         let hint = match &error {
-            berth_build::base::BaseError::Program { package, .. } => format!("apt-get install {package}"),
+            berth_build::base::BaseError::Program { package, .. } => {
+                format!("apt-get install {package}")
+            }
             _ => "the output above says more".to_owned(),
         };
         Failure::new(format!("cannot make `{}`", arguments.image)).because(error).hint(hint)

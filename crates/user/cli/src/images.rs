@@ -25,7 +25,8 @@ impl Images {
     /// The store of a data directory.
     pub fn open(data: &Path, flags: &RegistryFlags) -> Result<Self, Failure> {
         let path = data.join("images");
-        let store = ContentStore::open(&path).doing(format!("cannot open the image store `{}`", path.display()))?;
+        let store = ContentStore::open(&path)
+            .doing(format!("cannot open the image store `{}`", path.display()))?;
         let credentials = match credentials_file() {
             Some(file) => Credentials::load(&file).doing("cannot use docker's credentials")?,
             None => Credentials::default(),
@@ -67,7 +68,11 @@ impl Images {
             Pull::Never => PullPolicy::Never,
         };
         let transfer = Arc::new(Transfer::new("pulling", &reference.familiar()));
-        let options = PullOptions { policy, progress: transfer.clone(), ..PullOptions::new(self.client.clone()) };
+        let options = PullOptions {
+            policy,
+            progress: transfer.clone(),
+            ..PullOptions::new(self.client.clone())
+        };
         let outcome = berth_registry::pull(&self.store, reference, &options).await;
         transfer.close(outcome.is_ok());
         outcome
@@ -88,9 +93,9 @@ impl Images {
         let work = move || {
             let fetch = |reference: &Reference| {
                 let policy = if again { Pull::Always } else { Pull::Missing };
-                runtime
-                    .block_on(images.fetch(reference, policy))
-                    .map_err(|error| Box::new(unavailable(&reference.familiar(), reference, error)).into())
+                runtime.block_on(images.fetch(reference, policy)).map_err(|error| {
+                    Box::new(unavailable(&reference.familiar(), reference, error)).into()
+                })
             };
             if quiet {
                 let silent = berth_build::Silent;
@@ -100,14 +105,16 @@ impl Images {
             output.close();
             outcome
         };
-        let built = tokio::task::spawn_blocking(work).await.doing("the builder ended unexpectedly")?;
+        let built =
+            tokio::task::spawn_blocking(work).await.doing("the builder ended unexpectedly")?;
         built.map_err(|error| unbuilt(name, error))
     }
 }
 
 /// Reads the name of an image.
 pub fn reference(name: &str) -> Result<Reference, Failure> {
-    name.parse().map_err(|error| Failure::usage("cannot use the image name").because::<berth_content::ReferenceError>(error))
+    let parsed: Result<Reference, berth_content::ReferenceError> = name.parse();
+    parsed.map_err(|error| Failure::usage("cannot use the image name").because(error))
 }
 
 fn credentials_file() -> Option<PathBuf> {
@@ -122,7 +129,8 @@ fn unavailable(name: &str, reference: &Reference, error: RegistryError) -> Failu
     let local = matches!(error, RegistryError::NeverPulled(_));
     let failure = Failure::new(format!("cannot get image `{name}`")).because(error);
     if here {
-        failure.hint(format!("`berth image bootstrap {name}` makes it from this machine's packages"))
+        failure
+            .hint(format!("`berth image bootstrap {name}` makes it from this machine's packages"))
     } else if local {
         failure.hint(format!("`berth pull {name}` pulls it, `berth build -t {name} .` builds it"))
     } else {
@@ -132,9 +140,14 @@ fn unavailable(name: &str, reference: &Reference, error: RegistryError) -> Failu
 
 fn unbuilt(name: &str, error: BuildError) -> Failure {
     let hint = match &error {
-        BuildError::Read { path, .. } => format!("write a Dockerfile at `{}`, or name another with `dockerfile:` or `-f`", path.display()),
+        BuildError::Read { path, .. } => format!(
+            "write a Dockerfile at `{}`, or name another with `dockerfile:` or `-f`",
+            path.display()
+        ),
         BuildError::At { source, .. } => match &**source {
-            Problem::Exit { .. } => "correct the instruction; the steps before it are remembered".to_owned(),
+            Problem::Exit { .. } => {
+                "correct the instruction; the steps before it are remembered".to_owned()
+            }
             Problem::Fetch { source, .. } => {
                 let inner = source.downcast_ref::<Failure>().map(Failure::text).unwrap_or_default();
                 let hint = inner.rsplit_once("\nhint: ").map(|(_, hint)| hint.to_owned());
@@ -169,7 +182,10 @@ fn health(check: &berth_content::Healthcheck) -> Option<berth_compose::HealthChe
     let (first, rest) = check.test.split_first()?;
     let command = match first.as_str() {
         "CMD" => rest.to_vec(),
-        "CMD-SHELL" => ["/bin/sh".to_owned(), "-c".to_owned()].into_iter().chain(rest.iter().cloned()).collect(),
+        "CMD-SHELL" => ["/bin/sh".to_owned(), "-c".to_owned()]
+            .into_iter()
+            .chain(rest.iter().cloned())
+            .collect(),
         _ => return None,
     };
     let standard = berth_compose::HealthCheck::default();
@@ -181,9 +197,13 @@ fn health(check: &berth_content::Healthcheck) -> Option<berth_compose::HealthChe
         command: Some(command),
         interval: time(check.interval, standard.interval),
         timeout: time(check.timeout, standard.timeout),
-        retries: u32::try_from(check.retries).ok().filter(|retries| *retries > 0).unwrap_or(standard.retries),
+        retries: u32::try_from(check.retries)
+            .ok()
+            .filter(|retries| *retries > 0)
+            .unwrap_or(standard.retries),
         start_period: time(check.start_period, standard.start_period),
-        start_interval: (check.start_interval > 0).then(|| Duration::from_nanos(check.start_interval)),
+        start_interval: (check.start_interval > 0)
+            .then(|| Duration::from_nanos(check.start_interval)),
     })
 }
 

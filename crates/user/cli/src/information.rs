@@ -68,9 +68,10 @@ async fn cluster(data: &Path) -> Result<(), Failure> {
     let nodes: Api<Node> = Api::all(client.clone());
     for node in nodes.list(&ListParams::default()).await.asking("cannot list nodes")? {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-        let ready = conditions.into_iter().flatten().any(|condition| {
-            condition.type_ == "Ready" && condition.status == "True"
-        });
+        let ready = conditions
+            .into_iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
         let name = node.metadata.name.unwrap_or_default();
         screen::line(format!("node      {name} ({})", if ready { "ready" } else { "not ready" }));
     }

@@ -46,21 +46,38 @@ fn environment() -> BTreeMap<String, String> {
     std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect()
 }
 
-fn request(files: Vec<PathBuf>, project: Option<String>, profiles: Vec<String>) -> Result<LoadRequest, Failure> {
+fn request(
+    files: Vec<PathBuf>,
+    project: Option<String>,
+    profiles: Vec<String>,
+) -> Result<LoadRequest, Failure> {
     let mut directory = here()?;
     let mut files = files;
     // A directory stands for the Compose file in it.
     if let [only] = files.as_slice()
         && only.is_dir()
     {
-        directory = directory.join(only).canonicalize().doing(format!("cannot open `{}`", only.display()))?;
+        directory = directory
+            .join(only)
+            .canonicalize()
+            .doing(format!("cannot open `{}`", only.display()))?;
         files.clear();
     }
-    Ok(LoadRequest { files, directory, project_name: project, profiles, environment: environment() })
+    Ok(LoadRequest {
+        files,
+        directory,
+        project_name: project,
+        profiles,
+        environment: environment(),
+    })
 }
 
 /// Reads and checks everything; nothing is changed anywhere.
-pub fn read(files: Vec<PathBuf>, project: Option<String>, profiles: Vec<String>) -> Result<Input, Failure> {
+pub fn read(
+    files: Vec<PathBuf>,
+    project: Option<String>,
+    profiles: Vec<String>,
+) -> Result<Input, Failure> {
     let mut manifests = Vec::new();
     let mut compose = Vec::new();
     for file in &files {
@@ -68,7 +85,8 @@ pub fn read(files: Vec<PathBuf>, project: Option<String>, profiles: Vec<String>)
             compose.push(file);
             continue;
         }
-        let text = std::fs::read_to_string(file).doing(format!("cannot read `{}`", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).doing(format!("cannot read `{}`", file.display()))?;
         if looks_like_manifests(&text) {
             manifests.extend(objects(file, &text)?);
         } else {
@@ -117,7 +135,8 @@ fn looks_like_manifests(text: &str) -> bool {
     let has = |key: &str| {
         text.lines().any(|line| {
             let line = line.trim_start_matches(['{', '"', ' ']);
-            line.strip_prefix(key).is_some_and(|rest| rest.trim_start_matches('"').trim_start().starts_with(':'))
+            line.strip_prefix(key)
+                .is_some_and(|rest| rest.trim_start_matches('"').trim_start().starts_with(':'))
         })
     };
     let top = |key: &str| text.lines().any(|line| line.starts_with(key));
@@ -130,14 +149,17 @@ fn objects(file: &Path, text: &str) -> Result<Vec<Value>, Failure> {
     let mut objects = Vec::new();
     for (line, document) in documents(text) {
         let place = format!("{}:{line}", file.display());
-        let value = berth_objects::yaml::parse(&document).doing(format!("{place}: cannot read the document"))?;
+        let value = berth_objects::yaml::parse(&document)
+            .doing(format!("{place}: cannot read the document"))?;
         if value.is_null() {
             continue;
         }
         let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (text("apiVersion"), text("kind"));
         if version.is_empty() || kind.is_empty() {
-            return Err(Failure::new(format!("{place}: the document has no `apiVersion` and `kind`")));
+            return Err(Failure::new(format!(
+                "{place}: the document has no `apiVersion` and `kind`"
+            )));
         }
         if kind == "List" {
             let items = value.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -145,8 +167,10 @@ fn objects(file: &Path, text: &str) -> Result<Vec<Value>, Failure> {
             continue;
         }
         if crate::cluster::kind(version, kind).is_none() {
-            return Err(Failure::new(format!("{place}: the server has no kind `{kind}` in `{version}`"))
-                .hint("`kubectl api-resources` lists the kinds it has"));
+            return Err(Failure::new(format!(
+                "{place}: the server has no kind `{kind}` in `{version}`"
+            ))
+            .hint("`kubectl api-resources` lists the kinds it has"));
         }
         if value.pointer("/metadata/name").and_then(Value::as_str).is_none() {
             return Err(Failure::new(format!("{place}: the {kind} has no `metadata.name`")));
@@ -217,7 +241,10 @@ mod tests {
     fn documents_keep_their_lines() {
         let text = "# note\n---\na: 1\n---\n---\nb: 2\n";
         let found = documents(text);
-        assert_eq!(found, [(1, "# note\n".to_owned()), (3, "a: 1\n".to_owned()), (6, "b: 2\n".to_owned())]);
+        assert_eq!(
+            found,
+            [(1, "# note\n".to_owned()), (3, "a: 1\n".to_owned()), (6, "b: 2\n".to_owned())]
+        );
         let error = objects(Path::new("x.yaml"), "apiVersion: v1\nkind: Nope\n").unwrap_err();
         assert_eq!(error.to_string(), "x.yaml:1: the server has no kind `Nope` in `v1`");
     }

@@ -94,9 +94,8 @@ async fn target(client: &Client, name: &str, project: Option<&str>) -> Result<Ta
 async fn run_pod(client: &Client, name: &str) -> Result<Option<Pod>, Failure> {
     let api: Api<Pod> = Api::namespaced(client.clone(), "default");
     let pod = api.get_opt(name).await.asking(format!("cannot look for `{name}`"))?;
-    Ok(pod.filter(|pod| {
-        pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(RUN))
-    }))
+    Ok(pod
+        .filter(|pod| pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(RUN))))
 }
 
 /// Ends containers and keeps their records.
@@ -123,8 +122,11 @@ async fn stop_run(client: &Client, pod: &Pod) -> Result<(), Failure> {
     let grace = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
     let patience = Duration::from_secs(u64::try_from(grace).unwrap_or(0)) + SLACK;
     let late = |_| {
-        Failure::new(format!("`{name}` has not ended within {}", humantime::format_duration(patience)))
-            .hint(format!("`berth rm -f {name}` kills and removes it"))
+        Failure::new(format!(
+            "`{name}` has not ended within {}",
+            humantime::format_duration(patience)
+        ))
+        .hint(format!("`berth rm -f {name}` kills and removes it"))
     };
     tokio::time::timeout(patience, finished(client, pod)).await.map_err(late)?
 }
@@ -154,7 +156,11 @@ async fn stop_service(session: &Session, deployment: &Deployment) -> Result<(), 
     Ok(())
 }
 
-async fn change(client: &Client, deployment: &Deployment, patch: serde_json::Value) -> Result<Deployment, Failure> {
+async fn change(
+    client: &Client,
+    deployment: &Deployment,
+    patch: serde_json::Value,
+) -> Result<Deployment, Failure> {
     let name = deployment.metadata.name.clone().unwrap_or_default();
     let namespace = deployment.metadata.namespace.clone().unwrap_or_default();
     let api: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
@@ -248,12 +254,15 @@ pub async fn remove(arguments: RemoveArguments, data: &Path) -> Result<u8, Failu
     let session = Session::join(data).await?;
     for name in &arguments.names {
         let Some(pod) = run_pod(&session.client, name).await? else {
-            return Err(Failure::new(format!("there is no container of `berth run` called `{name}`"))
-                .hint("`berth ps -a` lists what there is, and `berth down` removes applications"));
+            return Err(Failure::new(format!(
+                "there is no container of `berth run` called `{name}`"
+            ))
+            .hint("`berth ps -a` lists what there is, and `berth down` removes applications"));
         };
         if !words::finished(&pod) && !arguments.force {
-            return Err(Failure::new(format!("`{name}` runs"))
-                .hint(format!("`berth stop {name}` ends it; `berth rm -f {name}` kills and removes it")));
+            return Err(Failure::new(format!("`{name}` runs")).hint(format!(
+                "`berth stop {name}` ends it; `berth rm -f {name}` kills and removes it"
+            )));
         }
         discard(&session.client, name).await?;
         screen::line(name);

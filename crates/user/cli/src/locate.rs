@@ -41,7 +41,11 @@ impl Located {
         found.ok_or_else(|| {
             let states: BTreeSet<String> = self.pods.iter().map(words::status).collect();
             let states: Vec<String> = states.into_iter().collect();
-            let state = if states.is_empty() { "has no containers".to_owned() } else { format!("is {}", states.join(", ")) };
+            let state = if states.is_empty() {
+                "has no containers".to_owned()
+            } else {
+                format!("is {}", states.join(", "))
+            };
             Failure::new(format!("`{name}` does not run: it {state}"))
                 .hint(format!("`berth logs {name}` shows what it wrote"))
         })
@@ -90,12 +94,15 @@ fn label(labels: Option<&std::collections::BTreeMap<String, String>>) -> Option<
 /// The best match: the pod of that name, then the service, then a container's name; here before elsewhere.
 fn choose(all: Vec<Pod>, name: &str, context: Option<&str>) -> Result<Option<Located>, Failure> {
     let service = object_name(name);
-    let called = |pod: &Pod| pod.metadata.name.as_deref() == Some(name) || pod.metadata.name.as_deref() == Some(&service);
+    let called = |pod: &Pod| {
+        pod.metadata.name.as_deref() == Some(name) || pod.metadata.name.as_deref() == Some(&service)
+    };
     let of_service = |pod: &Pod| label(pod.metadata.labels.as_ref()).as_deref() == Some(&service);
     let contains = |pod: &Pod| {
         pod.spec.as_ref().is_some_and(|spec| spec.containers.iter().any(|one| one.name == name))
     };
-    let tests: [(&dyn Fn(&Pod) -> bool, bool); 3] = [(&of_service, true), (&called, false), (&contains, false)];
+    let tests: [(&dyn Fn(&Pod) -> bool, bool); 3] =
+        [(&of_service, true), (&called, false), (&contains, false)];
     for (fits, is_service) in tests {
         let mut found: Vec<Pod> = all.iter().filter(|pod| fits(pod)).cloned().collect();
         if found.is_empty() {
@@ -106,9 +113,13 @@ fn choose(all: Vec<Pod>, name: &str, context: Option<&str>) -> Result<Option<Loc
         let namespace = one_of(namespaces, name, context)?;
         found.retain(|pod| pod.metadata.namespace.as_deref() == Some(&namespace));
         if !is_service && found.len() > 1 {
-            let names: Vec<&str> = found.iter().filter_map(|pod| pod.metadata.name.as_deref()).collect();
-            return Err(Failure::new(format!("several pods have a container `{name}`: {}", names.join(", ")))
-                .hint("say which pod you mean"));
+            let names: Vec<&str> =
+                found.iter().filter_map(|pod| pod.metadata.name.as_deref()).collect();
+            return Err(Failure::new(format!(
+                "several pods have a container `{name}`: {}",
+                names.join(", ")
+            ))
+            .hint("say which pod you mean"));
         }
         found.sort_by_key(|pod| {
             (!is_running(pod), std::cmp::Reverse(pod.metadata.creation_timestamp.clone()))
@@ -119,7 +130,11 @@ fn choose(all: Vec<Pod>, name: &str, context: Option<&str>) -> Result<Option<Loc
     Ok(None)
 }
 
-fn one_of(namespaces: BTreeSet<String>, name: &str, context: Option<&str>) -> Result<String, Failure> {
+fn one_of(
+    namespaces: BTreeSet<String>,
+    name: &str,
+    context: Option<&str>,
+) -> Result<String, Failure> {
     if let Some(context) = context
         && namespaces.contains(context)
     {
@@ -133,7 +148,11 @@ fn one_of(namespaces: BTreeSet<String>, name: &str, context: Option<&str>) -> Re
     }
 }
 
-fn matching(all: Vec<Deployment>, name: &str, context: Option<&str>) -> Result<Option<Deployment>, Failure> {
+fn matching(
+    all: Vec<Deployment>,
+    name: &str,
+    context: Option<&str>,
+) -> Result<Option<Deployment>, Failure> {
     let service = object_name(name);
     let mut found: Vec<Deployment> = all
         .into_iter()
@@ -163,7 +182,11 @@ pub async fn find_workload(
 }
 
 /// The workload of a service.
-pub async fn workload(client: &Client, name: &str, project: Option<&str>) -> Result<Deployment, Failure> {
+pub async fn workload(
+    client: &Client,
+    name: &str,
+    project: Option<&str>,
+) -> Result<Deployment, Failure> {
     let found = find_workload(client, name, project).await?;
     let place = project.map(|project| format!(" in project `{project}`")).unwrap_or_default();
     found.ok_or_else(|| {

@@ -60,7 +60,8 @@ pub async fn logs(arguments: LogsArguments, data: &Path) -> Result<u8, Failure> 
     let session = Session::join(data).await?;
     let mut located = Vec::new();
     for name in &arguments.names {
-        located.push(locate::pods(&session.client, name, arguments.project.project.as_deref()).await?);
+        located
+            .push(locate::pods(&session.client, name, arguments.project.project.as_deref()).await?);
     }
     let mut all = located.iter().flat_map(|located| &located.pods).flat_map(instances).count();
     if arguments.follow {
@@ -75,11 +76,15 @@ pub async fn logs(arguments: LogsArguments, data: &Path) -> Result<u8, Failure> 
     for pod in located.iter().flat_map(|located| located.pods.iter().rev()) {
         for instance in instances(pod) {
             any = true;
-            print(&session.client, pod, &instance, &parameters(&arguments, false), prefixed).await?;
+            print(&session.client, pod, &instance, &parameters(&arguments, false), prefixed)
+                .await?;
         }
     }
     if !any {
-        screen::note(format!("`{}` has not started yet, so there is no log", arguments.names.join("`, `")));
+        screen::note(format!(
+            "`{}` has not started yet, so there is no log",
+            arguments.names.join("`, `")
+        ));
     }
     Ok(0)
 }
@@ -96,7 +101,8 @@ fn instances(pod: &Pod) -> Vec<Instance> {
 }
 
 fn parameters(arguments: &LogsArguments, again: bool) -> LogParams {
-    let seconds = arguments.since.map(|since| i64::try_from(since.as_secs().max(1)).unwrap_or(i64::MAX));
+    let seconds =
+        arguments.since.map(|since| i64::try_from(since.as_secs().max(1)).unwrap_or(i64::MAX));
     LogParams {
         follow: arguments.follow,
         timestamps: arguments.timestamps,
@@ -193,7 +199,14 @@ async fn follow_one(
                     continue;
                 }
                 let params = if known.contains(&uid) { first.clone() } else { later.clone() };
-                tasks.spawn(forward(client.clone(), pod.clone(), instance, params, prefixed, sender.clone()));
+                tasks.spawn(forward(
+                    client.clone(),
+                    pod.clone(),
+                    instance,
+                    params,
+                    prefixed,
+                    sender.clone(),
+                ));
             }
             if seen.iter().any(|(of, _, _)| *of == uid) {
                 // What this pod starts from now on is new.
@@ -248,11 +261,12 @@ mod tests {
 
     #[test]
     fn each_run_of_a_container_is_an_instance() {
-        let status = |count: i32, state: serde_json::Value| {
-            json!({ "name": "a", "image": "", "imageID": "", "ready": true, "restartCount": count, "state": state })
-        };
-        let pod: Pod = serde_json::from_value(json!({ "metadata": { "uid": "u" }, "status": { "containerStatuses": [
-            status(2, json!({ "running": {} })), status(0, json!({ "waiting": {} })) ] } })).unwrap();
+        let status = |count: i32, state: serde_json::Value| json!({ "name": "a", "image": "", "imageID": "", "ready": true, "restartCount": count, "state": state });
+        let pod: Pod = serde_json::from_value(
+            json!({ "metadata": { "uid": "u" }, "status": { "containerStatuses": [
+            status(2, json!({ "running": {} })), status(0, json!({ "waiting": {} })) ] } }),
+        )
+        .unwrap();
         assert_eq!(instances(&pod), [("u".to_owned(), "a".to_owned(), 2)]);
     }
 }

@@ -25,7 +25,9 @@ impl Transfer {
         let what = format!("{action} {image}");
         let bar = screen::draws().then(|| {
             let bar = ProgressBar::new(0);
-            let style = ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}");
+            let style = ProgressStyle::with_template(
+                "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}",
+            );
             if let Ok(style) = style {
                 bar.set_style(style.progress_chars("=> "));
             }
@@ -107,9 +109,15 @@ impl BuildOutput {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = self.begun.elapsed().as_secs_f64();
         if told.run == 0 {
-            screen::note(format!("{}: nothing to build, {} steps unchanged", self.name, told.cached));
+            screen::note(format!(
+                "{}: nothing to build, {} steps unchanged",
+                self.name, told.cached
+            ));
         } else {
-            screen::note(format!("{}: {} steps run, {} unchanged, {seconds:.1} s", self.name, told.run, told.cached));
+            screen::note(format!(
+                "{}: {} steps run, {} unchanged, {seconds:.1} s",
+                self.name, told.run, told.cached
+            ));
         }
     }
 

@@ -53,7 +53,9 @@ pub async fn ps(arguments: PsArguments, data: &Path) -> Result<u8, Failure> {
     let shown = pods.iter().filter(|pod| arguments.all || !words::finished(pod));
     let now = Timestamp::now();
     let mut rows: Vec<Row> = shown.map(|pod| row(pod, &services, now)).collect();
-    rows.sort_by(|one, other| (&one.project, &one.service, &one.name).cmp(&(&other.project, &other.service, &other.name)));
+    rows.sort_by(|one, other| {
+        (&one.project, &one.service, &one.name).cmp(&(&other.project, &other.service, &other.name))
+    });
     if arguments.json {
         screen::line(serde_json::to_string_pretty(&rows).doing("cannot write JSON")?);
     } else {
@@ -108,8 +110,12 @@ fn ports(pod: &Pod, labels: &BTreeMap<String, String>, services: &[Service]) -> 
             };
             let Some(outside) = outside else { continue };
             let inside = match &port.target_port {
-                Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(inside)) => inside.to_string(),
-                Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name)) => name.clone(),
+                Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(inside)) => {
+                    inside.to_string()
+                }
+                Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name)) => {
+                    name.clone()
+                }
                 None => port.port.to_string(),
             };
             let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();

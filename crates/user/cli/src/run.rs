@@ -133,11 +133,16 @@ pub enum Restart {
 
 /// Runs a container; returns docker's exit code.
 pub async fn run(arguments: RunArguments, data: &Path, host: &dyn Host) -> Result<u8, Failure> {
-    let code = |failure: Failure| if failure.code() == 1 { failure.exit(NOT_DONE) } else { failure };
+    let code =
+        |failure: Failure| if failure.code() == 1 { failure.exit(NOT_DONE) } else { failure };
     run_container(arguments, data, host).await.map_err(code)
 }
 
-async fn run_container(arguments: RunArguments, data: &Path, host: &dyn Host) -> Result<u8, Failure> {
+async fn run_container(
+    arguments: RunArguments,
+    data: &Path,
+    host: &dyn Host,
+) -> Result<u8, Failure> {
     crate::session::privileged()?;
     if arguments.rm && arguments.restart != Restart::No {
         return Err(Failure::usage("`--rm` and `--restart` exclude each other").exit(NOT_DONE));

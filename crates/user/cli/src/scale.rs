@@ -30,7 +30,9 @@ pub struct ScaleArguments {
 }
 
 fn wanted(text: &str) -> Result<(String, u32), String> {
-    let wrong = || format!("write a service and a number, as `{}=3`", text.split('=').next().unwrap_or("web"));
+    let wrong = || {
+        format!("write a service and a number, as `{}=3`", text.split('=').next().unwrap_or("web"))
+    };
     let (service, number) = text.split_once('=').ok_or_else(wrong)?;
     if service.is_empty() {
         return Err("write a service and a number, as `web=3`".to_owned());
@@ -54,8 +56,13 @@ pub async fn scale(arguments: ScaleArguments, data: &Path) -> Result<u8, Failure
         let wait = cluster::rolled_out(&session.client, &deployment);
         let name = deployment.metadata.name.clone().unwrap_or_default();
         let late = || {
-            Failure::new(format!("service `{name}` is not ready after {}", humantime::format_duration(arguments.timeout)))
-                .hint(format!("`berth ps` shows its containers and `berth logs {name}` what they write"))
+            Failure::new(format!(
+                "service `{name}` is not ready after {}",
+                humantime::format_duration(arguments.timeout)
+            ))
+            .hint(format!(
+                "`berth ps` shows its containers and `berth logs {name}` what they write"
+            ))
         };
         tokio::time::timeout(arguments.timeout, wait).await.map_err(|_| late())??;
         let number = deployment.spec.and_then(|spec| spec.replicas).unwrap_or(0);
@@ -65,7 +72,11 @@ pub async fn scale(arguments: ScaleArguments, data: &Path) -> Result<u8, Failure
 }
 
 /// Writes the number and returns the workload as it is then.
-pub async fn set(session: &Session, deployment: &Deployment, number: u32) -> Result<Deployment, Failure> {
+pub async fn set(
+    session: &Session,
+    deployment: &Deployment,
+    number: u32,
+) -> Result<Deployment, Failure> {
     let name = deployment.metadata.name.clone().unwrap_or_default();
     let namespace = deployment.metadata.namespace.clone().unwrap_or_default();
     let api: Api<Deployment> = Api::namespaced(session.client.clone(), &namespace);

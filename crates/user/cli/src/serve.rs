@@ -84,6 +84,8 @@ pub async fn reset(arguments: ResetArguments, data: &Path, host: &dyn Host) -> R
     host.teardown(data)
         .await
         .map_err(|error| Failure::new("cannot remove everything").because(error))?;
-    screen::line("the server is stopped and its containers are gone; images and volumes are still here");
+    screen::line(
+        "the server is stopped and its containers are gone; images and volumes are still here",
+    );
     Ok(0)
 }

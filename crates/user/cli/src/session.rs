@@ -1,6 +1,6 @@
 //! The way to a server: enough privilege, a server that runs, a client for it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kube::Client;
 
@@ -10,8 +10,6 @@ use crate::screen;
 
 /// A server to talk to.
 pub struct Session {
-    /// Where its data is.
-    pub data: PathBuf,
     /// The way to it.
     pub client: Client,
 }
@@ -29,7 +27,10 @@ impl Session {
             ))
         })?;
         if started == Started::Now {
-            screen::note(format!("started the berth server in the background (data in {})", data.display()));
+            screen::note(format!(
+                "started the berth server in the background (data in {})",
+                data.display()
+            ));
         }
         Self::open(data).await
     }
@@ -53,8 +54,9 @@ impl Session {
     async fn open(data: &Path) -> Result<Self, Failure> {
         let state = ServerState::read(data).ok().flatten();
         let kubeconfig = state.map_or_else(|| data.join("kubeconfig"), |state| state.kubeconfig);
-        let client = berth_client::open(&kubeconfig).await.doing("cannot reach the berth server")?;
-        Ok(Self { data: data.to_owned(), client })
+        let client =
+            berth_client::open(&kubeconfig).await.doing("cannot reach the berth server")?;
+        Ok(Self { client })
     }
 }
 

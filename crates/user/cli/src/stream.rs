@@ -115,7 +115,8 @@ pub fn exit_code(status: &Status) -> Option<u8> {
         return Some(0);
     }
     let causes = status.details.as_ref().and_then(|details| details.causes.as_ref());
-    let cause = causes.into_iter().flatten().find(|cause| cause.reason.as_deref() == Some("ExitCode"))?;
+    let cause =
+        causes.into_iter().flatten().find(|cause| cause.reason.as_deref() == Some("ExitCode"))?;
     let code: i32 = cause.message.as_deref()?.parse().ok()?;
     // As a shell sees it.
     u8::try_from(code & 0xff).ok()
@@ -128,12 +129,15 @@ mod tests {
 
     #[test]
     fn the_exit_code_stands_in_the_causes() {
-        let failed: Status = serde_json::from_value(json!({ "status": "Failure", "reason": "NonZeroExitCode",
-            "details": { "causes": [{ "reason": "ExitCode", "message": "42" }] } })).unwrap();
+        let failed: Status =
+            serde_json::from_value(json!({ "status": "Failure", "reason": "NonZeroExitCode",
+            "details": { "causes": [{ "reason": "ExitCode", "message": "42" }] } }))
+            .unwrap();
         assert_eq!(exit_code(&failed), Some(42));
         let fine: Status = serde_json::from_value(json!({ "status": "Success" })).unwrap();
         assert_eq!(exit_code(&fine), Some(0));
-        let broken: Status = serde_json::from_value(json!({ "status": "Failure", "message": "no" })).unwrap();
+        let broken: Status =
+            serde_json::from_value(json!({ "status": "Failure", "message": "no" })).unwrap();
         assert_eq!(exit_code(&broken), None);
     }
 }

@@ -25,7 +25,8 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 mod tests {
     #[test]
     fn columns_line_up() {
-        let rows = [vec!["a".to_owned(), "long cell".to_owned()], vec!["bbbb".to_owned(), String::new()]];
+        let rows =
+            [vec!["a".to_owned(), "long cell".to_owned()], vec!["bbbb".to_owned(), String::new()]];
         assert_eq!(super::table(&["X", "Y"], &rows), "X      Y\na      long cell\nbbbb");
     }
 }

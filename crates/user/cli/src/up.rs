@@ -24,9 +24,9 @@ use crate::cluster;
 use crate::failure::{Asking, Doing, Failure};
 use crate::host::Host;
 use crate::input::{self, Input};
+use crate::screen;
 use crate::session::Session;
-use crate::{screen, words};
-use plan::{Change, Plan};
+use plan::Plan;
 use wait::{Goal, Waiter};
 
 /// Flags of `berth up`.
@@ -74,10 +74,13 @@ pub async fn up(arguments: UpArguments, data: &Path, host: &Arc<dyn Host>) -> Re
     match input::read(files, project.clone(), arguments.profiles.clone())? {
         Input::Manifests(objects) => {
             if let Some(service) = services.first() {
-                return Err(Failure::usage(format!("`{service}` names a service, and manifests have none")));
+                return Err(Failure::usage(format!(
+                    "`{service}` names a service, and manifests have none"
+                )));
             }
             let session = Session::start(data, &**host).await?;
-            manifests::up(&session.client, objects, project, arguments.dry_run, arguments.timeout).await
+            manifests::up(&session.client, objects, project, arguments.dry_run, arguments.timeout)
+                .await
         }
         Input::Compose(project) => compose(*project, services, &arguments, data, host).await,
     }
@@ -102,7 +105,8 @@ async fn compose(
     ports::check(&session.client, &wanted, Some(&project.name), &[]).await?;
     let images = sources::prepare(&project, &chosen, arguments, data, host).await?;
     let mut objects = berth_compose::objects(&project, &images).doing("cannot plan the project")?;
-    objects.retain(|planned| planned.service.as_ref().is_none_or(|service| chosen.contains(service)));
+    objects
+        .retain(|planned| planned.service.as_ref().is_none_or(|service| chosen.contains(service)));
     let desired = plan::desired(objects);
     let observed = plan::observe(&session.client, &project.name).await?;
     // Without all services in view it is not known what is superfluous.
@@ -139,7 +143,13 @@ fn chosen(project: &Project, services: &[String]) -> Result<BTreeSet<String>, Fa
                 .hint(format!("it has {}; a profile may hide more", known.join(", "))));
         };
         if chosen.insert(service) {
-            open.extend(definition.depends_on.keys().filter(|key| project.services.contains_key(*key)).cloned());
+            open.extend(
+                definition
+                    .depends_on
+                    .keys()
+                    .filter(|key| project.services.contains_key(*key))
+                    .cloned(),
+            );
         }
     }
     Ok(chosen)
@@ -176,7 +186,11 @@ fn needed(project: &Project, wave: &[&String], goals: &BTreeMap<String, Goal>) -
         let Some(service) = project.services.get(*key) else { continue };
         for (other, dependency) in &service.depends_on {
             let Some(goal) = goals.get(other) else { continue };
-            let wanted = Goal { condition: dependency.condition, required: dependency.required, ..goal.clone() };
+            let wanted = Goal {
+                condition: dependency.condition,
+                required: dependency.required,
+                ..goal.clone()
+            };
             let known = needed.entry(other).or_insert_with(|| wanted.clone());
             known.condition = known.condition.max(wanted.condition);
             known.required |= wanted.required;
@@ -204,9 +218,14 @@ fn goals(project: &Project, plan: &Plan, chosen: &BTreeSet<String>) -> BTreeMap<
 }
 
 /// Where the application is reached from outside.
-async fn addresses(client: &Client, project: &Project, chosen: &BTreeSet<String>) -> Result<(), Failure> {
+async fn addresses(
+    client: &Client,
+    project: &Project,
+    chosen: &BTreeSet<String>,
+) -> Result<(), Failure> {
     let published = berth_compose::published(project);
-    let published: Vec<_> = published.into_iter().filter(|one| chosen.contains(&one.service)).collect();
+    let published: Vec<_> =
+        published.into_iter().filter(|one| chosen.contains(&one.service)).collect();
     let picked = if published.iter().any(|one| one.port.is_none()) {
         let services: kube::Api<k8s_openapi::api::core::v1::Service> =
             kube::Api::namespaced(client.clone(), &project.name);
@@ -225,7 +244,8 @@ async fn addresses(client: &Client, project: &Project, chosen: &BTreeSet<String>
                 })
                 .filter_map(|service| service.spec.as_ref()?.ports.as_ref())
                 .flatten();
-            let port = ports.find(|port| port.node_port.is_some() && port.port == i32::from(one.target))?;
+            let port = ports
+                .find(|port| port.node_port.is_some() && port.port == i32::from(one.target))?;
             u16::try_from(port.node_port?).ok()
         });
         let Some(port) = port else { continue };
@@ -267,7 +287,11 @@ mod tests {
         let chosen = chosen(&project, &["web".to_owned()]).unwrap();
         assert_eq!(chosen.into_iter().collect::<Vec<_>>(), ["db", "setup", "web"]);
         let failure = super::chosen(&project, &["wep".to_owned()]).unwrap_err();
-        assert!(failure.text().contains("it has web, admin, setup, db, other"), "{}", failure.text());
+        assert!(
+            failure.text().contains("it has web, admin, setup, db, other"),
+            "{}",
+            failure.text()
+        );
     }
 
     #[test]
@@ -278,7 +302,11 @@ mod tests {
         let goals = goals(&project, &plan, &all);
         let (web, admin) = ("web".to_owned(), "admin".to_owned());
         let needed = needed(&project, &[&web, &admin], &goals);
-        let shown: Vec<_> = needed.iter().map(|goal| (goal.service.as_str(), goal.condition)).collect();
-        assert_eq!(shown, [("db", Condition::Healthy), ("setup", Condition::CompletedSuccessfully)]);
+        let shown: Vec<_> =
+            needed.iter().map(|goal| (goal.service.as_str(), goal.condition)).collect();
+        assert_eq!(
+            shown,
+            [("db", Condition::Healthy), ("setup", Condition::CompletedSuccessfully)]
+        );
     }
 }

@@ -56,7 +56,9 @@ pub fn status(pod: &Pod) -> String {
     if let Some(ended) = state.terminated {
         return match ended.reason.as_deref() {
             Some("OOMKilled") => format!("exited ({}, out of memory)", ended.exit_code),
-            Some("StartError" | "ContainerCannotRun") => format!("could not start ({})", ended.exit_code),
+            Some("StartError" | "ContainerCannotRun") => {
+                format!("could not start ({})", ended.exit_code)
+            }
             _ => format!("exited ({})", ended.exit_code),
         };
     }
@@ -72,7 +74,8 @@ pub fn status(pod: &Pod) -> String {
 
 fn running(pod: &Pod, status: &ContainerStatus) -> &'static str {
     let spec = pod.spec.as_ref();
-    let container = spec.and_then(|spec| spec.containers.iter().find(|one| one.name == status.name));
+    let container =
+        spec.and_then(|spec| spec.containers.iter().find(|one| one.name == status.name));
     let checked = container.is_some_and(|container| container.readiness_probe.is_some());
     match (checked, status.ready, status.started.unwrap_or(true)) {
         (false, _, _) => "running",
@@ -88,9 +91,10 @@ fn without_container(pod: &Pod) -> String {
         return format!("failed: {reason}");
     }
     let conditions = status.and_then(|status| status.conditions.as_ref());
-    let unbound = conditions.into_iter().flatten().any(|condition| {
-        condition.type_ == "PodScheduled" && condition.status == "False"
-    });
+    let unbound = conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if unbound { "waiting for a node".to_owned() } else { "starting".to_owned() }
 }
 

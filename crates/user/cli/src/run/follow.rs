@@ -37,7 +37,11 @@ enum Stage {
 
 fn stage(pod: &Pod) -> Stage {
     if let Some((reason, message)) = words::obstacle(pod) {
-        return Stage::Stuck(if message.is_empty() { reason.to_owned() } else { message.to_owned() });
+        return Stage::Stuck(if message.is_empty() {
+            reason.to_owned()
+        } else {
+            message.to_owned()
+        });
     }
     let state = words::container(pod).and_then(|status| status.state.clone()).unwrap_or_default();
     if let Some(terminated) = &state.terminated {
@@ -48,7 +52,9 @@ fn stage(pod: &Pod) -> Stage {
     }
     let status = pod.status.as_ref();
     match (words::phase(pod), status.and_then(|status| status.message.clone())) {
-        ("Failed", message) => Stage::Stuck(message.unwrap_or_else(|| "the node refused the pod".to_owned())),
+        ("Failed", message) => {
+            Stage::Stuck(message.unwrap_or_else(|| "the node refused the pod".to_owned()))
+        }
         _ => Stage::Coming,
     }
 }
@@ -116,7 +122,8 @@ impl Watch {
 
     async fn next(&mut self) -> Result<(), Failure> {
         let next = self.changes.next().await.doing(format!("cannot watch `{}`", self.name))?;
-        self.pod = next.ok_or_else(|| Failure::new(format!("container `{}` was removed", self.name)))?;
+        self.pod =
+            next.ok_or_else(|| Failure::new(format!("container `{}` was removed", self.name)))?;
         Ok(())
     }
 
@@ -157,7 +164,11 @@ impl Watch {
 }
 
 /// Shows the output and sends the input until the end; returns the exit code.
-pub async fn foreground(client: &Client, pod: Pod, arguments: &RunArguments) -> Result<u8, Failure> {
+pub async fn foreground(
+    client: &Client,
+    pod: Pod,
+    arguments: &RunArguments,
+) -> Result<u8, Failure> {
     let signals = tokio::spawn(pass_signals(client.clone(), pod.clone()));
     let outcome = until_the_end(client, pod, arguments).await;
     signals.abort();
@@ -171,13 +182,16 @@ async fn until_the_end(client: &Client, pod: Pod, arguments: &RunArguments) -> R
     loop {
         match watch.begun().await? {
             Stage::Stuck(why) => return Err(watch.stuck(&why)),
-            Stage::Ended(ended) if ended.not_started.is_some() => return refusal(&watch.name, ended),
+            Stage::Ended(ended) if ended.not_started.is_some() => {
+                return refusal(&watch.name, ended);
+            }
             // A process that ended before anyone could connect to it has left its output in the log.
             Stage::Ended(_) => show_log(&watch.api, &watch.name).await?,
             Stage::Runs | Stage::Coming if arguments.tty => {
                 let params = exec::parameters(None, arguments.interactive, true);
                 let attached = watch.api.attach(&watch.name, &params).await;
-                stream::join(attached.asking(format!("cannot attach to `{}`", watch.name))?).await?;
+                stream::join(attached.asking(format!("cannot attach to `{}`", watch.name))?)
+                    .await?;
             }
             Stage::Runs | Stage::Coming => {
                 if arguments.interactive && !input_sent {
@@ -198,10 +212,15 @@ async fn until_the_end(client: &Client, pod: Pod, arguments: &RunArguments) -> R
 /// Prints the log to the end of the container. The log is complete where an attachment would begin too late.
 async fn show_log(api: &Api<Pod>, name: &str) -> Result<(), Failure> {
     let params = LogParams { follow: true, ..LogParams::default() };
-    let mut log = Box::pin(api.log_stream(name, &params).await.asking(format!("cannot read the output of `{name}`"))?);
+    let mut log = Box::pin(
+        api.log_stream(name, &params)
+            .await
+            .asking(format!("cannot read the output of `{name}`"))?,
+    );
     let mut buffer = vec![0; CHUNK];
     loop {
-        let length = log.read(&mut buffer).await.doing(format!("the output of `{name}` broke off"))?;
+        let length =
+            log.read(&mut buffer).await.doing(format!("the output of `{name}` broke off"))?;
         if length == 0 || screen::output(&buffer[..length]).is_err() {
             return Ok(());
         }
@@ -210,8 +229,10 @@ async fn show_log(api: &Api<Pod>, name: &str) -> Result<(), Failure> {
 
 /// Sends standard input in the background; the output comes from the log.
 async fn send_input(api: &Api<Pod>, name: &str) -> Result<(), Failure> {
-    let params = AttachParams { stdin: true, stdout: false, stderr: false, ..AttachParams::default() };
-    let mut process = api.attach(name, &params).await.asking(format!("cannot send input to `{name}`"))?;
+    let params =
+        AttachParams { stdin: true, stdout: false, stderr: false, ..AttachParams::default() };
+    let mut process =
+        api.attach(name, &params).await.asking(format!("cannot send input to `{name}`"))?;
     if let Some(input) = process.stdin() {
         tokio::spawn(async move {
             stream::send_input(input).await;
@@ -271,16 +292,24 @@ mod tests {
         };
         assert_eq!(code(json!({ "exitCode": 3, "reason": "Error" })), (3, false));
         assert_eq!(code(json!({ "exitCode": 137, "signal": 9 })), (137, false));
-        assert_eq!(code(json!({ "exitCode": 127, "reason": "StartError", "message": "no" })), (127, true));
-        let vague = json!({ "exitCode": 128, "reason": "StartError", "message": "x: Permission denied" });
+        assert_eq!(
+            code(json!({ "exitCode": 127, "reason": "StartError", "message": "no" })),
+            (127, true)
+        );
+        let vague =
+            json!({ "exitCode": 128, "reason": "StartError", "message": "x: Permission denied" });
         assert_eq!(code(vague), (126, true));
     }
 
     #[test]
     fn a_container_without_image_is_stuck() {
-        let waiting = json!({ "waiting": { "reason": "ErrImagePull", "message": "no such image" } });
+        let waiting =
+            json!({ "waiting": { "reason": "ErrImagePull", "message": "no such image" } });
         assert_eq!(of("Pending", waiting), Stage::Stuck("no such image".to_owned()));
-        assert_eq!(of("Pending", json!({ "waiting": { "reason": "ContainerCreating" } })), Stage::Coming);
+        assert_eq!(
+            of("Pending", json!({ "waiting": { "reason": "ContainerCreating" } })),
+            Stage::Coming
+        );
         assert_eq!(of("Running", json!({ "running": {} })), Stage::Runs);
     }
 }

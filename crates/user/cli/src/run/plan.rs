@@ -28,7 +28,8 @@ pub struct Plan {
 pub fn made_up(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
     let stem = last.split([':', '@']).next().unwrap_or(last).to_ascii_lowercase();
-    let stem: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
+    let stem: String =
+        stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("{}-{}", stem.trim_matches('-'), &unique[..6]).trim_start_matches('-').to_owned()
 }
@@ -78,7 +79,8 @@ pub fn plan(
         spec["dnsPolicy"] = json!("ClusterFirstWithHostNet");
     }
     let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
-    let pod = serde_json::from_value(pod).map_err(|error| Failure::defect("cannot make the pod").because(error))?;
+    let pod = serde_json::from_value(pod)
+        .map_err(|error| Failure::defect("cannot make the pod").because(error))?;
     Ok(Plan { pod, claims: claims(arguments), companions: companions(arguments, name)? })
 }
 
@@ -91,7 +93,8 @@ fn annotations(arguments: &RunArguments) -> Result<Value, Failure> {
     for label in &arguments.label {
         let (name, value) = label.split_once('=').unwrap_or((label, ""));
         if name.is_empty() {
-            return Err(Failure::usage(format!("`{label}` is no label; write NAME=value")).exit(super::NOT_DONE));
+            return Err(Failure::usage(format!("`{label}` is no label; write NAME=value"))
+                .exit(super::NOT_DONE));
         }
         annotations.insert(name.to_owned(), json!(value));
     }
@@ -124,12 +127,15 @@ fn container(
     }
     let environment = environment(arguments, variable)?;
     if !environment.is_empty() {
-        let listed = environment.iter().map(|(name, value)| json!({ "name": name, "value": literal(value) }));
+        let listed = environment
+            .iter()
+            .map(|(name, value)| json!({ "name": name, "value": literal(value) }));
         set("env", json!(listed.collect::<Vec<_>>()));
     }
     if !arguments.publish.is_empty() {
         let ports = arguments.publish.iter();
-        let ports = ports.map(|port| json!({ "containerPort": port.container, "protocol": port.protocol }));
+        let ports =
+            ports.map(|port| json!({ "containerPort": port.container, "protocol": port.protocol }));
         set("ports", json!(ports.collect::<Vec<_>>()));
     }
     if !mounts.is_empty() {
@@ -155,7 +161,11 @@ fn container(
 
 /// The text protected from `$(VAR)` expansion, which docker does not have.
 fn literal(text: &str) -> String {
-    if text.contains("$(") || text.contains("$$") { text.replace('$', "$$") } else { text.to_owned() }
+    if text.contains("$(") || text.contains("$$") {
+        text.replace('$', "$$")
+    } else {
+        text.to_owned()
+    }
 }
 
 /// Variables of files first, then those of flags; the last of a name wins.
@@ -165,8 +175,12 @@ fn environment(
 ) -> Result<Vec<(String, String)>, Failure> {
     let mut lines = Vec::new();
     for file in &arguments.env_file {
-        let text = std::fs::read_to_string(file).doing(format!("cannot read `{}`", file.display()))?;
-        let wanted = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let text =
+            std::fs::read_to_string(file).doing(format!("cannot read `{}`", file.display()))?;
+        let wanted = text
+            .lines()
+            .map(str::trim_start)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
         lines.extend(wanted.map(str::to_owned));
     }
     lines.extend(arguments.env.iter().cloned());
@@ -177,7 +191,8 @@ fn environment(
             None => (line.clone(), variable(&line)),
         };
         if name.is_empty() || name.contains(char::is_whitespace) {
-            return Err(Failure::usage(format!("`{line}` is no variable; write NAME=value")).exit(super::NOT_DONE));
+            return Err(Failure::usage(format!("`{line}` is no variable; write NAME=value"))
+                .exit(super::NOT_DONE));
         }
         environment.retain(|(known, _)| *known != name);
         if let Some(value) = value {
@@ -245,7 +260,9 @@ fn numeric(user: &str) -> Option<(u32, Option<u32>)> {
 
 fn source(id: &str, volume: &Volume) -> Value {
     match &volume.source {
-        Source::Named(name) => json!({ "name": id, "persistentVolumeClaim": { "claimName": name } }),
+        Source::Named(name) => {
+            json!({ "name": id, "persistentVolumeClaim": { "claimName": name } })
+        }
         Source::Anonymous => json!({ "name": id, "emptyDir": {} }),
         Source::Path(path) => {
             // Docker makes a directory where nothing is.
@@ -335,7 +352,9 @@ mod tests {
 
     fn planned(line: &str) -> Result<Plan, Failure> {
         let words = ["berth", "run"].into_iter().chain(line.split(' '));
-        let Command::Run(arguments) = Cli::try_parse_from(words).unwrap().command else { panic!("not run") };
+        let Command::Run(arguments) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("not run")
+        };
         plan(&arguments, "box", &|name| (name == "HOME").then(|| "/root".to_owned()))
     }
 
@@ -379,7 +398,9 @@ mod tests {
 
     #[test]
     fn limits_users_and_privileges_reach_the_container() {
-        let spec = spec("-m 512m --cpus 1.5 -u 1000:50 --read-only --cap-add cap_net_admin --cap-drop all busybox");
+        let spec = spec(
+            "-m 512m --cpus 1.5 -u 1000:50 --read-only --cap-add cap_net_admin --cap-drop all busybox",
+        );
         let container = &spec["containers"][0];
         assert_eq!(
             container["resources"],
@@ -396,25 +417,44 @@ mod tests {
 
     #[test]
     fn volumes_and_ports_become_objects() {
-        let plan = planned("-v data:/data -v data:/again -v /etc:/host:ro -p 127.0.0.1:8080:80 -p 53:53/udp nginx").unwrap();
+        let plan = planned(
+            "-v data:/data -v data:/again -v /etc:/host:ro -p 127.0.0.1:8080:80 -p 53:53/udp nginx",
+        )
+        .unwrap();
         assert_eq!(plan.claims.len(), 1);
         let spec = serde_json::to_value(plan.pod.spec).unwrap();
-        assert_eq!(spec["volumes"][0], json!({ "name": "volume-0", "persistentVolumeClaim": { "claimName": "data" } }));
+        assert_eq!(
+            spec["volumes"][0],
+            json!({ "name": "volume-0", "persistentVolumeClaim": { "claimName": "data" } })
+        );
         assert_eq!(spec["volumes"][2]["hostPath"], json!({ "path": "/etc", "type": "" }));
-        assert_eq!(spec["containers"][0]["volumeMounts"][2],
-            json!({ "name": "volume-2", "mountPath": "/host", "readOnly": true }));
-        let names: Vec<_> = plan.companions.iter().map(|one| one["metadata"]["name"].clone()).collect();
+        assert_eq!(
+            spec["containers"][0]["volumeMounts"][2],
+            json!({ "name": "volume-2", "mountPath": "/host", "readOnly": true })
+        );
+        let names: Vec<_> =
+            plan.companions.iter().map(|one| one["metadata"]["name"].clone()).collect();
         assert_eq!(names, ["box-published", "box-published-2"]);
-        assert_eq!(plan.companions[0]["metadata"]["annotations"]["berth.dev/listen-address"], "127.0.0.1");
-        assert_eq!(plan.companions[1]["spec"]["ports"][0],
-            json!({ "name": "udp-53", "port": 53, "targetPort": 53, "protocol": "UDP" }));
+        assert_eq!(
+            plan.companions[0]["metadata"]["annotations"]["berth.dev/listen-address"],
+            "127.0.0.1"
+        );
+        assert_eq!(
+            plan.companions[1]["spec"]["ports"][0],
+            json!({ "name": "udp-53", "port": 53, "targetPort": 53, "protocol": "UDP" })
+        );
     }
 
     #[test]
     fn a_container_without_network_is_cut_off() {
         let plan = planned("--network none busybox").unwrap();
         assert_eq!(plan.companions[0]["kind"], "NetworkPolicy");
-        assert!(planned("--network host -p 1:1 busybox").unwrap_err().text().contains("hint: leave `-p` away"));
+        assert!(
+            planned("--network host -p 1:1 busybox")
+                .unwrap_err()
+                .text()
+                .contains("hint: leave `-p` away")
+        );
     }
 
     #[test]

@@ -21,7 +21,12 @@ pub struct Port {
 impl Port {
     /// For the check whether it is free.
     pub fn wanted(&self) -> Wanted {
-        Wanted { address: self.address, port: self.host, udp: self.protocol == "UDP", service: None }
+        Wanted {
+            address: self.address,
+            port: self.host,
+            udp: self.protocol == "UDP",
+            service: None,
+        }
     }
 }
 
@@ -139,7 +144,9 @@ pub fn name(text: &str) -> Result<String, String> {
     if good {
         Ok(text.to_owned())
     } else {
-        Err(format!("`{text}` is no name here; use at most 50 lower-case letters, digits and `-` between them"))
+        Err(format!(
+            "`{text}` is no name here; use at most 50 lower-case letters, digits and `-` between them"
+        ))
     }
 }
 
@@ -154,7 +161,10 @@ pub fn memory(text: &str) -> Result<u64, String> {
         _ => (trimmed, 0),
     };
     let number: u64 = digits.parse().map_err(|_| "write a size as `512m` or `2g`".to_owned())?;
-    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(|| format!("`{text}` is out of range"))
+    number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| format!("`{text}` is out of range"))
 }
 
 /// Reads a number of processors, in thousandths.
@@ -176,7 +186,9 @@ mod tests {
 
     fn shown(text: &str) -> String {
         match port(text) {
-            Ok(Port { address, host, container, protocol }) => format!("{address:?} {host} {container} {protocol}"),
+            Ok(Port { address, host, container, protocol }) => {
+                format!("{address:?} {host} {container} {protocol}")
+            }
             Err(error) => error,
         }
     }
@@ -212,9 +224,17 @@ mod tests {
 
     #[test]
     fn sizes_and_processors_are_numbers() {
-        assert_eq!(["512m", "2G", "1024", "4kib"].map(memory), [Ok(512 << 20), Ok(2 << 30), Ok(1024), Ok(4096)]);
+        assert_eq!(
+            ["512m", "2G", "1024", "4kib"].map(memory),
+            [Ok(512 << 20), Ok(2 << 30), Ok(1024), Ok(4096)]
+        );
         assert!(memory("much").is_err() && memory("0").is_err());
-        assert_eq!(["0.5", "2", ".25", "1.125"].map(processors), [Ok(500), Ok(2000), Ok(250), Ok(1125)]);
-        assert!(processors("0").is_err() && processors("").is_err() && processors("1.0001").is_err());
+        assert_eq!(
+            ["0.5", "2", ".25", "1.125"].map(processors),
+            [Ok(500), Ok(2000), Ok(250), Ok(1125)]
+        );
+        assert!(
+            processors("0").is_err() && processors("").is_err() && processors("1.0001").is_err()
+        );
     }
 }

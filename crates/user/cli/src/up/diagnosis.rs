@@ -20,7 +20,10 @@ pub async fn explain(
 ) -> Failure {
     let mut failure = Failure::new(format!("service `{}` does not work: {why}", goal.service));
     let Some(pod) = pod else {
-        return failure.hint(format!("`kubectl -n {project} describe deployment {}` shows its conditions", goal.object));
+        return failure.hint(format!(
+            "`kubectl -n {project} describe deployment {}` shows its conditions",
+            goal.object
+        ));
     };
     for line in facts(pod, last_unhealthy(pod, events)) {
         failure = failure.detail(line);
@@ -39,7 +42,11 @@ pub async fn explain(
 
 /// What is known of the pod, a line each.
 fn facts(pod: &Pod, unhealthy: Option<&Event>) -> Vec<String> {
-    let mut facts = vec![format!("container: {}, restarted {} times", words::status(pod), words::restarts(pod))];
+    let mut facts = vec![format!(
+        "container: {}, restarted {} times",
+        words::status(pod),
+        words::restarts(pod)
+    )];
     let container = pod.spec.as_ref().and_then(|spec| spec.containers.first());
     let probe = container.and_then(probe);
     if let Some((kind, probe)) = probe {
@@ -69,7 +76,9 @@ fn describe(probe: &Probe) -> String {
         return exec.command.clone().unwrap_or_default().join(" ");
     }
     let port = |port: &k8s_openapi::apimachinery::pkg::util::intstr::IntOrString| match port {
-        k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number) => number.to_string(),
+        k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number) => {
+            number.to_string()
+        }
         k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name) => name.clone(),
     };
     if let Some(http) = &probe.http_get {
@@ -86,9 +95,13 @@ fn next(project: &str, goal: &Goal, pod: &Pod) -> String {
     let runs = words::status(pod).starts_with("running");
     let service = &goal.object;
     if words::obstacle(pod).is_some() {
-        format!("correct the image or its settings and run `berth up` again; `berth down -p {project}` removes what runs")
+        format!(
+            "correct the image or its settings and run `berth up` again; `berth down -p {project}` removes what runs"
+        )
     } else if runs {
-        format!("try the check yourself: `berth exec -p {project} {service} -- sh`; `berth logs -p {project} {service}` shows the whole log")
+        format!(
+            "try the check yourself: `berth exec -p {project} {service} -- sh`; `berth logs -p {project} {service}` shows the whole log"
+        )
     } else {
         format!("`berth logs -p {project} {service}` shows the whole log")
     }
@@ -111,7 +124,8 @@ mod tests {
         }))
         .unwrap();
         let event: Event = serde_json::from_value(json!({ "metadata": {}, "involvedObject": {},
-            "message": "Startup probe failed: no response\n" })).unwrap();
+            "message": "Startup probe failed: no response\n" }))
+        .unwrap();
         assert_eq!(
             facts(&pod, Some(&event)),
             [

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::{Api, Client};
 use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::wait::{Goal, last_unhealthy};
@@ -46,7 +46,8 @@ pub async fn up(
     let mut waiting = Waiting::new();
     let deadline = tokio::time::Instant::now() + timeout;
     for object in deployments {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let text =
+            |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
         let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
         let deployment = api.get(name).await.asking(format!("cannot read `{name}`"))?;
@@ -63,8 +64,10 @@ pub async fn up(
 /// Objects without a namespace go to this one.
 fn place(objects: &mut [Value], namespace: &str) {
     for object in objects {
-        let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let namespaced = cluster::kind(&text("apiVersion"), &text("kind")).is_some_and(|kind| kind.namespaced);
+        let text =
+            |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let namespaced =
+            cluster::kind(&text("apiVersion"), &text("kind")).is_some_and(|kind| kind.namespaced);
         if namespaced && object["metadata"]["namespace"].is_null() {
             object["metadata"]["namespace"] = json!(namespace);
         }
@@ -83,10 +86,20 @@ async fn check(client: &Client, object: &Value) -> Result<(), Failure> {
     outcome.map(drop).asking(format!("cannot apply {title}"))
 }
 
-async fn late(client: &Client, namespace: &str, deployment: &Deployment, timeout: Duration) -> Failure {
+async fn late(
+    client: &Client,
+    namespace: &str,
+    deployment: &Deployment,
+    timeout: Duration,
+) -> Failure {
     let name = deployment.metadata.name.clone().unwrap_or_default();
-    let selector = deployment.spec.as_ref().and_then(|spec| spec.selector.match_labels.clone()).unwrap_or_default();
-    let labels: Vec<String> = selector.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let selector = deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.selector.match_labels.clone())
+        .unwrap_or_default();
+    let labels: Vec<String> =
+        selector.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let pods: Vec<Pod> = match cluster::list(client, Some(namespace), &labels.join(",")).await {
         Ok(pods) => pods,
         Err(failure) => return failure,
@@ -104,7 +117,9 @@ async fn late(client: &Client, namespace: &str, deployment: &Deployment, timeout
         condition: Condition::Healthy,
         required: true,
     };
-    let not_ready = |pod: &&Pod| last_unhealthy(pod, &events).is_some() || !crate::words::status(pod).starts_with("running");
+    let not_ready = |pod: &&Pod| {
+        last_unhealthy(pod, &events).is_some() || !crate::words::status(pod).starts_with("running")
+    };
     let pod = pods.iter().find(not_ready).or(pods.first());
     let why = format!("not ready after {}", humantime::format_duration(timeout));
     diagnosis::explain(client, namespace, &goal, &why, pod, &events).await
@@ -122,7 +137,8 @@ mod tests {
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "x" } }),
         ];
         place(&mut objects, "shop");
-        let shown: Vec<_> = objects.iter().map(|object| object["metadata"]["namespace"].clone()).collect();
+        let shown: Vec<_> =
+            objects.iter().map(|object| object["metadata"]["namespace"].clone()).collect();
         assert_eq!(shown, [json!("shop"), json!("x"), Value::Null]);
     }
 }

@@ -146,13 +146,17 @@ pub fn desired(planned: Vec<Planned>) -> Vec<Desired> {
 }
 
 /// What the project has in the cluster.
-pub async fn observe(client: &Client, project: &str) -> Result<BTreeMap<ObjectKey, Observed>, Failure> {
+pub async fn observe(
+    client: &Client,
+    project: &str,
+) -> Result<BTreeMap<ObjectKey, Observed>, Failure> {
     let selection = ListParams::default().labels(&format!("{PROJECT}={project}"));
     let lists = KINDS.iter().map(|(version, kind)| {
         let selection = selection.clone();
         async move {
             let what = format!("cannot list each {kind} of the project");
-            let known = cluster::kind(version, kind).ok_or_else(|| Failure::defect(what.clone()))?;
+            let known =
+                cluster::kind(version, kind).ok_or_else(|| Failure::defect(what.clone()))?;
             let found = known.api(client, project).list(&selection).await.asking(what)?;
             Ok::<_, Failure>((*version, *kind, found.items))
         }
@@ -166,7 +170,8 @@ pub async fn observe(client: &Client, project: &str) -> Result<BTreeMap<ObjectKe
             }
             let object = serde_json::to_value(&item).unwrap_or_default();
             let name = item.metadata.name.clone().unwrap_or_default();
-            observed.insert(ObjectKey { kind: kind.to_owned(), name }, seen(version, kind, &object));
+            observed
+                .insert(ObjectKey { kind: kind.to_owned(), name }, seen(version, kind, &object));
         }
     }
     Ok(observed)
@@ -223,7 +228,9 @@ pub fn plan(
         });
     }
     let superfluous = observed.iter().filter(|(key, _)| {
-        whole && !wanted.contains(key) && !matches!(key.kind.as_str(), "PersistentVolumeClaim" | "Namespace")
+        whole
+            && !wanted.contains(key)
+            && !matches!(key.kind.as_str(), "PersistentVolumeClaim" | "Namespace")
     });
     steps.extend(superfluous.map(|(key, there)| Step {
         change: Change::Remove,
@@ -249,7 +256,11 @@ impl Plan {
                 summary.entry(step.service.as_deref()).or_insert((Change::Keep, Vec::new()));
             // A new port is no new service.
             let weight = match step.change {
-                Change::Create | Change::Remove if step.service.is_some() && !step.has_containers() => Change::Update,
+                Change::Create | Change::Remove
+                    if step.service.is_some() && !step.has_containers() =>
+                {
+                    Change::Update
+                }
                 other => other,
             };
             *change = (*change).max(weight);
@@ -270,7 +281,10 @@ impl fmt::Display for Plan {
             let Some(service) = service else { continue };
             let parts: Vec<String> = steps
                 .iter()
-                .filter(|step| *change == Change::Update || step.change == Change::Remove && *change != Change::Remove)
+                .filter(|step| {
+                    *change == Change::Update
+                        || step.change == Change::Remove && *change != Change::Remove
+                })
                 .map(|step| format!("{} {} {}", step.change, step.key.kind, step.key.name))
                 .collect();
             write!(formatter, "\n  {service:width$}  {change}")?;
@@ -324,7 +338,8 @@ impl Step {
     async fn remove(&self, client: &Client, project: &str) -> Result<(), Failure> {
         let ObjectKey { kind, name } = &self.key;
         let what = format!("cannot remove {kind} {name}");
-        let known = cluster::kind(&self.api_version, kind).ok_or_else(|| Failure::defect(what.clone()))?;
+        let known =
+            cluster::kind(&self.api_version, kind).ok_or_else(|| Failure::defect(what.clone()))?;
         let api = known.api(client, project);
         let Some(there) = api.get_opt(name).await.asking(&what)? else { return Ok(()) };
         cluster::delete(&api, name, None).await.asking(&what)?;
@@ -334,7 +349,8 @@ impl Step {
         // The name must be free before the next one takes it.
         let mut changes = berth_client::One::after(api, &there);
         loop {
-            let left = changes.next().await.map_err(|fault| Failure::new(what.clone()).because(fault))?;
+            let left =
+                changes.next().await.map_err(|fault| Failure::new(what.clone()).because(fault))?;
             if left.is_none() {
                 return Ok(());
             }
@@ -348,7 +364,8 @@ mod tests {
 
     fn planned(service: Option<&str>, kind: &str, name: &str, more: Value) -> Planned {
         let version = if kind == "Deployment" { "apps/v1" } else { "v1" };
-        let mut object = json!({ "apiVersion": version, "kind": kind, "metadata": { "name": name } });
+        let mut object =
+            json!({ "apiVersion": version, "kind": kind, "metadata": { "name": name } });
         for (field, value) in more.as_object().into_iter().flatten() {
             object[field.as_str()] = value.clone();
         }
@@ -357,7 +374,12 @@ mod tests {
 
     fn web(image: &str, replicas: u32) -> Planned {
         let template = json!({ "metadata": {}, "spec": { "containers": [{ "image": image }] } });
-        planned(Some("web"), "Deployment", "web", json!({ "spec": { "replicas": replicas, "template": template } }))
+        planned(
+            Some("web"),
+            "Deployment",
+            "web",
+            json!({ "spec": { "replicas": replicas, "template": template } }),
+        )
     }
 
     fn there(desired: &[Desired]) -> BTreeMap<ObjectKey, Observed> {
@@ -394,7 +416,10 @@ mod tests {
             shown(vec![web("a", 1)], vec![web("a", 1)]),
             "plan for project shop\n  web  unchanged\n  everything is as it should be"
         );
-        assert_eq!(shown(vec![web("a", 1)], vec![web("b", 1)]), "plan for project shop\n  web  replace");
+        assert_eq!(
+            shown(vec![web("a", 1)], vec![web("b", 1)]),
+            "plan for project shop\n  web  replace"
+        );
         assert_eq!(
             shown(vec![web("a", 1)], vec![web("a", 2)]),
             "plan for project shop\n  web  update (update Deployment web)"

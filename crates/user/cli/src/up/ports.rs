@@ -28,7 +28,8 @@ pub struct Wanted {
 /// The fixed ports that a project publishes.
 pub fn of_project(project: &Project, chosen: &BTreeSet<String>) -> Vec<Wanted> {
     let services = project.services.iter().filter(|(key, _)| chosen.contains(*key));
-    let ports = services.flat_map(|(key, service)| service.ports.iter().map(move |port| (key, port)));
+    let ports =
+        services.flat_map(|(key, service)| service.ports.iter().map(move |port| (key, port)));
     ports
         .filter(|(_, port)| port.protocol != Protocol::Sctp)
         .filter_map(|(key, port)| {
@@ -82,7 +83,9 @@ fn held(services: &[Service]) -> Vec<Held> {
         if spec.type_.as_deref() != Some("LoadBalancer") {
             continue;
         }
-        let label = |name: &str| service.metadata.labels.as_ref().and_then(|labels| labels.get(name).cloned());
+        let label = |name: &str| {
+            service.metadata.labels.as_ref().and_then(|labels| labels.get(name).cloned())
+        };
         let annotations = service.metadata.annotations.as_ref();
         let address = annotations.and_then(|all| all.get("berth.dev/listen-address")?.parse().ok());
         let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
@@ -117,7 +120,9 @@ impl Held {
                 .hint(format!("publish another port, or `berth down -p {project}`")),
             (None, Some(run)) => taken(format!("container `{run}`"))
                 .hint(format!("publish another port, or `berth rm -f {run}`")),
-            (None, None) => taken(self.title.clone()).hint("publish another port, or delete that Service"),
+            (None, None) => {
+                taken(self.title.clone()).hint("publish another port, or delete that Service")
+            }
         }
     }
 }
@@ -139,15 +144,24 @@ impl Wanted {
 
 /// Tries to listen, and stops at once.
 fn bindable(wanted: &Wanted) -> Result<(), Failure> {
-    let address = SocketAddr::new(wanted.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), wanted.port);
-    let outcome = if wanted.udp { UdpSocket::bind(address).map(drop) } else { TcpListener::bind(address).map(drop) };
+    let address =
+        SocketAddr::new(wanted.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), wanted.port);
+    let outcome = if wanted.udp {
+        UdpSocket::bind(address).map(drop)
+    } else {
+        TcpListener::bind(address).map(drop)
+    };
     let Err(error) = outcome else { return Ok(()) };
     if error.kind() != std::io::ErrorKind::AddrInUse {
-        return Err(Failure::new(format!("{} cannot be used", wanted.title())).because(error)
+        return Err(Failure::new(format!("{} cannot be used", wanted.title()))
+            .because(error)
             .hint("publish it on an address that this machine has"));
     }
     let holder = holder(Path::new("/proc"), wanted.port, wanted.udp);
-    let by = holder.map_or_else(|| "another program".to_owned(), |(pid, name)| format!("`{name}` (process {pid})"));
+    let by = holder.map_or_else(
+        || "another program".to_owned(),
+        |(pid, name)| format!("`{name}` (process {pid})"),
+    );
     Err(Failure::new(format!("{} is taken by {by}", wanted.title()))
         .hint("publish another port, or end that program"))
 }
@@ -161,7 +175,10 @@ fn holder(proc: &Path, port: u16, udp: bool) -> Option<(u32, String)> {
         inodes.extend(listeners(&text, port, udp));
     }
     for process in fs::read_dir(proc).ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
         let descriptors = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
         let links = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
         let holds = links.into_iter().any(|link| {
@@ -183,7 +200,10 @@ fn listeners(table: &str, port: u16, udp: bool) -> Vec<String> {
     let mut inodes = Vec::new();
     for line in table.lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let (Some(local), Some(state), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9)) else { continue };
+        let (Some(local), Some(state), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
+        else {
+            continue;
+        };
         let here = local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
         if here == Some(port) && (udp || *state == LISTEN) {
             inodes.push((*inode).to_owned());

@@ -99,7 +99,10 @@ impl Context<'_> {
             .hint("contexts at an address are not supported yet; check the sources out and name the directory"));
         }
         if !self.build.labels.is_empty() {
-            screen::note(format!("{position}: warning: `build.labels` of service `{}` have no effect yet", self.key));
+            screen::note(format!(
+                "{position}: warning: `build.labels` of service `{}` have no effect yet",
+                self.key
+            ));
         }
         // The Dockerfile in the file must outlive the build.
         let inline = self.inline()?;
@@ -118,7 +121,12 @@ impl Context<'_> {
             context,
             dockerfile,
             target: self.build.target.clone(),
-            args: self.build.args.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            args: self
+                .build
+                .args
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
             tags: vec![images::reference(self.name)?],
             no_cache: self.arguments.no_cache || self.build.no_cache,
             pull,

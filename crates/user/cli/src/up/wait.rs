@@ -51,7 +51,12 @@ pub enum State {
 }
 
 /// Judges a service by what is there of it.
-pub fn judge(goal: &Goal, deployment: Option<&Deployment>, pods: &[&Pod], events: &[&Event]) -> State {
+pub fn judge(
+    goal: &Goal,
+    deployment: Option<&Deployment>,
+    pods: &[&Pod],
+    events: &[&Event],
+) -> State {
     let current: Vec<&Pod> = pods.iter().copied().filter(|pod| is_current(goal, pod)).collect();
     if let Some(trouble) = current.iter().find_map(|pod| trouble(goal, pod, events)) {
         return State::Failed(trouble);
@@ -71,7 +76,9 @@ pub fn judge(goal: &Goal, deployment: Option<&Deployment>, pods: &[&Pod], events
     if let Some(message) = stalled(deployment) {
         return State::Failed(message);
     }
-    let healthy = current.iter().all(|pod| matches!(words::status(pod).as_str(), "running" | "running (healthy)"));
+    let healthy = current
+        .iter()
+        .all(|pod| matches!(words::status(pod).as_str(), "running" | "running (healthy)"));
     let old = pods.iter().filter(|pod| !is_current(goal, pod)).count();
     if !current.is_empty() && healthy && old > 0 {
         return State::Coming("the old one ends".to_owned());
@@ -82,7 +89,8 @@ pub fn judge(goal: &Goal, deployment: Option<&Deployment>, pods: &[&Pod], events
 fn is_current(goal: &Goal, pod: &Pod) -> bool {
     let annotations = pod.metadata.annotations.as_ref();
     let template = annotations.and_then(|annotations| annotations.get(TEMPLATE));
-    pod.metadata.deletion_timestamp.is_none() && (goal.template.is_none() || template == goal.template.as_ref())
+    pod.metadata.deletion_timestamp.is_none()
+        && (goal.template.is_none() || template == goal.template.as_ref())
 }
 
 fn judge_once(goal: &Goal, current: &[&Pod]) -> State {
@@ -98,7 +106,8 @@ fn judge_once(goal: &Goal, current: &[&Pod]) -> State {
 /// What the first pod that is not there yet does.
 fn coming(pods: &[&Pod]) -> String {
     let states = pods.iter().map(|pod| words::status(pod));
-    let state = states.into_iter().find(|state| !matches!(state.as_str(), "running" | "running (healthy)"));
+    let state =
+        states.into_iter().find(|state| !matches!(state.as_str(), "running" | "running (healthy)"));
     state.unwrap_or_else(|| "starting".to_owned())
 }
 
@@ -116,7 +125,8 @@ fn trouble(goal: &Goal, pod: &Pod, events: &[&Event]) -> Option<String> {
         }
     }
     let restarts = status.restart_count;
-    let unhealthy = restarts > 0 && last_unhealthy(pod, events).is_some_and(|event| is_startup(event));
+    let unhealthy =
+        restarts > 0 && last_unhealthy(pod, events).is_some_and(|event| is_startup(event));
     if unhealthy {
         return Some("its health check does not pass".to_owned());
     }
@@ -135,7 +145,8 @@ fn is_startup(event: &Event) -> bool {
 /// The last time a probe of this pod failed.
 pub fn last_unhealthy<'e>(pod: &Pod, events: &[&'e Event]) -> Option<&'e Event> {
     let of_pod = events.iter().copied().filter(|event| {
-        event.reason.as_deref() == Some("Unhealthy") && event.involved_object.uid == pod.metadata.uid
+        event.reason.as_deref() == Some("Unhealthy")
+            && event.involved_object.uid == pod.metadata.uid
     });
     of_pod.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))
 }
@@ -147,7 +158,8 @@ fn stalled(deployment: &Deployment) -> Option<String> {
         return None;
     }
     let condition = status.conditions.as_ref()?.iter().find(|condition| {
-        condition.reason.as_deref() == Some("ProgressDeadlineExceeded") && condition.status == "False"
+        condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+            && condition.status == "False"
     })?;
     Some(condition.message.clone().unwrap_or_else(|| "the rollout makes no progress".to_owned()))
 }
@@ -228,7 +240,10 @@ impl Waiter {
                 State::Failed(why) => {
                     let known = (goal.service.clone(), goal.condition);
                     if !self.told.contains(&known) {
-                        self.waiting.reached(&format!("warning: {}: {why}; it is not required", goal.service));
+                        self.waiting.reached(&format!(
+                            "warning: {}: {why}; it is not required",
+                            goal.service
+                        ));
                         self.told.push(known);
                     }
                 }
@@ -330,11 +345,18 @@ mod tests {
     #[test]
     fn what_was_before_does_not_count() {
         let goal = goal(Condition::Healthy, false);
-        let waiting = json!({ "waiting": { "reason": "ErrImagePull", "message": "no such image" } });
+        let waiting =
+            json!({ "waiting": { "reason": "ErrImagePull", "message": "no such image" } });
         let old = pod("old", "Pending", waiting.clone(), 0);
-        assert_eq!(judge(&goal, Some(&deployment(0, 1)), &[&old], &[]), State::Coming("starting".to_owned()));
+        assert_eq!(
+            judge(&goal, Some(&deployment(0, 1)), &[&old], &[]),
+            State::Coming("starting".to_owned())
+        );
         let new = pod("new", "Pending", waiting, 0);
-        assert_eq!(judge(&goal, Some(&deployment(1, 1)), &[&new], &[]), State::Failed("no such image".to_owned()));
+        assert_eq!(
+            judge(&goal, Some(&deployment(1, 1)), &[&new], &[]),
+            State::Failed("no such image".to_owned())
+        );
     }
 
     #[test]
@@ -355,7 +377,8 @@ mod tests {
         let goal = goal(Condition::Healthy, false);
         let event: Event = serde_json::from_value(json!({
             "metadata": {}, "involvedObject": { "uid": "u" }, "reason": "Unhealthy",
-            "message": "Startup probe failed: refused" })).unwrap();
+            "message": "Startup probe failed: refused" }))
+        .unwrap();
         let pod = pod("new", "Running", running(), 1);
         assert_eq!(
             judge(&goal, Some(&deployment(1, 2)), &[&pod], &[&event]),
@@ -366,9 +389,13 @@ mod tests {
     #[test]
     fn what_runs_once_is_reached_at_its_end() {
         let goal = goal(Condition::CompletedSuccessfully, true);
-        let at = |phase: &str, state: Value| judge(&goal, None, &[&pod("new", phase, state, 0)], &[]);
+        let at =
+            |phase: &str, state: Value| judge(&goal, None, &[&pod("new", phase, state, 0)], &[]);
         assert_eq!(at("Running", running()), State::Coming("starting".to_owned()));
         assert_eq!(at("Succeeded", json!({ "terminated": { "exitCode": 0 } })), State::Reached);
-        assert_eq!(at("Failed", json!({ "terminated": { "exitCode": 4 } })), State::Failed("exited (4)".to_owned()));
+        assert_eq!(
+            at("Failed", json!({ "terminated": { "exitCode": 4 } })),
+            State::Failed("exited (4)".to_owned())
+        );
     }
 }
