@@ -284,9 +284,10 @@ impl<K: Mirrored> Contents<K> {
 
     fn remove(&mut self, object: &K) {
         let key = Key::of(object);
-        let newer = self.objects.get(&key).is_some_and(|has| {
-            has.meta().uid != object.meta().uid && revision(has.as_ref()) > revision(object)
-        });
+        let newer = self
+            .objects
+            .get(&key)
+            .is_some_and(|has| has.meta().uid != object.meta().uid && revision(has.as_ref()) > revision(object));
         if newer {
             return;
         }
@@ -385,8 +386,7 @@ mod tests {
         with(&mirror, |contents| contents.replace(vec![object("a", "1", 5)], Some(6)));
         mirror.note(object("b", "2", 9));
         with(&mirror, |contents| contents.replace(vec![object("c", "3", 7)], Some(8)));
-        let names: Vec<_> =
-            mirror.all().iter().map(|object| Key::of(object.as_ref()).name).collect();
+        let names: Vec<_> = mirror.all().iter().map(|object| Key::of(object.as_ref()).name).collect();
         assert_eq!(names, ["b", "c"]);
         assert_eq!(*told.lock().unwrap(), ["+a", "+b", "+c", "-a"]);
     }
