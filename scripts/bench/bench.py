@@ -115,7 +115,7 @@ def measure_many(engines, results, rounds, pods):
             wait_running(engine, pods)
             results.add("many", engine, time.perf_counter() - begun)
             helpers = engine.view.processes(engine.helper)
-            if len(helpers) != pods:
+            if len(helpers) != pods + engine.spare_helpers:
                 raise Failed(f"{engine.name}: {pods} containers, but {len(helpers)} match `{engine.helper}`")
             results.add("helper", engine, sum(p["pss"] for p in helpers) / pods / 1024)
             engine.remove(names)

@@ -69,6 +69,8 @@ class Engine:
     limits: list[str] = []  # words after `run`
     at_once: list[str] = []  # words after `rm`, so that it does not wait before it kills
     daemons = helper = "^$"
+    #: helper processes beyond one a container, which count all the same
+    spare_helpers = 0
 
     def __init__(self):
         lacking = missing("unshare", "ip", "busybox", *self.needs)
@@ -173,6 +175,8 @@ class Berth(Engine):
     name = "berth"
     v1_only = False  # it works with the host's cgroups as they are
     helper = r"^(\S*/)?berth shim\b"
+    #: the process that shims are forked from
+    spare_helpers = 1
     daemons = r"^(\S*/)?berth\b"
 
     def __init__(self, binary, load):

@@ -1,14 +1,43 @@
 //! The one binary: it wires the crates together and holds no logic of its own.
 
+mod background;
+mod host;
+mod names;
+mod nodes;
+mod runner;
+mod serve;
+mod teardown;
+
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
 
 fn main() -> ExitCode {
     // First of all, while the process is small and has one thread.
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == berth_shim::zygote::SUBCOMMAND)
-    {
-        return exit_code(berth_shim::zygote::main());
+    match std::env::args_os().nth(1) {
+        Some(word) if word == berth_shim::zygote::SUBCOMMAND => {
+            return exit_code(berth_shim::zygote::main());
+        }
+        Some(word) if word == names::SUBCOMMAND => return names::main(),
+        _ => {}
     }
-    ExitCode::SUCCESS
+    let cli = berth_cli::Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let code = runtime.block_on(berth_cli::run(cli, Arc::new(host::Program)));
+    // Blocking work that is still under way, such as a terminal that is being read, must not hold up the exit.
+    runtime.shutdown_background();
+    code
+}
+
+/// Messages before there is a command line to print them.
+#[expect(clippy::print_stderr, reason = "there is nobody else yet who could")]
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(3)
 }
 
 fn exit_code(code: i32) -> ExitCode {

@@ -3,3 +3,5 @@
 
 mod layers;
 mod shim;
+mod story;
+mod support;

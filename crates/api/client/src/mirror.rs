@@ -14,6 +14,7 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -172,12 +173,15 @@ impl<K: Mirrored> Mirror<K> {
         let mut from = None;
         let mut pause = FIRST_PAUSE;
         loop {
+            let begin = Instant::now();
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,
                 outcome = self.follow(&api, &mut from, &mut pause) => outcome,
             };
             match outcome {
-                Ok(End::Closed) => continue,
+                // Servers end watches now and then; one that does so at once is going down.
+                Ok(End::Closed) if begin.elapsed() > LONGEST_PAUSE => continue,
+                Ok(End::Closed) => debug!(url = api.resource_url(), "the watch ended early"),
                 Ok(End::Expired) => {
                     debug!(from, "watch expired, listing again");
                     from = None;
@@ -284,10 +288,9 @@ impl<K: Mirrored> Contents<K> {
 
     fn remove(&mut self, object: &K) {
         let key = Key::of(object);
-        let newer = self
-            .objects
-            .get(&key)
-            .is_some_and(|has| has.meta().uid != object.meta().uid && revision(has.as_ref()) > revision(object));
+        let newer = self.objects.get(&key).is_some_and(|has| {
+            has.meta().uid != object.meta().uid && revision(has.as_ref()) > revision(object)
+        });
         if newer {
             return;
         }
@@ -297,6 +300,13 @@ impl<K: Mirrored> Contents<K> {
     }
 
     fn replace(&mut self, objects: Vec<K>, at: Option<u64>) {
+        // Lists are never older than watches, unless the server began anew: then what we know is of another series.
+        if at.is_some_and(|at| at < self.seen) {
+            for old in std::mem::take(&mut self.objects).into_values() {
+                self.tell(&Change::Gone { old: &old });
+            }
+            self.seen = 0;
+        }
         let mut stale: BTreeMap<Key, Arc<K>> = self.objects.clone();
         for object in objects {
             stale.remove(&Key::of(&object));
@@ -339,7 +349,7 @@ mod tests {
 
     fn watched() -> (Mirror<ConfigMap>, Arc<Mutex<Vec<String>>>) {
         let told = Arc::new(Mutex::new(Vec::new()));
-        let mirror = Mirror::new();
+        let mirror: Mirror<ConfigMap> = Mirror::new();
         let log = Arc::clone(&told);
         mirror.listen(move |change| {
             let sign = match change {
@@ -386,9 +396,20 @@ mod tests {
         with(&mirror, |contents| contents.replace(vec![object("a", "1", 5)], Some(6)));
         mirror.note(object("b", "2", 9));
         with(&mirror, |contents| contents.replace(vec![object("c", "3", 7)], Some(8)));
-        let names: Vec<_> = mirror.all().iter().map(|object| Key::of(object.as_ref()).name).collect();
+        let names: Vec<_> =
+            mirror.all().iter().map(|object| Key::of(object.as_ref()).name).collect();
         assert_eq!(names, ["b", "c"]);
         assert_eq!(*told.lock().unwrap(), ["+a", "+b", "+c", "-a"]);
+    }
+
+    #[test]
+    fn a_server_that_began_anew_is_believed() {
+        let (mirror, told) = watched();
+        with(&mirror, |contents| contents.replace(vec![object("a", "1", 50)], Some(60)));
+        with(&mirror, |contents| contents.replace(vec![object("a", "2", 3)], Some(4)));
+        let found = mirror.get(&Key::new("shop", "a")).unwrap();
+        assert_eq!(found.metadata.uid.as_deref(), Some("2"));
+        assert_eq!(*told.lock().unwrap(), ["+a", "-a", "+a"]);
     }
 
     #[test]

@@ -129,7 +129,8 @@ impl<T: Clone + Eq + Hash + Display> Queue<T> {
             Err(error) => {
                 let count = state.failures.entry(key.clone()).or_default();
                 *count = count.saturating_add(1);
-                let pause = FIRST_PAUSE.saturating_mul(1 << (*count - 1).min(16)).min(LONGEST_PAUSE);
+                let pause =
+                    FIRST_PAUSE.saturating_mul(1 << (*count - 1).min(16)).min(LONGEST_PAUSE);
                 if *count > QUIET_FAILURES {
                     warn!(%key, %error, failures = *count, "cannot reconcile yet");
                 } else {

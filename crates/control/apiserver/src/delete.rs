@@ -78,6 +78,12 @@ pub(crate) async fn delete(
 
 /// Deletes the object of a call, and says what it was or is and whether it is gone.
 pub(crate) async fn delete_object(call: &Call, options: &Options) -> Result<(Value, bool), Status> {
+    const KEPT: [&str; 3] = ["default", "kube-system", "kube-public"];
+    if (call.resource.group, call.resource.kind) == ("", "Namespace")
+        && KEPT.contains(&call.name.as_str())
+    {
+        return Err(Status::forbidden(call.subject(), "this namespace may not be deleted"));
+    }
     let mut gone = false;
     let object = call
         .modify(|old| {

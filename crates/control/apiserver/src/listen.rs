@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
@@ -41,8 +41,8 @@ impl ApiServer {
         shutdown: CancellationToken,
     ) -> Result<(), ListenError> {
         let acceptor = TlsAcceptor::from(tls);
-        let graceful = Arc::new(GracefulShutdown::new());
-        let tasks = TaskTracker::new();
+        let graceful = GracefulShutdown::new();
+        let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -61,18 +61,19 @@ impl ApiServer {
             let connection = Connection {
                 server: self.clone(),
                 acceptor: acceptor.clone(),
-                graceful: Arc::clone(&graceful),
+                watcher: graceful.watcher(),
             };
-            tasks.spawn(connection.run(stream));
+            let end = end.clone();
+            tasks.spawn(async move { end.run_until_cancelled(connection.run(stream)).await });
         }
         self.close();
         tasks.close();
-        if let Some(graceful) = Arc::into_inner(graceful) {
-            graceful.shutdown().await;
-        }
-        if tokio::time::timeout(PATIENCE, tasks.wait()).await.is_err() {
+        if tokio::time::timeout(PATIENCE, graceful.shutdown()).await.is_err() {
             tracing::warn!("some requests did not finish in time");
         }
+        // What is left now, streams above all, would never finish by itself.
+        end.cancel();
+        tasks.wait().await;
         Ok(())
     }
 }
@@ -90,7 +91,7 @@ fn is_passing(error: &io::Error) -> bool {
 struct Connection {
     server: ApiServer,
     acceptor: TlsAcceptor,
-    graceful: Arc<GracefulShutdown>,
+    watcher: Watcher,
 }
 
 impl Connection {
@@ -119,8 +120,7 @@ impl Connection {
         let connection = builder
             .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
             .into_owned();
-        let connection = self.graceful.watch(connection);
-        drop(self.graceful);
+        let connection = self.watcher.watch(connection);
         if let Err(error) = connection.await {
             tracing::debug!(error = &*error, "a connection ended badly");
         }

@@ -1,1 +1,94 @@
-//! x
+//! The loops that make objects true.
+//!
+//! Every controller observes from shared mirrors, plans as a function of values, and applies steps that are safe to
+//! repeat. They wake up on events and on points in time that an object names; none of them polls.
+
+mod balancer;
+mod catalogue;
+mod context;
+pub mod deployment;
+pub mod endpoints;
+pub mod garbage;
+pub mod namespace;
+pub mod node;
+mod object;
+mod orphan;
+pub mod replicaset;
+pub mod volume;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use berth_client::Recorder;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalogue::Catalogue;
+use crate::context::{Context, Mirrors};
+
+/// What the controllers need to know besides the API.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The certificate by which pods know the API server, in PEM; it goes into every namespace.
+    pub ca_pem: String,
+    /// The directory on nodes under which local volumes are made.
+    pub volumes_root: PathBuf,
+    /// The node that local volumes are made on and whose address Services publish, when it is ready; otherwise another.
+    pub node_name: String,
+}
+
+/// Why the controllers ended before they were told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllersError {
+    /// A loop ended on its own; a fault of ours.
+    #[error("a controller ended before it was told to")]
+    Ended,
+}
+
+/// Runs all controllers until told to stop. All work happens inside the future, on as many tasks as there are
+/// controllers; when it returns, none is left.
+///
+/// # Errors
+/// Only by our own fault: everything the API server can do is waited out.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    stop: CancellationToken,
+) -> Result<(), ControllersError> {
+    // Whatever ends first, ends all.
+    let stop = stop.child_token();
+    let (recorder, events) = Recorder::new(client.clone(), "berth-controllers", stop.clone());
+    let mirrors = Mirrors::default();
+    let catalogue = Catalogue::new(client.clone());
+    let context = Context {
+        client: client.clone(),
+        mirrors: mirrors.clone(),
+        recorder,
+        settings: Arc::new(settings),
+        stop: stop.clone(),
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    // Controllers listen before the mirrors follow, so that the first list wakes them.
+    tasks.spawn(deployment::run(context.clone()));
+    tasks.spawn(replicaset::run(context.clone()));
+    tasks.spawn(endpoints::run(context.clone()));
+    tasks.spawn(balancer::run(context.clone()));
+    tasks.spawn(namespace::run(context.clone(), catalogue.clone()));
+    tasks.spawn(garbage::run(context.clone(), catalogue.clone()));
+    tasks.spawn(node::run(context.clone()));
+    tasks.spawn(orphan::run(context.clone()));
+    tasks.spawn(volume::run(context.clone()));
+    tasks.spawn(events);
+    let token = stop.clone();
+    tasks.spawn(async move { mirrors.run(&client, &token).await });
+    let token = stop.clone();
+    tasks.spawn(async move { catalogue.run(&token).await });
+    let first = tasks.join_next().await;
+    let asked = stop.is_cancelled();
+    stop.cancel();
+    let mut sound = matches!(first, Some(Ok(())));
+    while let Some(outcome) = tasks.join_next().await {
+        sound &= outcome.is_ok();
+    }
+    if asked && sound { Ok(()) } else { Err(ControllersError::Ended) }
+}

@@ -27,6 +27,7 @@ mod collect;
 mod config;
 mod error;
 mod image;
+mod inherit;
 mod lease;
 pub mod reference;
 mod session;

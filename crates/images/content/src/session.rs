@@ -185,6 +185,7 @@ impl Session {
     pub fn finish(&self, manifest: &Digest, tags: &[Reference]) -> Result<Image, ContentError> {
         let image = self.store.image(manifest)?;
         self.store.layer_dirs(&image)?;
+        self.store.inherit_folders(&image)?;
         if self.store.durability() == Durability::Synced {
             self.store.settle()?;
         }

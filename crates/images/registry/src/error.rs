@@ -89,6 +89,9 @@ pub enum RegistryError {
     /// The HTTP client could not be set up.
     #[error("cannot set up the HTTP client")]
     Setup(#[source] reqwest::Error),
+    /// The machine's trusted certificates could not be read.
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
     /// The store failed, or the layer was refused.
     #[error("cannot store the image")]
     Store(#[from] ContentError),

@@ -147,8 +147,8 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
     let privileged = is_privileged(container);
     let (user, ids) = user(pod, pod_spec, container, image)?;
     let capabilities = capabilities(context, privileged);
-    let no_new_privileges =
-        !privileged && !context.and_then(|context| context.allow_privilege_escalation).unwrap_or(false);
+    let no_new_privileges = !privileged
+        && !context.and_then(|context| context.allow_privilege_escalation).unwrap_or(false);
     let mut process = json!({
         "terminal": container.tty.unwrap_or(false),
         "user": ids,
@@ -191,7 +191,11 @@ pub fn is_privileged(container: &Container) -> bool {
 }
 
 /// The process of `kubectl exec`: the container's own, with another command.
-pub fn exec_process(base: &Spec, command: &[String], terminal: bool) -> Option<oci_spec::runtime::Process> {
+pub fn exec_process(
+    base: &Spec,
+    command: &[String],
+    terminal: bool,
+) -> Option<oci_spec::runtime::Process> {
     let mut process = base.process().clone()?;
     process.set_args(Some(command.to_vec()));
     process.set_terminal(Some(terminal));
@@ -212,8 +216,10 @@ fn user(pod: &Pod, spec: &PodSpec, container: &Container, image: &Image) -> Resu
     let own = container.security_context.as_ref();
     let shared = spec.security_context.as_ref();
     let uid = own.and_then(|own| own.run_as_user).or(shared.and_then(|shared| shared.run_as_user));
-    let gid = own.and_then(|own| own.run_as_group).or(shared.and_then(|shared| shared.run_as_group));
-    let mut groups: Vec<i64> = shared.and_then(|shared| shared.supplemental_groups.clone()).unwrap_or_default();
+    let gid =
+        own.and_then(|own| own.run_as_group).or(shared.and_then(|shared| shared.run_as_group));
+    let mut groups: Vec<i64> =
+        shared.and_then(|shared| shared.supplemental_groups.clone()).unwrap_or_default();
     groups.extend(shared.and_then(|shared| shared.fs_group));
     let non_root = own
         .and_then(|own| own.run_as_non_root)
@@ -270,13 +276,18 @@ fn capability(name: &str) -> String {
 }
 
 /// The command line: what the pod says, else the image's entry point and command.
-fn arguments(container: &Container, image: &Image, environment: &[String]) -> Result<Vec<String>, Cause> {
+fn arguments(
+    container: &Container,
+    image: &Image,
+    environment: &[String],
+) -> Result<Vec<String>, Cause> {
     let known: Vec<(String, String)> = environment
         .iter()
         .filter_map(|entry| entry.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let expanded = |list: &[String]| list.iter().map(|text| expand(text, &known)).collect::<Vec<_>>();
+    let expanded =
+        |list: &[String]| list.iter().map(|text| expand(text, &known)).collect::<Vec<_>>();
     let config = image.config.config().as_ref();
     let entrypoint = config.and_then(|config| config.entrypoint().clone()).unwrap_or_default();
     let default = config.and_then(|config| config.cmd().clone()).unwrap_or_default();
@@ -290,7 +301,8 @@ fn arguments(container: &Container, image: &Image, environment: &[String]) -> Re
     if line.is_empty() {
         return Err(Cause {
             reason: "CreateContainerError",
-            message: "there is no command to run: neither the pod nor the image names one".to_owned(),
+            message: "there is no command to run: neither the pod nor the image names one"
+                .to_owned(),
             exit_code: Some(127),
         });
     }
@@ -337,14 +349,17 @@ fn filter(
     spec: &PodSpec,
     privileged: bool,
 ) -> Result<Filter, Cause> {
-    let shared = spec.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
+    let shared =
+        spec.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
     let profile: Option<&SeccompProfile> =
         context.and_then(|context| context.seccomp_profile.as_ref()).or(shared);
     match profile.map(|profile| profile.type_.as_str()) {
         _ if privileged => Ok(Filter::Unconfined),
         None | Some("RuntimeDefault") => Ok(Filter::RuntimeDefault),
         Some("Unconfined") => Ok(Filter::Unconfined),
-        Some(other) => Err(Cause::config(format!("seccomp profile type `{other}` is not supported yet"))),
+        Some(other) => {
+            Err(Cause::config(format!("seccomp profile type `{other}` is not supported yet")))
+        }
     }
 }
 
@@ -357,7 +372,8 @@ fn out_of_memory_score(spec: &PodSpec, container: &Container) -> i32 {
         _ => {
             let request = amount(container.resources.as_ref(), "memory", false).unwrap_or(0);
             let total = total_memory().max(1);
-            let share = 1000 - i64::try_from(1000 * i128::from(request) / i128::from(total)).unwrap_or(0);
+            let share =
+                1000 - i64::try_from(1000 * i128::from(request) / i128::from(total)).unwrap_or(0);
             i32::try_from(share.clamp(3, 999)).unwrap_or(999)
         }
     }
@@ -371,11 +387,14 @@ pub fn total_memory() -> i64 {
 
 fn limits(pod: &Pod) -> Result<Option<Value>, Cause> {
     let annotations = pod.metadata.annotations.as_ref();
-    let Some(text) = annotations.and_then(|all| all.get("berth.dev/ulimits")) else { return Ok(None) };
+    let Some(text) = annotations.and_then(|all| all.get("berth.dev/ulimits")) else {
+        return Ok(None);
+    };
     let wrong = |error: &dyn std::fmt::Display| {
         Cause::config(format!("annotation berth.dev/ulimits is not valid: {error}"))
     };
-    let given: BTreeMap<String, Value> = serde_json::from_str(text).map_err(|error| wrong(&error))?;
+    let given: BTreeMap<String, Value> =
+        serde_json::from_str(text).map_err(|error| wrong(&error))?;
     let mut list = Vec::new();
     for (name, value) in given {
         let (soft, hard) = match &value {
@@ -393,7 +412,10 @@ fn limits(pod: &Pod) -> Result<Option<Value>, Cause> {
 }
 
 /// Cgroup limits of a container.
-pub fn resources(pod: &Pod, container: &Container) -> Result<oci_spec::runtime::LinuxResources, Cause> {
+pub fn resources(
+    pod: &Pod,
+    container: &Container,
+) -> Result<oci_spec::runtime::LinuxResources, Cause> {
     let requirements = container.resources.as_ref();
     let pids = pod
         .metadata
@@ -402,7 +424,9 @@ pub fn resources(pod: &Pod, container: &Container) -> Result<oci_spec::runtime::
         .and_then(|all| all.get("berth.dev/pids-limit"))
         .map(|text| text.parse::<i64>())
         .transpose()
-        .map_err(|error| Cause::config(format!("annotation berth.dev/pids-limit is not valid: {error}")))?;
+        .map_err(|error| {
+            Cause::config(format!("annotation berth.dev/pids-limit is not valid: {error}"))
+        })?;
     let mut value = json!({ "pids": { "limit": pids.unwrap_or(PIDS) } });
     if let Some(limit) = amount(requirements, "memory", true) {
         value["memory"] = json!({ "limit": limit });
@@ -442,7 +466,11 @@ fn devices() -> Value {
     ])
 }
 
-fn quantity<'a>(requirements: Option<&'a ResourceRequirements>, name: &str, limit: bool) -> Option<&'a Quantity> {
+fn quantity<'a>(
+    requirements: Option<&'a ResourceRequirements>,
+    name: &str,
+    limit: bool,
+) -> Option<&'a Quantity> {
     let requirements = requirements?;
     let list = if limit { &requirements.limits } else { &requirements.requests };
     list.as_ref()?.get(name)
@@ -462,10 +490,13 @@ pub fn parse_quantity(text: &str) -> Option<berth_objects::Quantity> {
 }
 
 /// A `resourceFieldRef`: the container's limit or request, or what the machine has.
-pub fn resource_field(requirements: Option<&ResourceRequirements>, name: &str) -> Result<String, Cause> {
-    let (kind, resource) = name
-        .split_once('.')
-        .ok_or_else(|| Cause::config(format!("`{name}` is not a resource a container can ask for")))?;
+pub fn resource_field(
+    requirements: Option<&ResourceRequirements>,
+    name: &str,
+) -> Result<String, Cause> {
+    let (kind, resource) = name.split_once('.').ok_or_else(|| {
+        Cause::config(format!("`{name}` is not a resource a container can ask for"))
+    })?;
     let limit = kind == "limits";
     match resource {
         "memory" => {
@@ -478,6 +509,8 @@ pub fn resource_field(requirements: Option<&ResourceRequirements>, name: &str) -
             let whole = i64::try_from(cores).unwrap_or(i64::MAX);
             Ok(value.unwrap_or(if limit { whole } else { 0 }).to_string())
         }
-        other => Err(Cause::config(format!("resource `{other}` is not one a container can ask for"))),
+        other => {
+            Err(Cause::config(format!("resource `{other}` is not one a container can ask for")))
+        }
     }
 }

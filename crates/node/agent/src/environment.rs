@@ -44,7 +44,9 @@ pub async fn resolve(
         }
         if let Some(reference) = &source.secret_ref {
             let optional = reference.optional.unwrap_or(false);
-            if let Some(secret) = self::secret(client, &namespace, &reference.name, optional).await? {
+            if let Some(secret) =
+                self::secret(client, &namespace, &reference.name, optional).await?
+            {
                 for (name, value) in secret.data.unwrap_or_default() {
                     found.insert(name, String::from_utf8_lossy(&value.0).into_owned());
                 }
@@ -55,7 +57,9 @@ pub async fn resolve(
         }
     }
     for variable in container.env.iter().flatten() {
-        if let Some(value) = variable_value(client, pod, container, variable, facts, &values).await? {
+        if let Some(value) =
+            variable_value(client, pod, container, variable, facts, &values).await?
+        {
             set(&mut values, &variable.name, value);
         }
     }
@@ -216,9 +220,10 @@ fn found<T>(
     match result {
         Ok(None) if !optional => Err(Cause::config(format!("there is no {kind} `{name}`"))),
         Ok(object) => Ok(object),
-        Err(error) => {
-            Err(Cause::config(format!("cannot read {kind} `{name}`: {}", crate::status::chain(&error))))
-        }
+        Err(error) => Err(Cause::config(format!(
+            "cannot read {kind} `{name}`: {}",
+            crate::status::chain(&error)
+        ))),
     }
 }
 

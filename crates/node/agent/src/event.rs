@@ -38,7 +38,7 @@ impl Events {
         client: Client,
         node: &str,
         stop: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send) {
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (queue, mut waiting) = mpsc::channel::<Event>(QUEUE);
         let post = async move {
             loop {

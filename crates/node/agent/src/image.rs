@@ -26,7 +26,8 @@ impl PullPolicy {
             Some(_) => Self::IfNotPresent,
             None => {
                 let name = image.rsplit('/').next().unwrap_or(image);
-                let latest = !name.contains('@') && (!name.contains(':') || name.ends_with(":latest"));
+                let latest =
+                    !name.contains('@') && (!name.contains(':') || name.ends_with(":latest"));
                 if latest { Self::Always } else { Self::IfNotPresent }
             }
         }
@@ -44,18 +45,18 @@ pub struct ImageError {
 }
 
 /// The node's images.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Images {
     store: Arc<ContentStore>,
-    insecure: Arc<[String]>,
+    registries: berth_registry::Client,
     /// One lock a reference, so that a hundred pods of one image pull it once.
     pulling: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
 }
 
 impl Images {
-    /// Images from this store.
-    pub fn new(store: ContentStore, insecure: &[String]) -> Self {
-        Self { store: Arc::new(store), insecure: insecure.into(), pulling: Arc::default() }
+    /// Images from this store, and from registries for what it lacks.
+    pub fn new(store: ContentStore, registries: berth_registry::Client) -> Self {
+        Self { store: Arc::new(store), registries, pulling: Arc::default() }
     }
 
     /// The store.
@@ -87,13 +88,13 @@ impl Images {
         {
             return Ok(image);
         }
-        let options =
-            berth_registry::PullOptions { insecure: self.insecure.to_vec(), ..Default::default() };
-        let pulled = berth_registry::pull(&self.store, &reference, options).await;
+        let mut options = berth_registry::PullOptions::new(self.registries.clone());
+        options.policy = berth_registry::PullPolicy::Always;
+        let pulled = berth_registry::pull(&self.store, &reference, &options).await;
         match (pulled, self.present(name)) {
             (Ok(image), _) => Ok(image),
             // A registry that cannot be reached does not make an image that is here unusable, unless a digest changed hands.
-            (Err(error), Some(image)) if error.is_unreachable() => {
+            (Err(error @ berth_registry::RegistryError::Unreachable { .. }), Some(image)) => {
                 tracing::warn!(image = name, error = %error, "registry not reached, the image at hand is used");
                 Ok(image)
             }

@@ -104,7 +104,11 @@ impl Output {
     }
 
     /// The lines that are there already, and the file at its end.
-    fn backlog(&self, path: &Path, file: &mut BufReader<std::fs::File>) -> io::Result<Vec<Vec<u8>>> {
+    fn backlog(
+        &self,
+        path: &Path,
+        file: &mut BufReader<std::fs::File>,
+    ) -> io::Result<Vec<Vec<u8>>> {
         let mut lines: Vec<Vec<u8>> = Vec::new();
         for number in (1..100).rev() {
             if let Ok(older) = std::fs::File::open(berth_shim::log::rotated(path, number)) {

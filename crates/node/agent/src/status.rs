@@ -50,14 +50,16 @@ pub fn phase(goal: &Goal, record: &Record, observed: &Observed) -> &'static str 
     if is_finished(goal, record, observed) {
         let good = observed.failed.is_none()
             && goal.main.iter().all(|wanted| {
-                let ended = record.containers.get(&wanted.name).and_then(|known| known.ended.as_ref());
-                ended.is_some_and(|ended| ended.code == 0)
+                let ended =
+                    record.containers.get(&wanted.name).and_then(|known| known.ended.as_ref());
+                ended.is_some_and(|ended| ended.code == 0) || goal.stopping && ended.is_none()
             });
         return if good { "Succeeded" } else { "Failed" };
     }
-    let begun = goal.main.iter().any(|wanted| {
-        record.containers.get(&wanted.name).is_some_and(|known| known.starts > 0)
-    });
+    let begun = goal
+        .main
+        .iter()
+        .any(|wanted| record.containers.get(&wanted.name).is_some_and(|known| known.starts > 0));
     if begun { "Running" } else { "Pending" }
 }
 
@@ -71,8 +73,11 @@ pub fn status(
 ) -> Value {
     let spec = pod.spec.clone().unwrap_or_default();
     let phase = phase(goal, record, observed);
-    let main: Vec<Value> =
-        spec.containers.iter().map(|container| container_status(container, record, observed)).collect();
+    let main: Vec<Value> = spec
+        .containers
+        .iter()
+        .map(|container| container_status(container, record, observed))
+        .collect();
     let init: Vec<Value> = spec
         .init_containers
         .iter()
@@ -163,7 +168,8 @@ fn condition(
         .filter(|known| known.status == word)
         .and_then(|known| known.last_transition_time.as_ref())
         .map_or_else(Timestamp::now, |time| time.0);
-    let mut condition = json!({ "type": kind, "status": word, "lastTransitionTime": second(since) });
+    let mut condition =
+        json!({ "type": kind, "status": word, "lastTransitionTime": second(since) });
     if let Some(reason) = reason {
         condition["reason"] = json!(reason);
     }
@@ -192,12 +198,15 @@ fn container_status(container: &Container, record: &Record, observed: &Observed)
         Phase::Running { since } => json!({ "running": { "startedAt": second(*since) } }),
         Phase::Ended if view.not_before.is_some() => waiting_state(
             "CrashLoopBackOff",
-            &format!("the container ended {} times in a row and waits for its next start", known.failures),
+            &format!(
+                "the container ended {} times in a row and waits for its next start",
+                known.failures
+            ),
         ),
-        Phase::Ended => known
-            .ended
-            .as_ref()
-            .map_or_else(|| waiting_state("ContainerCreating", ""), |ended| json!({ "terminated": terminated(ended) })),
+        Phase::Ended => known.ended.as_ref().map_or_else(
+            || waiting_state("ContainerCreating", ""),
+            |ended| json!({ "terminated": terminated(ended) }),
+        ),
     };
     let last = match &view.phase {
         Phase::Ended if view.not_before.is_none() => known.previous.as_ref(),

@@ -42,10 +42,17 @@ impl Mounted {
     pub fn to_oci(&self) -> Value {
         let access = if self.readonly { "ro" } else { "rw" };
         match &self.source {
-            Source::Path(path) => json!({ "destination": self.destination, "type": "bind", "source": path,
-                                          "options": ["rbind", access] }),
+            Source::Path(path) => {
+                json!({ "destination": self.destination, "type": "bind", "source": path,
+                                          "options": ["rbind", access] })
+            }
             Source::Memory(size) => {
-                let mut options = vec!["nosuid".to_owned(), "nodev".to_owned(), "mode=1777".to_owned(), access.to_owned()];
+                let mut options = vec![
+                    "nosuid".to_owned(),
+                    "nodev".to_owned(),
+                    "mode=1777".to_owned(),
+                    access.to_owned(),
+                ];
                 options.extend(size.map(|size| format!("size={size}")));
                 json!({ "destination": self.destination, "type": "tmpfs", "source": "tmpfs", "options": options })
             }
@@ -129,8 +136,13 @@ async fn prepare_one(
         files.mode = source.default_mode;
     } else if let Some(source) = &volume.downward_api {
         for item in source.items.iter().flatten() {
-            let field = item.field_ref.as_ref().map(|field| field_value(pod, &field.field_path, facts));
-            files.put(&item.path, field.transpose()?.unwrap_or_default().into_bytes(), item.mode)?;
+            let field =
+                item.field_ref.as_ref().map(|field| field_value(pod, &field.field_path, facts));
+            files.put(
+                &item.path,
+                field.transpose()?.unwrap_or_default().into_bytes(),
+                item.mode,
+            )?;
         }
         files.mode = source.default_mode;
     } else if let Some(source) = &volume.projected {
@@ -148,9 +160,15 @@ async fn prepare_one(
                 }
             } else if let Some(source) = &part.downward_api {
                 for item in source.items.iter().flatten() {
-                    let field =
-                        item.field_ref.as_ref().map(|field| field_value(pod, &field.field_path, facts));
-                    files.put(&item.path, field.transpose()?.unwrap_or_default().into_bytes(), item.mode)?;
+                    let field = item
+                        .field_ref
+                        .as_ref()
+                        .map(|field| field_value(pod, &field.field_path, facts));
+                    files.put(
+                        &item.path,
+                        field.transpose()?.unwrap_or_default().into_bytes(),
+                        item.mode,
+                    )?;
                 }
             } else {
                 return Err(Cause::config(format!(
@@ -160,7 +178,10 @@ async fn prepare_one(
             }
         }
     } else {
-        return Err(Cause::config(format!("volume `{}` is of a kind this node does not support yet", volume.name)));
+        return Err(Cause::config(format!(
+            "volume `{}` is of a kind this node does not support yet",
+            volume.name
+        )));
     }
     files.write(path).map_err(failed)?;
     Ok(here())
@@ -169,7 +190,9 @@ async fn prepare_one(
 fn host_path(path: &str, kind: Option<&str>) -> Result<PathBuf, Cause> {
     let path = PathBuf::from(path);
     let wrong = |what: &str| Cause::config(format!("host path `{}` is not {what}", path.display()));
-    let failed = |error: io::Error| Cause::config(format!("cannot use host path `{}`: {error}", path.display()));
+    let failed = |error: io::Error| {
+        Cause::config(format!("cannot use host path `{}`: {error}", path.display()))
+    };
     match kind.unwrap_or_default() {
         "" if path.exists() => {}
         "" => return Err(wrong("there")),
@@ -191,10 +214,11 @@ async fn claimed(client: &Client, namespace: &str, name: &str) -> Result<Source,
         Cause::config(format!("cannot read claim `{name}`: {}", crate::status::chain(&error)))
     };
     let claim = claims.get_opt(name).await.map_err(failed)?;
-    let claim = claim.ok_or_else(|| Cause::config(format!("there is no PersistentVolumeClaim `{name}`")))?;
+    let claim = claim
+        .ok_or_else(|| Cause::config(format!("there is no PersistentVolumeClaim `{name}`")))?;
     let volume = claim.spec.and_then(|spec| spec.volume_name).filter(|name| !name.is_empty());
-    let volume =
-        volume.ok_or_else(|| Cause::config(format!("PersistentVolumeClaim `{name}` is not bound yet")))?;
+    let volume = volume
+        .ok_or_else(|| Cause::config(format!("PersistentVolumeClaim `{name}` is not bound yet")))?;
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let spec = volumes.get(&volume).await.map_err(failed)?.spec.unwrap_or_default();
     if let Some(local) = spec.local {
@@ -206,7 +230,9 @@ async fn claimed(client: &Client, namespace: &str, name: &str) -> Result<Source,
     if let Some(host) = spec.host_path {
         return host_path(&host.path, host.type_.as_deref()).map(Source::Path);
     }
-    Err(Cause::config(format!("PersistentVolume `{volume}` is of a kind this node does not support yet")))
+    Err(Cause::config(format!(
+        "PersistentVolume `{volume}` is of a kind this node does not support yet"
+    )))
 }
 
 /// Files of a configuration volume, written as one.
@@ -221,7 +247,10 @@ impl Files {
         let path = PathBuf::from(path);
         let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
         if !inside || path.as_os_str().is_empty() {
-            return Err(Cause::config(format!("`{}` is not a path within a volume", path.display())));
+            return Err(Cause::config(format!(
+                "`{}` is not a path within a volume",
+                path.display()
+            )));
         }
         self.files.insert(path, (content, mode));
         Ok(())
@@ -269,7 +298,8 @@ impl Files {
         items: Option<&[KeyToPath]>,
         optional: bool,
     ) -> Result<(), Cause> {
-        let data = secret.data.iter().flatten().map(|(name, bytes)| (name.clone(), bytes.0.clone()));
+        let data =
+            secret.data.iter().flatten().map(|(name, bytes)| (name.clone(), bytes.0.clone()));
         self.add(&format!("Secret `{}`", secret.name_any()), data.collect(), items, optional)
     }
 
@@ -284,7 +314,10 @@ impl Files {
             let temporary = target.with_extension("berth-new");
             fs::write(&temporary, content)?;
             let mode = mode.or(self.mode).unwrap_or(0o644);
-            fs::set_permissions(&temporary, fs::Permissions::from_mode(mode.cast_unsigned() & 0o777))?;
+            fs::set_permissions(
+                &temporary,
+                fs::Permissions::from_mode(mode.cast_unsigned() & 0o777),
+            )?;
             fs::rename(temporary, target)?;
         }
         Ok(())
@@ -343,7 +376,10 @@ pub fn mounts(
             (source, None) => source.clone(),
             (Source::Path(path), Some(below)) => Source::Path(sub_path(path, &below)?),
             (Source::Memory(_), Some(_)) => {
-                return Err(Cause::config(format!("volume `{}` is in memory and has no sub-paths", mount.name)));
+                return Err(Cause::config(format!(
+                    "volume `{}` is in memory and has no sub-paths",
+                    mount.name
+                )));
             }
         };
         mounted.push(Mounted {
@@ -397,7 +433,9 @@ mod tests {
         files.put("a/key", b"value".to_vec(), None).unwrap();
         files.put("open", b"x".to_vec(), Some(0o666)).unwrap();
         files.write(directory.path()).unwrap();
-        let mode = |name: &str| fs::metadata(directory.path().join(name)).unwrap().permissions().mode() & 0o777;
+        let mode = |name: &str| {
+            fs::metadata(directory.path().join(name)).unwrap().permissions().mode() & 0o777
+        };
         assert_eq!((mode("a/key"), mode("open")), (0o400, 0o666));
         assert_eq!(fs::read(directory.path().join("a/key")).unwrap(), b"value");
     }

@@ -198,6 +198,24 @@ impl Cgroup {
         Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect())
     }
 
+    /// Names of the cgroups directly below, in any hierarchy.
+    #[must_use]
+    pub fn children(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .legacy
+            .iter()
+            .map(|(_, path)| path)
+            .chain(&self.unified)
+            .filter_map(|path| fs::read_dir(path).ok())
+            .flatten()
+            .filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// Kills every process in it, those being forked included.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::namespaces::IdMapping;
 use berth_sys::mount::{Attributes, set_attributes};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
@@ -23,8 +23,10 @@ pub enum Rootfs {
     Overlay {
         /// Layer directories, lowest first.
         lower: Vec<PathBuf>,
-        /// Directory that holds, or will hold, `upper` and `work`.
-        scratch: PathBuf,
+        /// The writable layer; made if missing.
+        upper: PathBuf,
+        /// Overlayfs's own directory on the same file system; made if missing.
+        work: PathBuf,
     },
     /// A plain directory, used as it is.
     Directory(PathBuf),
@@ -64,7 +66,7 @@ impl Rootfs {
         match self {
             Self::Directory(path) => clone_tree(path, true, user.map(|(user, _)| user))
                 .map_err(|source| layer(path, source)),
-            Self::Overlay { lower, scratch } => overlay(lower, scratch, user),
+            Self::Overlay { lower, upper, work } => overlay(lower, upper, work, user),
         }
     }
 }
@@ -75,14 +77,14 @@ fn layer(path: &Path, source: io::Error) -> RootfsError {
 
 fn overlay(
     lower: &[PathBuf],
-    scratch: &Path,
+    upper: &Path,
+    work: &Path,
     user: Option<(BorrowedFd<'_>, IdMapping)>,
 ) -> Result<OwnedFd, RootfsError> {
-    for name in ["upper", "work"] {
-        let directory = scratch.join(name);
-        match std::fs::create_dir(&directory) {
+    for directory in [upper, work] {
+        match std::fs::create_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(layer(&directory, error));
+                return Err(layer(directory, error));
             }
             _ => {}
         }
@@ -90,9 +92,10 @@ fn overlay(
     // The writable layer alone carries the pod's host ids on disk: the kernel fills it with the ids of the mounter, who
     // has none in the mapping. It is thrown away with the container.
     let root = user.map_or(0, |(_, mapping)| mapping.host);
-    let upper = scratch.join("upper");
-    std::os::unix::fs::chown(&upper, Some(root), Some(root))
-        .map_err(|source| layer(&upper, source))?;
+    if user.is_some() {
+        std::os::unix::fs::chown(upper, Some(root), Some(root))
+            .map_err(|source| layer(upper, source))?;
+    }
     let unheard = |error: rustix::io::Errno| RootfsError::Overlay {
         layers: lower.len(),
         complaint: String::new(),
@@ -114,18 +117,21 @@ fn overlay(
             .map_err(|error| layer(path, error.into()))?;
         trees.push(tree);
     }
-    let writable = clone_tree(scratch, false, None).map_err(|source| layer(scratch, source))?;
-    for (key, name) in [("upperdir", "upper"), ("workdir", "work")] {
+    for (key, path) in [("upperdir", upper), ("workdir", work)] {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(&writable, name, flags, Mode::empty())
-            .map_err(|error| layer(&scratch.join(name), error.into()))?;
+        let directory =
+            open(path, flags, Mode::empty()).map_err(|error| layer(path, error.into()))?;
         fsconfig_set_fd(context.as_fd(), key, directory.as_fd())
-            .map_err(|error| layer(&scratch.join(name), error.into()))?;
+            .map_err(|error| layer(path, error.into()))?;
+    }
+    // A writable layer may become an image layer, which knows neither redirects nor metadata-only copies.
+    for option in ["redirect_dir", "metacopy"] {
+        fsconfig_set_string(context.as_fd(), option, "off").map_err(failed)?;
     }
     // What a container wrote is gone with it, so nothing is synced for it at its end.
     fsconfig_set_flag(context.as_fd(), "volatile").map_err(failed)?;
     fsconfig_create(context.as_fd()).map_err(failed)?;
-    drop((trees, writable));
+    drop(trees);
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(failed)
 }
 

@@ -207,6 +207,21 @@ impl Shim {
 }
 
 impl Execution {
+    /// Whether the process ends within `timeout`; its exit can then be read without waiting.
+    #[must_use]
+    pub fn wait_until(&self, timeout: std::time::Duration) -> bool {
+        let wait = rustix::event::Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
+        let mut polled =
+            [rustix::event::PollFd::new(&self.connection, rustix::event::PollFlags::IN)];
+        matches!(
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&wait))),
+            Ok(1..)
+        )
+    }
+
     /// Waits for the process to end.
     ///
     /// # Errors
@@ -234,12 +249,11 @@ impl Events {
         }
     }
 
-    /// A handle that ends a blocked [`Events::next_exit`] with `None`.
-    ///
-    /// # Errors
-    /// When the process is out of descriptors.
-    pub fn closer(&self) -> io::Result<UnixStream> {
-        self.connection.try_clone()
+    /// The connection, for callers who read it without blocking: frames of a four-byte little-endian length and a
+    /// [`Reply`] in JSON.
+    #[must_use]
+    pub fn into_stream(self) -> UnixStream {
+        self.connection
     }
 }
 

@@ -102,7 +102,9 @@ pub enum Root {
 impl Root {
     pub(crate) fn to_rootfs(&self) -> Rootfs {
         match self.clone() {
-            Self::Overlay { lower, scratch } => Rootfs::Overlay { lower, scratch },
+            Self::Overlay { lower, scratch } => {
+                Rootfs::Overlay { lower, upper: scratch.join("upper"), work: scratch.join("work") }
+            }
             Self::Directory(path) => Rootfs::Directory(path),
         }
     }

@@ -17,7 +17,7 @@ pub struct LoadRequest {
     /// The files, later ones over earlier ones. Empty: `COMPOSE_FILE`, or `compose.yaml`, `compose.yml`,
     /// `docker-compose.yaml` or `docker-compose.yml` in `directory` or a parent, with its override file.
     pub files: Vec<PathBuf>,
-    /// Where to look, and where relative `files` begin. Absolute.
+    /// Where to look, and where relative `files` begin.
     pub directory: PathBuf,
     /// The project's name, over everything that the files say.
     pub project_name: Option<String>,
@@ -63,7 +63,9 @@ fn list(problems: &[Problem]) -> String {
 ///
 /// # Errors
 /// All mistakes of the files together, or the reason why there is nothing to read.
-pub fn load(request: LoadRequest) -> Result<Project, LoadError> {
+pub fn load(mut request: LoadRequest) -> Result<Project, LoadError> {
+    request.directory = std::path::absolute(&request.directory)
+        .map_err(|_| LoadError::NotFound { directory: request.directory })?;
     let files = files(&request)?;
     let directory =
         files.first().and_then(|file| file.parent()).unwrap_or(&request.directory).to_owned();

@@ -98,6 +98,11 @@ impl Report {
         self.unset.entry(at.clone()).or_default().push(variable);
     }
 
+    /// How many problems there are, to see whether a step added some.
+    pub(crate) fn problems(&self) -> usize {
+        self.problems.len()
+    }
+
     pub(crate) fn problem(&mut self, at: &Position, path: &str, message: impl Into<String>) {
         self.problems.push(Problem {
             position: at.clone(),

@@ -271,11 +271,7 @@ const BIND: &[Attribute] = &[
 
 const TMPFS: &[Attribute] = &[("mode", UNSUPPORTED), ("size", Leaf)];
 
-const VOLUME_MOUNT: &[Attribute] = &[
-    ("labels", UNSUPPORTED),
-    ("nocopy", Ignored("a volume starts empty; the image's files are not copied into it")),
-    ("subpath", Leaf),
-];
+const VOLUME_MOUNT: &[Attribute] = &[("labels", UNSUPPORTED), ("nocopy", Leaf), ("subpath", Leaf)];
 
 const ATTACHMENT: &[Attribute] = &[
     ("aliases", Leaf),

@@ -4,6 +4,7 @@
 
 mod container;
 mod mounts;
+mod network;
 mod service;
 
 use std::collections::HashSet;

@@ -275,6 +275,7 @@ async fn namespaces_end_when_finalized() {
     assert_eq!(refused["details"]["causes"][0]["reason"], "NamespaceTerminating");
     let mut end = going;
     end["spec"]["finalizers"] = json!([]);
+    client.delete("/api/v1/namespaces/default").await.expect(403);
     client.put("/api/v1/namespaces/x/finalize", &end).await.expect(200);
     client.get("/api/v1/namespaces/x").await.expect(404);
 }
@@ -451,4 +452,30 @@ async fn streams_go_to_the_pods_node() {
     two["spec"]["nodeName"] = json!("lost");
     client.post(PODS, &two).await.expect(201);
     client.get(&format!("{PODS}/b/attach")).await.expect(503);
+}
+
+#[tokio::test]
+async fn a_restart_keeps_objects_addresses_and_watches() {
+    use berth_apiserver::Options;
+    use berth_store::{Disk, DiskOptions};
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let disk = Disk::open(&folder.path().join("store"), DiskOptions::default()).unwrap();
+        std::sync::Arc::new(disk)
+    };
+    let client = Client::on(open(), Options::default()).await;
+    let service = json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}});
+    let created = client.post(SERVICES, &service).await.expect(201);
+    client.post(MAPS, &map("a")).await.expect(201);
+    drop(client);
+
+    let client = Client::on(open(), Options::default()).await;
+    let again = client.get(&format!("{SERVICES}/a")).await.expect(200);
+    assert_eq!(again, created);
+    let taken = json!({"metadata": {"name": "b"},
+        "spec": {"clusterIP": created["spec"]["clusterIP"], "ports": [{"port": 80}]}});
+    client.post(SERVICES, &taken).await.expect(422);
+    let from = created["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut watch = client.watch(&format!("{MAPS}?watch=1&resourceVersion={from}")).await;
+    watch.expect("ADDED", "a").await;
 }

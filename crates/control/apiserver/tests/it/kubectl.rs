@@ -206,3 +206,17 @@ async fn runs_exposes_and_edits() {
     has(&network.ok("get events").await, &["No resources found"]);
     network.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_ends_open_watches_at_once() {
+    let network = Network::start().await;
+    let mut watch = network.command(&["get", "ns", "-w", "-o", "name"]);
+    let mut watch = watch.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let output = watch.stdout.take().unwrap();
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(output));
+    assert!(lines.next_line().await.unwrap().is_some());
+    let began = std::time::Instant::now();
+    network.stop().await;
+    assert!(began.elapsed().as_secs() < 5, "it does not wait for the watch's own end");
+    watch.kill().await.unwrap();
+}

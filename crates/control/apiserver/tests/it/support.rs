@@ -48,7 +48,11 @@ impl Client {
     }
 
     pub async fn with(options: Options) -> Self {
-        let server = ApiServer::start(Arc::new(Memory::default()), options).await.unwrap();
+        Self::on(Arc::new(Memory::default()), options).await
+    }
+
+    pub async fn on(store: Arc<dyn berth_store::Store>, options: Options) -> Self {
+        let server = ApiServer::start(store, options).await.unwrap();
         Self { service: server.service(admin()), server }
     }
 

@@ -128,3 +128,24 @@ fn several_processes_add_the_same_layer_at_once() {
     assert_eq!(std::fs::read_dir(root.join("layers")).unwrap().count(), 5);
     assert_eq!(std::fs::read_dir(root.join("ingest")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_folder_a_layer_does_not_list_looks_as_it_does_below() {
+    use std::os::unix::fs::MetadataExt as _;
+    let fixture = store();
+    let session = fixture.store.session().unwrap();
+    let mut base = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_size(0);
+    header.set_mode(0o1777);
+    header.set_uid(7);
+    header.set_gid(8);
+    header.set_cksum();
+    base.append_data(&mut header, "tmp/", std::io::empty()).unwrap();
+    let base = base.into_inner().unwrap();
+    let image = add(&session, &[base, layer("tmp/x", "1")], &["app"]);
+    let top = fixture.store.layer_dirs(&image).unwrap()[1].join("tmp");
+    let meta = std::fs::metadata(top).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o1777, 7, 8));
+}

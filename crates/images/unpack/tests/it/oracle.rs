@@ -106,3 +106,30 @@ fn times_can_be_held_back() {
         assert!(what.contains(" 1000 ") || path == "before-epoch", "{path}: {what}");
     }
 }
+
+#[test]
+fn unpacks_a_real_tree_as_gnu_tar_does() {
+    let sandbox = Sandbox::new();
+    let archive = sandbox.folder.path().join("layer.tar");
+    run(Command::new("tar").arg("-cf").arg(&archive).args([
+        "-C",
+        "/",
+        "usr/sbin",
+        "usr/share/zoneinfo",
+        "etc/alternatives",
+        "etc/ssl",
+        "bin/busybox",
+        "var/log",
+    ]));
+    let oracle = sandbox.folder.path().join("oracle");
+    std::fs::create_dir(&oracle).unwrap();
+    run(Command::new("tar").args(["--numeric-owner", "-xpf"]).arg(&archive).arg("-C").arg(&oracle));
+    let unpacked = sandbox.unpack(&std::fs::read(&archive).unwrap()).unwrap();
+    assert!(unpacked.entries > 1000, "{unpacked:?}");
+    let implicit = |path: &String| unpacked.implicit.iter().any(|one| one.to_str() == Some(path));
+    // Folders that the archive does not list are the unpacker's own affair.
+    let listed = |root: &std::path::Path| {
+        describe(root).into_iter().filter(|(path, _)| !implicit(path)).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&sandbox.root()), listed(&oracle));
+}

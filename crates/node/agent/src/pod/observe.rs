@@ -96,7 +96,8 @@ pub fn adopt(
                 }
                 (_, Some(_)) => view.phase = Phase::Ended,
                 (held, None) => {
-                    let exit = held.and_then(|held| held.exit).or_else(|| directory.exit(&instance));
+                    let exit =
+                        held.and_then(|held| held.exit).or_else(|| directory.exit(&instance));
                     known.ended = Some(exit.map_or_else(
                         || lost(&instance, known.started),
                         |exit| ended(&instance, known.started, exit, directory),
@@ -107,7 +108,12 @@ pub fn adopt(
         }
         containers.insert(name.clone(), view);
     }
-    Observed { sandbox: state.is_some() && record.sandbox, containers, failed: None, removed: false }
+    Observed {
+        sandbox: state.is_some() && record.sandbox,
+        containers,
+        failed: None,
+        removed: false,
+    }
 }
 
 /// The end of an instance as its shim tells it.

@@ -36,8 +36,10 @@ pub struct Goal {
     pub init: Vec<Wanted>,
     /// Run together.
     pub main: Vec<Wanted>,
-    /// The pod is to go, its containers having this long.
-    pub deleting: Option<SignedDuration>,
+    /// The pod is to go.
+    pub deleting: bool,
+    /// The containers are to end and stay ended, the pod staying as a record.
+    pub stopping: bool,
 }
 
 /// One change.
@@ -90,9 +92,14 @@ pub fn is_finished(goal: &Goal, record: &Record, observed: &Observed) -> bool {
     if observed.failed.is_some() {
         return true;
     }
+    if goal.stopping {
+        return observed.containers.values().all(|view| !view.is_running());
+    }
     let over = |wanted: &Wanted| is_over(wanted, record, observed);
     let failed_init = goal.init.iter().any(|wanted| {
-        !wanted.sidecar && over(wanted) && exit_code(&wanted.name, record).is_some_and(|code| code != 0)
+        !wanted.sidecar
+            && over(wanted)
+            && exit_code(&wanted.name, record).is_some_and(|code| code != 0)
     });
     failed_init || goal.main.iter().all(over)
 }
@@ -103,7 +110,8 @@ fn exit_code(name: &str, record: &Record) -> Option<i32> {
 
 /// Ended, and not to be started again.
 fn is_over(wanted: &Wanted, record: &Record, observed: &Observed) -> bool {
-    let ended = observed.containers.get(&wanted.name).is_some_and(|view| view.phase == Phase::Ended);
+    let ended =
+        observed.containers.get(&wanted.name).is_some_and(|view| view.phase == Phase::Ended);
     ended
         && match (wanted.restart, exit_code(&wanted.name, record)) {
             (Restart::Never, _) | (Restart::OnFailure, Some(0)) => true,
@@ -117,13 +125,13 @@ pub fn plan(goal: &Goal, record: &Record, observed: &Observed, now: Timestamp) -
     if observed.removed {
         return plan;
     }
-    if goal.deleting.is_some() {
+    if goal.deleting {
         if end_all(observed, now, &mut plan) {
             plan.steps.push(Step::Remove);
         }
         return plan;
     }
-    if is_finished(goal, record, observed) {
+    if goal.stopping || is_finished(goal, record, observed) {
         if end_all(observed, now, &mut plan) && observed.sandbox {
             plan.steps.push(Step::RemoveSandbox);
         }
@@ -137,9 +145,7 @@ pub fn plan(goal: &Goal, record: &Record, observed: &Observed, now: Timestamp) -
         let view = observed.containers.get(&wanted.name);
         let done = match view {
             Some(view) if wanted.sidecar => view.is_running() && view.started,
-            Some(view) => {
-                view.phase == Phase::Ended && exit_code(&wanted.name, record) == Some(0)
-            }
+            Some(view) => view.phase == Phase::Ended && exit_code(&wanted.name, record) == Some(0),
             None => false,
         };
         if !done || wanted.sidecar {
@@ -212,7 +218,9 @@ pub fn back_off(failures: u32) -> SignedDuration {
     const LONGEST: i64 = 300;
     match failures {
         0 | 1 => SignedDuration::ZERO,
-        more => SignedDuration::from_secs(1_i64.checked_shl(more - 2).unwrap_or(LONGEST).min(LONGEST)),
+        more => {
+            SignedDuration::from_secs(1_i64.checked_shl(more - 2).unwrap_or(LONGEST).min(LONGEST))
+        }
     }
 }
 
@@ -225,11 +233,13 @@ mod tests {
     use crate::directory::{ContainerRecord, Ended};
 
     fn goal() -> Goal {
-        let wanted = |name: &str, restart| Wanted { name: name.to_owned(), restart, sidecar: false };
+        let wanted =
+            |name: &str, restart| Wanted { name: name.to_owned(), restart, sidecar: false };
         Goal {
             init: vec![wanted("prepare", Restart::OnFailure)],
             main: vec![wanted("web", Restart::Always), wanted("log", Restart::Always)],
-            deleting: None,
+            deleting: false,
+            stopping: false,
         }
     }
 
@@ -350,7 +360,7 @@ mod tests {
     fn deletion_reaches_the_same_end_from_every_point() {
         let mut start = World::new(Goal { init: vec![], ..goal() });
         start.settle();
-        start.goal.deleting = Some(SignedDuration::from_secs(10));
+        start.goal.deleting = true;
         // Stop after each number of steps, plan afresh, and let time pass: the end is the same.
         for interrupted in 0..5 {
             let mut world = World::new(start.goal.clone());
@@ -379,6 +389,19 @@ mod tests {
         assert_eq!(world.text(), "remove the sandbox");
         world.settle();
         assert_eq!(world.text(), "");
+    }
+
+    #[test]
+    fn a_stopped_pod_ends_for_good() {
+        let mut world = World::new(Goal { init: vec![], stopping: true, ..goal() });
+        assert_eq!(world.text(), "", "nothing is started any more");
+        world.goal.stopping = false;
+        world.settle();
+        world.goal.stopping = true;
+        assert_eq!(world.text(), "ask container log to end; ask container web to end");
+        world.end("web", 0);
+        world.end("log", 0);
+        assert_eq!(world.text(), "remove the sandbox");
     }
 
     #[test]

@@ -82,7 +82,11 @@ impl Fixture {
         self.starts.set(self.starts.get() + 1);
         let scratch = self.scratch();
         fs::create_dir(&scratch).unwrap();
-        let rootfs = Rootfs::Overlay { lower: vec![self.directory.path().join("layer")], scratch };
+        let rootfs = Rootfs::Overlay {
+            lower: vec![self.directory.path().join("layer")],
+            upper: scratch.join("upper"),
+            work: scratch.join("work"),
+        };
         Container::create(CreateRequest {
             spec,
             rootfs: &rootfs,

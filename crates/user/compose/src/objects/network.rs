@@ -129,7 +129,7 @@ fn external(subject: &Subject<'_>) -> Vec<Value> {
     let mut objects = Vec::new();
     for (index, ((address, fixed), ports)) in groups.into_iter().enumerate() {
         let suffix = if index == 0 { String::new() } else { format!("-{}", index + 1) };
-        let name = format!("{}-published{suffix}", subject.service.object_name);
+        let name = published_name(&subject.service.object_name, &suffix);
         let mut metadata = subject.metadata(&name);
         if let Some(address) = address {
             metadata["annotations"] = json!({ "berth.dev/listen-address": address.to_string() });
@@ -161,6 +161,13 @@ fn external(subject: &Subject<'_>) -> Vec<Value> {
         }));
     }
     objects
+}
+
+/// A Service's name is a DNS label, which a long name with its ending would not be.
+fn published_name(service: &str, suffix: &str) -> String {
+    let ending = format!("-published{suffix}");
+    let length = service.len().min(63 - ending.len());
+    format!("{}{ending}", service[..length].trim_end_matches('-'))
 }
 
 /// One policy per network: who is on it reaches all who are on it.

@@ -104,7 +104,12 @@ impl<'r> Reader<'r> {
             }
         };
         let mut tree: Option<Node> = None;
-        for mut document in yaml::parse(&text, &file, self.report) {
+        let before = self.report.problems();
+        let documents = yaml::parse(&text, &file, self.report);
+        if self.report.problems() > before {
+            return None;
+        }
+        for mut document in documents {
             if document.is_null() {
                 continue;
             }

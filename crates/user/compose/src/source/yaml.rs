@@ -311,6 +311,7 @@ fn is_text_tag(tag: Option<&Tag>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn read(text: &str) -> Result<Vec<Node>, String> {
         let mut report = Report::default();
@@ -361,6 +362,13 @@ mod tests {
         assert!(tab.contains("indented with a tab"), "{tab}");
         assert!(tab.starts_with("compose.yaml:2:"), "{tab}");
         assert!(read("a: [1, 2\nb: 3").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "[a-c&*<>|!:{}\\[\\],#'\"\\-? \n\t]{0,60}") {
+            let _ = read(&text);
+        }
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn bind(view: &View<'_>, path: PathBuf, report: &mut Report) -> Option<MountSour
     if path.ends_with("docker.sock") {
         view.warn(
             report,
-            "gives the container Docker's socket, but no Docker engine is needed or started here",
+            "asks for Docker's socket: berth runs no Docker engine, so what the service does with it fails unless one runs on the node as well",
         );
     }
     let kind = match std::fs::metadata(&path) {

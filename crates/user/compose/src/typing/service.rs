@@ -1,20 +1,17 @@
-//! One service: image, process, environment, dependencies, ports and network.
+//! One service: image, process, environment, dependencies and how it ends.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use indexmap::IndexMap;
 
-use super::{Context, container, labels, mounts};
-use crate::model::{
-    Build, Condition, Dependency, NetworkMode, Port, Protocol, PullPolicy, Restart, Service,
-};
+use super::{Context, container, labels, mounts, network};
+use crate::model::{Build, Condition, Dependency, PullPolicy, Restart, Service};
 use crate::report::Report;
 use crate::source::environment;
 use crate::source::node::View;
 use crate::source::read;
-use crate::value::{self, name, port};
+use crate::value::{self, name};
 
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
@@ -25,9 +22,9 @@ pub(super) fn service(key: &str, view: &View<'_>, context: &mut Context<'_>) -> 
     };
     let deploy = view.get("deploy");
     let in_deploy = |name: &str| deploy.as_ref().and_then(|deploy| deploy.get(name));
-    let (hostname, domainname) = host_names(view, context.report);
+    let (hostname, domainname) = network::host_names(view, context.report);
     let environment = variables(view, context);
-    let network = network(view, context.report);
+    let network = network::mode(view, context.report);
     let mounts = mounts::mounts(view, context);
     let build = build(view, context);
     let secrets = mounts::files(view, "secrets", "/run/secrets", context.report);
@@ -45,8 +42,8 @@ pub(super) fn service(key: &str, view: &View<'_>, context: &mut Context<'_>) -> 
         environment,
         working_dir: text("working_dir", report),
         user: text("user", report).filter(|user| !user.is_empty()),
-        ports: ports(view, report),
-        expose: expose(view, report),
+        ports: network::ports(view, report),
+        expose: network::expose(view, report),
         depends_on: dependencies(view, report),
         restart: restart(view, in_deploy("restart_policy"), report),
         mounts,
@@ -286,79 +283,6 @@ fn variable_file(view: &View<'_>, context: &mut Context<'_>) -> Option<IndexMap<
         .ok()
 }
 
-fn ports(view: &View<'_>, report: &mut Report) -> Vec<Port> {
-    let Some(ports) = view.get("ports") else { return Vec::new() };
-    ports.items(report).iter().filter_map(|view| one_port(view, report)).collect()
-}
-
-fn one_port(view: &View<'_>, report: &mut Report) -> Option<Port> {
-    let Some(target) = view.get("target") else {
-        view.problem(report, "`target` is missing; it is the port in the container");
-        return None;
-    };
-    let published = match view.get("published") {
-        None => None,
-        Some(published) => {
-            let text = published.text(report)?;
-            let range = port::range(&text);
-            if range.is_none() && !text.is_empty() {
-                published.problem(report, format!("`{text}` is not a port from 1 to 65535"));
-            }
-            range.map(|(first, _)| first)
-        }
-    };
-    let address = match view.get("host_ip") {
-        None => None,
-        Some(address) => {
-            let text = address.text(report)?;
-            let parsed = text.parse::<IpAddr>().ok();
-            if parsed.is_none() {
-                address.problem(report, format!("`{text}` is no IP address"));
-            }
-            // All addresses are what a port is published on without one.
-            parsed.filter(|address| !address.is_unspecified())
-        }
-    };
-    let protocol = match view.get("protocol") {
-        None => Protocol::Tcp,
-        Some(protocol) => {
-            let text = protocol.text(report)?;
-            let parsed = Protocol::parse(&text);
-            if parsed.is_none() {
-                protocol.problem(report, format!("`{text}` is none of `tcp`, `udp` and `sctp`"));
-            }
-            parsed?
-        }
-    };
-    Some(Port {
-        address,
-        published,
-        target: target.number::<u16>(report).filter(|target| *target > 0)?,
-        protocol,
-        app_protocol: view.get("app_protocol").and_then(|protocol| protocol.text(report)),
-        position: view.node.position.clone(),
-    })
-}
-
-fn expose(view: &View<'_>, report: &mut Report) -> Vec<(u16, Protocol)> {
-    let Some(expose) = view.get("expose") else { return Vec::new() };
-    let mut ports = Vec::new();
-    for item in expose.items(report) {
-        let Some(text) = item.text(report) else { continue };
-        let (range, protocol) = text.split_once('/').unwrap_or((&text, "tcp"));
-        match (port::range(range), Protocol::parse(protocol)) {
-            (Some((first, last)), Some(protocol)) => {
-                ports.extend((first..=last).map(|port| (port, protocol)));
-            }
-            _ => item.problem(
-                report,
-                format!("`{text}` is not a port; write `8080`, `53/udp` or `8000-8010`"),
-            ),
-        }
-    }
-    ports
-}
-
 fn dependencies(view: &View<'_>, report: &mut Report) -> IndexMap<String, Dependency> {
     let mut dependencies = IndexMap::new();
     let entries = view.get("depends_on").map(|view| view.entries(report)).unwrap_or_default();
@@ -463,59 +387,6 @@ fn start_first(update: Option<View<'_>>, report: &mut Report) -> Option<bool> {
             None
         }
     }
-}
-
-fn network(view: &View<'_>, report: &mut Report) -> NetworkMode {
-    let default = || NetworkMode::Networks(vec!["default".to_owned()]);
-    if let Some(mode) = view.get("network_mode") {
-        if view.get("networks").is_some() {
-            mode.problem(report, "cannot stand beside `networks`; keep one of them");
-        }
-        let text = mode.text(report).unwrap_or_default();
-        return match text.as_str() {
-            "host" => NetworkMode::Host,
-            "none" => NetworkMode::None,
-            "bridge" | "default" | "" => default(),
-            other if other.starts_with("service:") || other.starts_with("container:") => {
-                mode.warn(report, "is not supported and has no effect: the service gets an address of its own; reach the other one by its name");
-                default()
-            }
-            other => {
-                mode.problem(
-                    report,
-                    format!("`{other}` is no network mode; there are `host`, `none` and `bridge`"),
-                );
-                default()
-            }
-        };
-    }
-    let names = view.get("networks").map(|networks| networks.entries(report)).unwrap_or_default();
-    if names.is_empty() {
-        return default();
-    }
-    NetworkMode::Networks(names.into_iter().map(|(name, _)| name.to_owned()).collect())
-}
-
-fn host_names(view: &View<'_>, report: &mut Report) -> (Option<String>, Option<String>) {
-    let mut read = |name: &str| {
-        let view = view.get(name)?;
-        let text = view.text(report)?;
-        let label = name::label(text.split('.').next().unwrap_or_default());
-        if name == "domainname" && text != label {
-            view.warn(report, format!("`{text}` is not supported and has no effect: the cluster's domain cannot be changed"));
-            return None;
-        }
-        if text != label {
-            view.warn(
-                report,
-                format!(
-                    "`{text}` is shortened to `{label}`: host names in a cluster are single labels"
-                ),
-            );
-        }
-        Some(label).filter(|label| !label.is_empty())
-    };
-    (read("hostname"), read("domainname"))
 }
 
 /// Labels and annotations of the containers, which are annotations in a cluster: labels there select.

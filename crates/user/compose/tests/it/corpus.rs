@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::serde::{Serialize, de::DeserializeOwned};
+use proptest::prelude::*;
 use serde_json::Value;
 
-use super::support::{Folder, data};
+use super::support::{Folder, data, one};
 
 /// Files that are refused, and the words that every problem with them must hold. Most are templates whose variables a
 /// platform sets.
@@ -150,6 +151,23 @@ fn back<T: Serialize + DeserializeOwned>(object: &Value) -> Option<String> {
         Ok(typed) => {
             let back = serde_json::to_value(typed).unwrap();
             (back != *object).then(|| format!("came back as {back}\nfrom {object}"))
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is torn out of a file, every step copes with the rest.
+    #[test]
+    fn torn_files_never_panic(file in 0..OWN.len(), from in 0_usize..2500, length in 0_usize..40) {
+        let characters: Vec<char> = OWN[file].1.chars().collect();
+        let from = from % characters.len();
+        let rest = characters.iter().skip(from + length);
+        let torn: String = characters.iter().take(from).chain(rest).collect();
+        if let Err(LoadError::Problems(problems)) = one(&torn).load() {
+            prop_assert!(!problems.is_empty());
+            prop_assert!(problems.iter().all(|problem| problem.position.line > 0));
         }
     }
 }

@@ -34,6 +34,7 @@ fn broken_yaml_has_a_place() {
         "services:\n  web: {image: a}\n  web: {image: b}\n",
         &["compose.yaml:3:3", "written twice, first on line 2"],
     );
+    assert_eq!(one("services: {a: b\n").mistakes().lines().count(), 1);
     says("- a\n", &["compose.yaml:1:1", "a Compose file is a mapping"]);
 }
 

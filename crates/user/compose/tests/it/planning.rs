@@ -200,6 +200,17 @@ fn published_ports_are_load_balancers_and_open_to_all() {
 }
 
 #[test]
+fn long_names_stay_valid() {
+    let long = "a".repeat(63);
+    let plan =
+        one(&format!("services:\n  {long}: {{image: a, ports: ['1:1']}}\n")).plan(&BTreeMap::new());
+    let names = plan.names();
+    let names: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix("Service/")).collect();
+    assert_eq!(names.len(), 2);
+    assert!(names.iter().all(|name| name.len() <= 63), "{names:?}");
+}
+
+#[test]
 fn services_without_known_ports_are_headless() {
     let plan = web("tty: true");
     let spec = &plan.get("Service", "web")["spec"];

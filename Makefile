@@ -1,0 +1,35 @@
+# The commands people and CI use. Each does its own set-up.
+
+CARGO ?= cargo
+BERTH  = $(or $(CARGO_TARGET_DIR),target)/release/berth
+
+.PHONY: demo test lint bench setup setup-bench clean-demo
+
+## Builds berth, installs what is missing, and runs the example application.
+demo: setup
+	$(CARGO) build --release --locked --package berth
+	BERTH=$(BERTH) scripts/demo.sh
+
+## Takes the example application away again.
+clean-demo:
+	$(BERTH) down --volumes --file examples/votes/compose.yaml
+	$(BERTH) reset
+
+## Everything: format, lints, and all tests against the real kernel, real clients and real servers.
+test: setup lint
+	scripts/test.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+## Measures the promises of SPECIFICATION.md against podman and docker in the same run.
+bench: setup setup-bench
+	$(CARGO) build --release --locked --package berth
+	scripts/bench/bench.py --berth $(BERTH)
+
+setup:
+	scripts/setup.sh
+
+setup-bench:
+	scripts/setup.sh bench

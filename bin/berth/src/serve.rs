@@ -1,0 +1,351 @@
+//! `berth serve`: API server, controllers, scheduler and node agent in one process.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_agent::{Agent, AgentError};
+use berth_apiserver::{ApiServer, Identity, Options};
+use berth_authority::{Authority, Kubeconfig};
+use berth_cli::{ServeSettings, ServerState};
+use berth_network::NodeNetwork;
+use berth_store::{Disk, DiskOptions};
+use futures::future::try_join;
+use kube::Client;
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::nodes::OwnNode;
+
+/// Why the server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Not root.
+    #[error("berth serve needs root: it creates namespaces, interfaces and packet rules")]
+    Privilege,
+    /// The data directory.
+    #[error("cannot use `{}`", path.display())]
+    Data { path: PathBuf, source: io::Error },
+    /// A server of this data directory runs.
+    #[error("a server already runs for `{}`", .0.display())]
+    Running(PathBuf),
+    /// The store.
+    #[error("cannot open the store")]
+    Store(#[from] berth_store::StoreError),
+    /// Certificates.
+    #[error(transparent)]
+    Authority(#[from] berth_authority::AuthorityError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] berth_tls::TlsError),
+    /// The API server.
+    #[error("cannot start the API server")]
+    Api(#[from] berth_apiserver::StartError),
+    /// The listener.
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    /// The node agent.
+    #[error("cannot start the node agent")]
+    Agent(#[from] AgentError),
+    /// The DNS server.
+    #[error("cannot start the DNS server")]
+    Names(#[from] crate::names::NamesError),
+    /// A part ended on its own.
+    #[error("the {part} ended: {reason}")]
+    Ended { part: &'static str, reason: String },
+}
+
+/// Lifetime of certificates that are made anew at every start.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Most pods of a node. Kubernetes' own default is 110; ours cost far less.
+const PODS: u32 = 1000;
+
+/// The pod network of a server with these settings.
+pub fn network(settings: &ServeSettings) -> NodeNetwork {
+    let services = settings.service_cidr;
+    NodeNetwork {
+        prefix: settings.instance.clone(),
+        pods: (settings.pod_cidr.network(), settings.pod_cidr.prefix_len()),
+        services: (services.network(), services.prefix_len()),
+        dns: Ipv4Addr::from_bits(services.network().to_bits() + 10),
+    }
+}
+
+/// Runs the server until a signal ends it.
+pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
+    start_logging();
+    if !rustix::process::geteuid().is_root() {
+        return Err(ServeError::Privilege);
+    }
+    let data = settings.data.clone();
+    let failed = |source| ServeError::Data { path: data.clone(), source };
+    std::fs::create_dir_all(&data).map_err(failed)?;
+    std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o711))
+        .map_err(failed)?;
+    let _only = lock(&data)?;
+    remember(&settings).map_err(failed)?;
+    let stop = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(stop.clone()));
+
+    let authority = Authority::open(&data.join("pki"))?;
+    let store = {
+        let path = data.join("store.redb");
+        tokio::task::spawn_blocking(move || Disk::open(&path, DiskOptions::default()))
+            .await
+            .map_err(|error| failed(io::Error::other(error)))??
+    };
+    let node = settings.node_name.clone().unwrap_or_else(hostname);
+    let own = OwnNode::default();
+    let options = Options {
+        service_addresses: settings.service_cidr,
+        nodes: Arc::new(own.clone()),
+        ..Options::default()
+    };
+    let api = ApiServer::start(Arc::new(store), options).await?;
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .map_err(|source| ServeError::Listen { address: settings.listen, source })?;
+    let address = listener.local_addr().map_err(failed)?;
+    let kubeconfig = data.join("kubeconfig");
+    write_kubeconfigs(&authority, address, &data)?;
+    let certificate = authority.server(&certificate_names(address))?;
+    let credentials = berth_tls::Credentials::from_pem(&certificate.certificate, &certificate.key)?;
+    let tls = berth_tls::server(credentials, &authority.certificate())?;
+    let listening = {
+        let (api, stop) = (api.clone(), stop.clone());
+        tokio::spawn(async move { api.serve(listener, tls, stop).await })
+    };
+    let client = |user: &str, group: &str| {
+        Client::new(api.service(Identity::new(user, &[group])), "default")
+    };
+    let control = tokio::spawn(control(
+        client("system:kube-controller-manager", "system:controllers"),
+        client("system:kube-scheduler", "system:controllers"),
+        berth_controllers::Settings {
+            ca_pem: authority.certificate().to_owned(),
+            volumes_root: data.join("volumes"),
+            node_name: node.clone(),
+        },
+        stop.clone(),
+    ));
+    let agent = Agent::start(
+        client(&format!("system:node:{node}"), "system:nodes"),
+        agent_settings(&settings, &node).map_err(failed)?,
+        stop.clone(),
+    )
+    .await?;
+    own.set(node, agent.access());
+    crate::names::ensure(&data, &network(&settings))?;
+    let state = ServerState { pid: std::process::id(), address, kubeconfig: kubeconfig.clone() };
+    state.write(&data).map_err(failed)?;
+    announce(address, &kubeconfig);
+    let running = tokio::spawn(agent.run());
+    let outcome = tokio::select! {
+        ended = control => Err(ended_early("control plane", ended.map(|result| result.err()), &stop)),
+        ended = listening => Err(ended_early("API listener", ended.map(|result| result.err().map(|error| chain(&error))), &stop)),
+        ended = running => Err(ended_early("node agent", ended.map(|()| None), &stop)),
+        () = stop.cancelled() => Ok(()),
+    };
+    stop.cancel();
+    api.close();
+    info!("server stopped, containers go on");
+    match outcome {
+        Err(error) if !matches!(&error, ServeError::Ended { reason, .. } if reason.is_empty()) => {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A part that ended: with an empty reason where it was told to.
+fn ended_early(
+    part: &'static str,
+    ended: Result<Option<String>, tokio::task::JoinError>,
+    stop: &CancellationToken,
+) -> ServeError {
+    let reason = match ended {
+        _ if stop.is_cancelled() => String::new(),
+        Ok(reason) => reason.unwrap_or_else(|| "without saying why".to_owned()),
+        Err(error) => error.to_string(),
+    };
+    ServeError::Ended { part, reason }
+}
+
+async fn control(
+    controllers: Client,
+    scheduler: Client,
+    settings: berth_controllers::Settings,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let controllers = async {
+        berth_controllers::run(controllers, settings, stop.clone())
+            .await
+            .map_err(|error| chain(&error))
+    };
+    let scheduler = async {
+        berth_scheduler::run(scheduler, stop.clone()).await.map_err(|error| chain(&error))
+    };
+    try_join(controllers, scheduler).await.map(drop)
+}
+
+fn agent_settings(settings: &ServeSettings, node: &str) -> io::Result<berth_agent::Settings> {
+    Ok(berth_agent::Settings {
+        node: node.to_owned(),
+        address: own_address(),
+        data: settings.data.clone(),
+        images: settings.data.join("images"),
+        program: std::env::current_exe()?,
+        instance: settings.instance.clone(),
+        network: network(settings),
+        domain: "cluster.local".to_owned(),
+        insecure_registries: settings.insecure_registries.clone(),
+        pods: PODS,
+    })
+}
+
+/// Keeps the settings for `berth reset`, which must find what a server made also when that runs no more.
+fn remember(settings: &ServeSettings) -> io::Result<()> {
+    let text = serde_json::json!({
+        "instance": settings.instance,
+        "podCidr": settings.pod_cidr.to_string(),
+        "serviceCidr": settings.service_cidr.to_string(),
+    });
+    std::fs::write(settings.data.join("settings.json"), text.to_string())
+}
+
+/// One server a data directory. The lock ends with the process.
+fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
+    let path = data.join("server.lock");
+    let failed = |source| ServeError::Data { path: path.clone(), source };
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Running(data.to_owned())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn write_kubeconfigs(
+    authority: &Authority,
+    address: SocketAddr,
+    data: &Path,
+) -> Result<(), ServeError> {
+    let server = format!("https://{}", reachable(address));
+    let certificate = authority.certificate();
+    for (user, group, file) in [
+        ("berth-admin", "system:masters", "kubeconfig"),
+        ("system:berth-dns", "system:nodes", "dns.kubeconfig"),
+    ] {
+        let identity = authority.client(user, group, YEAR)?;
+        Kubeconfig { name: "berth", server: &server, authority: &certificate, identity: &identity }
+            .write(&data.join(file))?;
+    }
+    Ok(())
+}
+
+/// The address clients of this machine use.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()))
+    } else {
+        address
+    }
+}
+
+fn certificate_names(address: SocketAddr) -> Vec<String> {
+    let mut names = vec![
+        "localhost".to_owned(),
+        "kubernetes".to_owned(),
+        "kubernetes.default".to_owned(),
+        "kubernetes.default.svc".to_owned(),
+        "127.0.0.1".to_owned(),
+        hostname(),
+        own_address().to_string(),
+    ];
+    if !address.ip().is_unspecified() && !address.ip().is_loopback() {
+        names.push(address.ip().to_string());
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// This machine's name as a node name: lower case, without what DNS forbids.
+fn hostname() -> String {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy().to_lowercase();
+    let name: String = name
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '-' })
+        .collect();
+    let name = name.trim_matches(['-', '.']);
+    if name.is_empty() { "node".to_owned() } else { name.to_owned() }
+}
+
+/// The address other machines would see: the one packets to the outside leave with. Nothing is sent.
+fn own_address() -> Ipv4Addr {
+    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect((Ipv4Addr::new(192, 0, 2, 254), 9))?;
+        socket.local_addr()
+    });
+    match probe {
+        Ok(SocketAddr::V4(address)) if !address.ip().is_unspecified() => *address.ip(),
+        _ => Ipv4Addr::LOCALHOST,
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the line scripts and service managers wait for")]
+fn announce(address: SocketAddr, kubeconfig: &Path) {
+    println!("ready https://{} kubeconfig {}", reachable(address), kubeconfig.display());
+}
+
+/// Logs to standard error, at level `info` unless `BERTH_LOG` says otherwise.
+pub fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BERTH_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let installed = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(rustix::termios::isatty(io::stderr()))
+        .try_init();
+    if installed.is_err() {
+        warn!("logging was set up before");
+    }
+}
+
+/// Ends at SIGTERM or SIGINT.
+pub async fn cancel_on_signal(stop: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        warn!("signals cannot be received, only SIGKILL ends this process");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.cancel();
+}
+
+/// The error with its causes, for logs.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

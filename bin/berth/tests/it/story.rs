@@ -1,0 +1,5 @@
+//! What the README promises, run as a user would: the real binary, kubectl, real Redis and PostgreSQL.
+
+mod bad_input;
+mod single;
+mod votes;

@@ -1,0 +1,279 @@
+//! A server of its own for each story: data directory, names and addresses that meet nobody else's.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// What a command printed and how it ended.
+pub struct Said {
+    pub code: i32,
+    pub output: String,
+    pub errors: String,
+}
+
+impl Said {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// The output, if the command succeeded.
+    #[track_caller]
+    pub fn good(self) -> String {
+        assert_eq!(self.code, 0, "{}\n{}", self.output, self.errors);
+        self.output
+    }
+
+    /// Both streams, if the command failed with this code.
+    #[track_caller]
+    pub fn bad(self, code: i32) -> String {
+        assert_eq!(self.code, code, "{}\n{}", self.output, self.errors);
+        format!("{}{}", self.output, self.errors)
+    }
+}
+
+/// A server and its data directory.
+pub struct Berth {
+    pub data: PathBuf,
+    pub instance: String,
+    network: u8,
+    server: Option<Child>,
+}
+
+impl Berth {
+    /// Starts afresh in the directory of this name. Images of an earlier run are kept there, since they take minutes.
+    pub fn new(name: &str, network: u8) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "these tests need root");
+        let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&data).unwrap();
+        let mut berth = Self { data, instance: format!("bt{name}"), network, server: None };
+        // An interrupted run may have left things.
+        berth.berth(&["reset"]).good();
+        remove(&berth.data.join("volumes"));
+        berth.start();
+        berth
+    }
+
+    pub fn start(&mut self) -> Duration {
+        let began = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_berth"))
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--node-name",
+                "node",
+                "--instance",
+                &self.instance,
+            ])
+            .args(["--pod-cidr", &format!("10.{}.0.0/16", self.network)])
+            .args(["--service-cidr", &format!("10.{}.0.0/16", self.network + 1)])
+            .arg("--data-dir")
+            .arg(&self.data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(self.data.join("server.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let log = || fs::read_to_string(self.data.join("server.log")).unwrap();
+        assert!(line.starts_with("ready https://127.0.0.1:"), "{line:?}\n{}", log());
+        self.server = Some(child);
+        began.elapsed()
+    }
+
+    /// `kill -9`.
+    pub fn kill_server(&mut self) {
+        let mut server = self.server.take().unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+        command.arg("--data-dir").arg(&self.data).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    pub fn berth(&self, arguments: &[&str]) -> Said {
+        Said::of(&self.command(arguments).output().unwrap())
+    }
+
+    pub fn kubectl(&self, arguments: &[&str]) -> Said {
+        Said::of(&self.kubectl_command(arguments).output().expect("kubectl is needed on the PATH"))
+    }
+
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("kubectl");
+        command
+            .arg("--kubeconfig")
+            .arg(self.data.join("kubeconfig"))
+            .args(arguments)
+            .stdin(Stdio::null());
+        // Discovery is cached by address, and addresses of servers in tests come round again.
+        command.arg("--cache-dir").arg(self.data.join("kubectl-cache"));
+        command
+    }
+
+    /// A list or an object as kubectl shows it in JSON.
+    pub fn get(&self, arguments: &[&str]) -> Value {
+        let mut all = vec!["get", "-o", "json"];
+        all.extend(arguments);
+        serde_json::from_str(&self.kubectl(&all).good()).unwrap()
+    }
+
+    /// Pods of a namespace, optionally of one Compose service.
+    pub fn pods(&self, namespace: &str, service: Option<&str>) -> Vec<Value> {
+        let selector =
+            service.map_or_else(String::new, |service| format!("berth.dev/service={service}"));
+        let list = self.get(&["pods", "--namespace", namespace, "--selector", &selector]);
+        let items = list["items"].as_array().unwrap().clone();
+        items.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect()
+    }
+
+    /// Pids on the host of a pod's containers.
+    pub fn processes(&self, uid: &str) -> Vec<i32> {
+        let mut found = Vec::new();
+        for root in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
+            let pod = Path::new(root).join(&self.instance).join(format!("pod{uid}"));
+            for entry in fs::read_dir(pod).into_iter().flatten().flatten() {
+                let text =
+                    fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
+                found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            }
+            if !found.is_empty() {
+                break;
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    /// Everything of this server that is left on the machine, as text; empty when nothing is.
+    pub fn traces(&self) -> String {
+        let mut traces = Vec::new();
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            if hierarchy.path().join(&self.instance).exists() {
+                traces.push(format!("cgroup {}", hierarchy.path().join(&self.instance).display()));
+            }
+        }
+        let output = |program: &str, arguments: &[&str]| {
+            Said::of(&Command::new(program).args(arguments).output().unwrap()).good()
+        };
+        let links = output("ip", &["-o", "link"]);
+        traces
+            .extend(links.lines().filter(|line| line.contains(&self.instance)).map(str::to_owned));
+        let network = format!("10.{}.", self.network);
+        let routes = format!("{}{}", output("ip", &["addr"]), output("ip", &["route"]));
+        traces.extend(routes.lines().filter(|line| line.contains(&network)).map(str::to_owned));
+        let tables = output("nft", &["list", "tables"]);
+        traces
+            .extend(tables.lines().filter(|line| line.contains(&self.instance)).map(str::to_owned));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let data = self.data.display().to_string();
+        traces.extend(mounts.lines().filter(|line| line.contains(&data)).map(str::to_owned));
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let log = fs::read_link(entry.path().join("fd/2")).unwrap_or_default();
+            if log.starts_with(&self.data) && self.server.is_none() {
+                traces.push(format!(
+                    "process {} writes to {}",
+                    entry.path().display(),
+                    log.display()
+                ));
+            }
+        }
+        traces.join("\n")
+    }
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let pid = rustix::process::Pid::from_child(&server);
+            // One that has ended already needs no signal.
+            let _ended = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _reaped = server.wait();
+        }
+        let reset = self.berth(&["reset"]);
+        if !std::thread::panicking() {
+            reset.good();
+            assert_eq!(self.traces(), "", "something is left");
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    if path.exists() {
+        fs::remove_dir_all(path).unwrap();
+    }
+}
+
+/// Waits for a condition.
+#[track_caller]
+pub fn until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < patience, "waited {patience:?} until {what}");
+        // Commands are started to find out; the machine needs air to do what we wait for.
+        rustix::event::poll(
+            &mut [],
+            Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 }),
+        )
+        .unwrap();
+    }
+    began.elapsed()
+}
+
+/// A free TCP port on loopback.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// An HTTP request by hand: status line, headers and body.
+pub fn http(method: &str, port: u16, path: &str, body: &str) -> std::io::Result<String> {
+    let mut stream =
+        TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// A header of an answer.
+pub fn header(answer: &str, name: &str) -> Option<String> {
+    let prefix = format!("{}:", name.to_lowercase());
+    answer
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .find(|line| line.to_lowercase().starts_with(&prefix))
+        .map(|line| line[prefix.len()..].trim().to_owned())
+}
+
+/// Copies a directory tree.
+pub fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The agent: one worker per pod, fed by a watch of the pods bound to this node.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use berth_content::ContentStore;
+use berth_network::{Addresses, Exhausted};
+use berth_runtime::cgroup::Hierarchies;
+use berth_shim::Zygote;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, ResourceExt};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::directory::{self, PodDirectory, Record};
+use crate::event::Events;
+use crate::image::Images;
+use crate::pod::worker::Worker;
+use crate::settings::Settings;
+
+/// What all workers share.
+pub struct Shared {
+    pub settings: Settings,
+    pub client: Client,
+    pub images: Images,
+    pub zygote: Zygote,
+    pub hierarchies: Hierarchies,
+    pub events: Events,
+    addresses: Mutex<Addresses>,
+    ids: Mutex<BTreeSet<u32>>,
+    /// UIDs of the pods that are here, by namespace and name.
+    pub pods: Mutex<HashMap<(String, String), String>>,
+}
+
+/// Why the agent cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The image store.
+    #[error("cannot open the image store")]
+    Images(#[from] berth_content::ContentError),
+    /// The registry client.
+    #[error("cannot set up the registry client")]
+    Registry(#[from] berth_registry::RegistryError),
+    /// The shims' parent.
+    #[error(transparent)]
+    Zygote(#[from] berth_shim::zygote::ZygoteError),
+    /// Cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] berth_runtime::cgroup::CgroupError),
+    /// The node's network.
+    #[error(transparent)]
+    Network(#[from] berth_network::NetworkError),
+    /// The firewall.
+    #[error(transparent)]
+    Firewall(#[from] berth_firewall::FirewallError),
+    /// The data directory.
+    #[error("cannot use `{}`", path.display())]
+    Data {
+        /// The directory.
+        path: std::path::PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// The node could not be registered.
+    #[error("cannot register the node")]
+    Register(#[source] kube::Error),
+}
+
+/// First host id for user namespaces, far from those of people and services, and the number of ranges above it.
+const FIRST_ID: u32 = 0x4000_0000;
+const RANGES: u32 = 0x3ff0;
+const IDS: u32 = 65_536;
+
+impl Shared {
+    pub fn take_address(&self) -> Result<Ipv4Addr, Exhausted> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub fn release_address(&self, address: Ipv4Addr) {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).release(address);
+    }
+
+    pub fn take_ids(&self) -> Result<u32, String> {
+        let mut used = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let free =
+            (0..RANGES).map(|range| FIRST_ID + range * IDS).find(|first| !used.contains(first));
+        let first = free.ok_or_else(|| format!("all {RANGES} ranges of user ids are in use"))?;
+        used.insert(first);
+        Ok(first)
+    }
+
+    pub fn release_ids(&self, first: u32) {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&first);
+    }
+
+    fn adopt(&self, record: &Record) {
+        if let Some(address) = record.address {
+            self.addresses.lock().unwrap_or_else(PoisonError::into_inner).adopt(address);
+        }
+        if let Some(first) = record.user {
+            self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(first);
+        }
+    }
+}
+
+/// A node agent.
+pub struct Agent {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+    adopted: HashMap<String, Record>,
+}
+
+impl Agent {
+    /// Sets the node up, finds the pods an earlier agent left, and registers the node.
+    ///
+    /// # Errors
+    /// See [`AgentError`].
+    pub async fn start(
+        client: Client,
+        settings: Settings,
+        stop: CancellationToken,
+    ) -> Result<Self, AgentError> {
+        let data = |source| AgentError::Data { path: settings.data.clone(), source };
+        settings.network.setup()?;
+        let registries = berth_registry::Client::new(berth_registry::ClientOptions {
+            insecure: settings.insecure_registries.clone(),
+            ..berth_registry::ClientOptions::default()
+        })?;
+        let images = Images::new(ContentStore::open(&settings.images)?, registries);
+        let zygote = Zygote::spawn(&settings.program)?;
+        let (events, posting) = Events::new(client.clone(), &settings.node, stop.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(posting);
+        let (network, length) = settings.network.pods;
+        let shared = Arc::new(Shared {
+            hierarchies: Hierarchies::detect()?,
+            client,
+            images,
+            zygote,
+            events,
+            addresses: Mutex::new(Addresses::new(network, length)),
+            ids: Mutex::default(),
+            pods: Mutex::default(),
+            settings: settings.clone(),
+        });
+        let mut adopted = HashMap::new();
+        for uid in directory::known(&settings.data).map_err(data)? {
+            let directory = PodDirectory::of(&settings.data, &uid);
+            match directory.read() {
+                Ok(record) => {
+                    shared.adopt(&record);
+                    adopted.insert(uid, record);
+                }
+                Err(error) => {
+                    // Interrupted before its first record: nothing was started yet.
+                    warn!(%uid, %error, "a pod's directory has no readable record and is removed");
+                    directory.remove().map_err(data)?;
+                }
+            }
+        }
+        crate::node::register(&shared).await.map_err(AgentError::Register)?;
+        let (lease, rules) = (shared.clone(), shared.clone());
+        tasks.spawn({
+            let stop = stop.clone();
+            async move { crate::node::keep_lease(&lease, stop).await }
+        });
+        let traffic = crate::traffic::Traffic::install(rules).await?;
+        tasks.spawn({
+            let stop = stop.clone();
+            async move { traffic.run(stop).await }
+        });
+        Ok(Self { shared, stop, tasks, adopted })
+    }
+
+    /// The node's HTTP service: logs, exec and attach, on the paths of a kubelet.
+    #[must_use]
+    pub fn access(&self) -> crate::access::Access {
+        crate::access::Access::new(self.shared.clone())
+    }
+
+    /// Keeps pods until told to stop. Containers go on running.
+    pub async fn run(mut self) {
+        let api: Api<Pod> = Api::all(self.shared.client.clone());
+        let selector = format!("spec.nodeName={}", self.shared.settings.node);
+        let config = watcher::Config::default().fields(&selector);
+        let mut pods = watcher(api, config).boxed();
+        let mut workers =
+            Workers { shared: self.shared.clone(), known: HashMap::new(), running: JoinSet::new() };
+        let mut listed: HashSet<String> = HashSet::new();
+        loop {
+            let event = tokio::select! {
+                () = self.stop.cancelled() => break,
+                event = pods.try_next() => event,
+                Some(_) = workers.running.join_next() => continue,
+            };
+            match event {
+                Ok(Some(Event::Init)) => listed.clear(),
+                Ok(Some(Event::InitApply(pod))) => {
+                    listed.insert(pod.uid().unwrap_or_default());
+                    workers.set(pod, &mut self.adopted).await;
+                }
+                Ok(Some(Event::InitDone)) => {
+                    workers.retain(&listed);
+                    workers.remove_orphans(std::mem::take(&mut self.adopted)).await;
+                }
+                Ok(Some(Event::Apply(pod))) => workers.set(pod, &mut self.adopted).await,
+                Ok(Some(Event::Delete(pod))) => workers.drop_pod(&pod.uid().unwrap_or_default()),
+                Ok(None) => break,
+                // The watcher backs off and starts again by itself.
+                Err(error) => warn!(%error, "watch of pods interrupted"),
+            }
+        }
+        workers.running.abort_all();
+        self.tasks.shutdown().await;
+        info!("node agent stopped, containers go on");
+    }
+}
+
+struct Workers {
+    shared: Arc<Shared>,
+    known: HashMap<String, watch::Sender<Option<Arc<Pod>>>>,
+    running: JoinSet<()>,
+}
+
+impl Workers {
+    async fn set(&mut self, pod: Pod, adopted: &mut HashMap<String, Record>) {
+        let uid = pod.uid().unwrap_or_default();
+        let pod = Arc::new(pod);
+        if let Some(sender) = self.known.get(&uid)
+            && sender.send(Some(pod.clone())).is_ok()
+        {
+            return;
+        }
+        let record = adopted.remove(&uid);
+        // A finished deletion is seen once more before the object goes.
+        if record.is_none() && self.known.contains_key(&uid) {
+            return;
+        }
+        self.spawn(uid, pod, record, true).await;
+    }
+
+    async fn spawn(&mut self, uid: String, pod: Arc<Pod>, record: Option<Record>, wanted: bool) {
+        let key = (pod.namespace().unwrap_or_default(), pod.name_any());
+        self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(key, uid.clone());
+        let (sender, receiver) = watch::channel(wanted.then(|| pod.clone()));
+        self.known.insert(uid, sender);
+        let worker = Worker::new(self.shared.clone(), receiver, pod, record).await;
+        self.running.spawn(worker.run());
+    }
+
+    fn drop_pod(&mut self, uid: &str) {
+        if let Some(sender) = self.known.remove(uid) {
+            // A worker that has finished needs no word.
+            let _finished = sender.send(None);
+        }
+        let mut pods = self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.retain(|_, known| known != uid);
+    }
+
+    /// After a new list: pods that are not on it are gone.
+    fn retain(&mut self, listed: &HashSet<String>) {
+        let gone: Vec<String> =
+            self.known.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+        for uid in gone {
+            self.drop_pod(&uid);
+        }
+    }
+
+    /// Pods that were deleted while no agent ran.
+    async fn remove_orphans(&mut self, adopted: HashMap<String, Record>) {
+        for (uid, record) in adopted {
+            info!(pod = %record.name, namespace = %record.namespace, "pod was deleted meanwhile, removing what is left");
+            let mut pod = Pod::default();
+            pod.metadata.name = Some(record.name.clone());
+            pod.metadata.namespace = Some(record.namespace.clone());
+            pod.metadata.uid = Some(uid.clone());
+            self.spawn(uid.clone(), Arc::new(pod), Some(record), false).await;
+            self.known.remove(&uid);
+        }
+    }
+}

@@ -1,0 +1,509 @@
+//! Carrying out a plan's steps, each safe to repeat.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use berth_content::{Image, LeaseName};
+use berth_network::Attachment;
+use berth_runtime::cgroup::Cgroup;
+use berth_shim::Shim;
+use berth_shim::client::ShimError;
+use berth_shim::protocol::{Root, Sandbox, Start};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use kube::ResourceExt;
+
+use crate::agent::Shared;
+use crate::config::{self, Cause, Ingredients};
+use crate::directory::{PodDirectory, Record};
+use crate::environment::{self, Facts};
+use crate::image::{ImageError, PullPolicy};
+use crate::probe::Target;
+use crate::status::chain;
+use crate::volume::{self, Mounted, Source};
+
+/// Size at which a container's log is rotated, and how many files are kept.
+const LOG_SIZE: u64 = 10 << 20;
+const LOG_FILES: u32 = 5;
+/// Ids of a pod's user namespace.
+const IDS: u32 = 65_536;
+
+/// What a started container is afterwards.
+pub struct Started {
+    pub image: (String, String),
+    pub target: Target,
+}
+
+/// Everything a step needs.
+pub struct Workshop {
+    pub shared: Arc<Shared>,
+    pub directory: PodDirectory,
+}
+
+impl Workshop {
+    pub fn shim(&self) -> Shim {
+        Shim::at(self.directory.path())
+    }
+
+    pub fn facts(&self, record: &Record) -> Facts {
+        let settings = &self.shared.settings;
+        Facts {
+            address: record
+                .address
+                .map_or_else(|| settings.address.to_string(), |address| address.to_string()),
+            node: settings.node.clone(),
+            node_address: settings.address.to_string(),
+        }
+    }
+
+    /// Writes the record down.
+    pub fn save(&self, record: &Record) -> Result<(), Cause> {
+        self.directory
+            .write(record)
+            .map_err(|error| Cause::create(format!("cannot write the pod's record: {error}")))
+    }
+
+    /// Runs blocking work on its own thread.
+    async fn blocking<T: Send + 'static, E: std::error::Error + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Cause> {
+        let result = tokio::task::spawn_blocking(move || {
+            work().map_err(|error| Cause::create(chain(&error)))
+        })
+        .await;
+        result.unwrap_or_else(|error| Err(Cause::create(format!("the node agent broke: {error}"))))
+    }
+
+    pub async fn create_sandbox(&self, pod: &Pod, record: &mut Record) -> Result<(), Cause> {
+        let spec = pod.spec.as_ref().ok_or_else(|| Cause::config("the pod has no spec"))?;
+        self.directory
+            .create()
+            .map_err(|error| Cause::create(format!("cannot make the pod's directory: {error}")))?;
+        let own_network = !spec.host_network.unwrap_or(false);
+        if own_network && record.address.is_none() {
+            let address =
+                self.shared.take_address().map_err(|error| Cause::create(chain(&error)))?;
+            record.address = Some(address);
+        }
+        if wants_user_namespace(spec) && record.user.is_none() {
+            record.user = Some(self.shared.take_ids().map_err(Cause::create)?);
+        }
+        self.save(record)?;
+        self.write_etc(pod, spec, record)
+            .map_err(|error| Cause::create(format!("cannot write the pod's files: {error}")))?;
+        let sandbox = sandbox(pod, spec, record)?;
+        let (shared, directory, shim) = (self.shared.clone(), self.directory.clone(), self.shim());
+        let network = self
+            .blocking(move || -> Result<_, ZygoteOrShim> {
+                // What an interrupted attempt left would hold the old namespaces.
+                shim.shutdown()?;
+                shared.zygote.fork(directory.path())?;
+                Ok(shim.create_sandbox(sandbox)?)
+            })
+            .await?;
+        if let (Some(network), Some(address)) = (network, record.address) {
+            let attachment = Attachment::of(&self.shared.settings.network, address);
+            self.blocking(move || attachment.attach(std::os::fd::AsFd::as_fd(&network))).await?;
+        }
+        record.sandbox = true;
+        self.save(record)
+    }
+
+    fn write_etc(&self, pod: &Pod, spec: &PodSpec, record: &Record) -> io::Result<()> {
+        let hostname = hostname(pod, spec);
+        fs::write(self.directory.etc("hostname"), format!("{hostname}\n"))?;
+        let mut hosts = String::from(
+            "# made by berth\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+        );
+        if let Some(address) = record.address {
+            let mut names = hostname.clone();
+            if let Some(subdomain) = &spec.subdomain {
+                let domain = &self.shared.settings.domain;
+                let namespace = pod.namespace().unwrap_or_default();
+                names = format!("{hostname}.{subdomain}.{namespace}.svc.{domain}\t{hostname}");
+            }
+            hosts.push_str(&format!("{address}\t{names}\n"));
+        }
+        for alias in spec.host_aliases.iter().flatten() {
+            hosts.push_str(&format!(
+                "{}\t{}\n",
+                alias.ip,
+                alias.hostnames.clone().unwrap_or_default().join("\t")
+            ));
+        }
+        fs::write(self.directory.etc("hosts"), hosts)?;
+        fs::write(self.directory.etc("resolv.conf"), self.resolver(pod, spec)?)
+    }
+
+    fn resolver(&self, pod: &Pod, spec: &PodSpec) -> io::Result<String> {
+        let settings = &self.shared.settings;
+        let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
+        let host_network = spec.host_network.unwrap_or(false);
+        let mut text = match policy {
+            "None" => String::new(),
+            "Default" => fs::read_to_string("/etc/resolv.conf")?,
+            "ClusterFirst" if host_network => fs::read_to_string("/etc/resolv.conf")?,
+            _ => {
+                let namespace = pod.namespace().unwrap_or_default();
+                let domain = &settings.domain;
+                format!(
+                    "nameserver {}\nsearch {namespace}.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n",
+                    settings.network.dns
+                )
+            }
+        };
+        if let Some(extra) = &spec.dns_config {
+            for server in extra.nameservers.iter().flatten() {
+                text.push_str(&format!("nameserver {server}\n"));
+            }
+            if let Some(searches) = &extra.searches {
+                text.push_str(&format!("search {}\n", searches.join(" ")));
+            }
+            for option in extra.options.iter().flatten() {
+                let name = option.name.clone().unwrap_or_default();
+                match &option.value {
+                    Some(value) => text.push_str(&format!("options {name}:{value}\n")),
+                    None => text.push_str(&format!("options {name}\n")),
+                }
+            }
+        }
+        Ok(text)
+    }
+
+    /// The image of a container, pulled if need be and protected from collection while the pod is here.
+    pub async fn image(&self, container: &Container) -> Result<Image, ImageError> {
+        let name = container.image.clone().unwrap_or_default();
+        let policy = PullPolicy::of(container.image_pull_policy.as_deref(), &name);
+        self.shared.images.ensure(&name, policy).await
+    }
+
+    /// Starts a container; its record's counter has been raised already.
+    pub async fn start(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        image: Image,
+        record: &Record,
+    ) -> Result<Started, Cause> {
+        let known = record.containers.get(&container.name).cloned().unwrap_or_default();
+        let instance = known.instance(&container.name);
+        let facts = self.facts(record);
+        let store = self.shared.images.store();
+        let lease = LeaseName::parse(&format!("{}.{}", record.uid, container.name))
+            .map_err(|error| Cause::create(chain(&error)))?;
+        store.lease(&lease, &[&image]).map_err(|error| Cause::create(chain(&error)))?;
+        let layers = store.layer_dirs(&image).map_err(|error| Cause::create(chain(&error)))?;
+        let from_image = image.config.config().as_ref().and_then(|config| config.env().clone());
+        let client = &self.shared.client;
+        let environment =
+            environment::resolve(client, pod, container, &from_image.unwrap_or_default(), &facts)
+                .await?;
+        let volumes = volume::prepare(client, pod, &self.directory, &facts).await?;
+        let mut mounts = volume::mounts(container, &volumes, &environment)?;
+        self.own_mounts(container, &instance, &mut mounts).map_err(|error| {
+            Cause::create(format!("cannot write the container's files: {error}"))
+        })?;
+        let resources = config::resources(pod, container)?;
+        let prepared =
+            config::prepare(Ingredients { pod, container, image: &image, environment, mounts })?;
+        self.remember(&instance, &prepared).map_err(|error| {
+            Cause::create(format!("cannot write the container's configuration: {error}"))
+        })?;
+        let scratch = self.directory.scratch(&instance);
+        fs::create_dir_all(&scratch).map_err(|error| {
+            Cause::create(format!("cannot make the container's directory: {error}"))
+        })?;
+        let cgroup = self.cgroup(record, &instance);
+        let order = Start {
+            container: instance.clone(),
+            spec: prepared.spec.clone(),
+            root: Root::Overlay { lower: layers, scratch },
+            user: prepared.user.clone(),
+            cgroup: cgroup.clone(),
+            filter: prepared.filter.clone(),
+            stdin: container.stdin.unwrap_or(false),
+            terminal: container.tty.unwrap_or(false).then_some((0, 0)),
+            log: self.directory.log(&instance),
+            log_size: LOG_SIZE,
+            log_files: LOG_FILES,
+        };
+        let (shared, shim) = (self.shared.clone(), self.shim());
+        let started = tokio::task::spawn_blocking(move || -> Result<i32, Cause> {
+            let group = Cgroup::create(&shared.hierarchies, &cgroup)
+                .and_then(|group| group.limit(&resources).map(|()| group));
+            group.map_err(|error| Cause::create(chain(&error)))?;
+            shim.start(order).map_err(|error| start_cause(&error))
+        })
+        .await;
+        started
+            .unwrap_or_else(|error| Err(Cause::create(format!("the node agent broke: {error}"))))?;
+        let target = Target {
+            shim: self.shim(),
+            instance,
+            spec: prepared.spec,
+            user: prepared.user,
+            filter: prepared.filter,
+            address: facts.address,
+        };
+        Ok(Started {
+            image: (container.image.clone().unwrap_or_default(), image.digest.to_string()),
+            target,
+        })
+    }
+
+    fn cgroup(&self, record: &Record, instance: &str) -> PathBuf {
+        PathBuf::from(format!("{}/pod{}/{instance}", self.shared.settings.instance, record.uid))
+    }
+
+    fn own_mounts(
+        &self,
+        container: &Container,
+        instance: &str,
+        mounts: &mut Vec<Mounted>,
+    ) -> io::Result<()> {
+        let termination = self.directory.termination(instance);
+        fs::write(&termination, "")?;
+        fs::set_permissions(&termination, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        let path = container.termination_message_path.clone().filter(|path| !path.is_empty());
+        let mut files = vec![
+            (self.directory.etc("hosts"), PathBuf::from("/etc/hosts")),
+            (self.directory.etc("hostname"), PathBuf::from("/etc/hostname")),
+            (self.directory.etc("resolv.conf"), PathBuf::from("/etc/resolv.conf")),
+        ];
+        files.extend(path.map(|path| (termination, PathBuf::from(path))));
+        for (source, destination) in files {
+            if !mounts.iter().any(|mount| mount.destination == destination) {
+                mounts.push(Mounted { source: Source::Path(source), destination, readonly: false });
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the configuration for `exec` and for probes after a restart of the agent.
+    fn remember(&self, instance: &str, prepared: &config::Prepared) -> io::Result<()> {
+        let kept = crate::access::Remembered {
+            spec: prepared.spec.clone(),
+            user: prepared.user.clone(),
+            filter: prepared.filter.clone(),
+        };
+        fs::write(self.directory.etc(&format!("{instance}.json")), serde_json::to_vec(&kept)?)
+    }
+
+    /// Drops what an ended instance leaves, but its log and record.
+    pub async fn clean_instance(&self, record: &Record, instance: &str) -> Result<(), Cause> {
+        let shim = self.shim();
+        let (scratch, name) = (self.directory.scratch(instance), instance.to_owned());
+        let group = Cgroup::at(&self.shared.hierarchies, &self.cgroup(record, instance));
+        self.blocking(move || -> io::Result<()> {
+            match shim.forget(&name) {
+                Ok(()) | Err(ShimError::Absent { .. }) => {}
+                Err(error) => return Err(io::Error::other(error)),
+            }
+            remove_tree(&scratch)?;
+            group.remove().map_err(io::Error::other)
+        })
+        .await
+    }
+
+    pub async fn signal(&self, instance: &str, signal: i32) -> Result<(), Cause> {
+        let (shim, instance) = (self.shim(), instance.to_owned());
+        self.blocking(move || match shim.signal(&instance, signal) {
+            // Without a shim there is nothing left to end.
+            Ok(()) | Err(ShimError::Absent { .. }) => Ok(()),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    /// Takes processes, network, cgroups and writable layers away.
+    pub async fn remove_sandbox(&self, record: &mut Record) -> Result<(), Cause> {
+        let shim = self.shim();
+        let prefix = PathBuf::from(format!("{}/pod{}", self.shared.settings.instance, record.uid));
+        let instances: Vec<String> = record
+            .containers
+            .iter()
+            .flat_map(|(name, known)| {
+                (1..=known.starts).map(move |start| format!("{name}.{start}"))
+            })
+            .collect();
+        let attachment =
+            record.address.map(|address| Attachment::of(&self.shared.settings.network, address));
+        let (shared, directory) = (self.shared.clone(), self.directory.clone());
+        self.blocking(move || -> io::Result<()> {
+            for instance in &instances {
+                // Also where the shim was killed and its containers were not.
+                Cgroup::at(&shared.hierarchies, &prefix.join(instance))
+                    .kill()
+                    .map_err(io::Error::other)?;
+            }
+            shim.shutdown().map_err(io::Error::other)?;
+            if let Some(attachment) = attachment {
+                attachment.detach().map_err(io::Error::other)?;
+            }
+            for instance in &instances {
+                remove_busy(&Cgroup::at(&shared.hierarchies, &prefix.join(instance)))?;
+            }
+            remove_busy(&Cgroup::at(&shared.hierarchies, &prefix))?;
+            remove_tree(&directory.path().join("scratch"))
+        })
+        .await?;
+        if let Some(address) = record.address.take() {
+            self.shared.release_address(address);
+        }
+        if let Some(ids) = record.user.take() {
+            self.shared.release_ids(ids);
+        }
+        record.sandbox = false;
+        self.save(record)
+    }
+
+    /// Takes everything away.
+    pub async fn remove(&self, record: &mut Record) -> Result<(), Cause> {
+        if self.directory.path().exists() {
+            self.remove_sandbox(record).await?;
+        }
+        for name in record.containers.keys() {
+            let lease = LeaseName::parse(&format!("{}.{name}", record.uid))
+                .map_err(|error| Cause::create(chain(&error)))?;
+            self.shared
+                .images
+                .store()
+                .release(&lease)
+                .map_err(|error| Cause::create(chain(&error)))?;
+        }
+        let directory = self.directory.clone();
+        self.blocking(move || directory.remove()).await
+    }
+}
+
+/// Either side of a shim's start.
+#[derive(Debug, thiserror::Error)]
+enum ZygoteOrShim {
+    #[error(transparent)]
+    Zygote(#[from] berth_shim::zygote::ZygoteError),
+    #[error(transparent)]
+    Shim(#[from] ShimError),
+}
+
+fn start_cause(error: &ShimError) -> Cause {
+    match error {
+        ShimError::Failed { message, exit_code } if *exit_code >= 126 => {
+            Cause { reason: "StartError", message: message.clone(), exit_code: Some(*exit_code) }
+        }
+        other => Cause::create(chain(other)),
+    }
+}
+
+/// A killed process leaves its cgroup a little after its parent has heard of it.
+fn remove_busy(group: &Cgroup) -> io::Result<()> {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    loop {
+        match group.remove() {
+            Ok(()) => return Ok(()),
+            Err(error)
+                if error.source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
+                    && std::time::Instant::now() < deadline =>
+            {
+                let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 500_000 };
+                // There is no event for an emptied version 1 cgroup.
+                rustix::event::poll(&mut [], Some(&pause))?;
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+}
+
+fn remove_tree(path: &std::path::Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// By default every pod has its own; not those that share the host's other namespaces or are privileged.
+fn wants_user_namespace(spec: &PodSpec) -> bool {
+    let shares_host =
+        [spec.host_network, spec.host_pid, spec.host_ipc].into_iter().flatten().any(|yes| yes);
+    let privileged = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .any(config::is_privileged);
+    !spec.host_users.unwrap_or(false) && !shares_host && !privileged
+}
+
+fn hostname(pod: &Pod, spec: &PodSpec) -> String {
+    let mut name = spec.hostname.clone().unwrap_or_else(|| pod.name_any());
+    // A host name has at most 63 letters.
+    name.truncate(63);
+    name.trim_end_matches(['-', '.']).to_owned()
+}
+
+fn sandbox(pod: &Pod, spec: &PodSpec, record: &Record) -> Result<Sandbox, Cause> {
+    let host_network = spec.host_network.unwrap_or(false);
+    if spec.host_pid.unwrap_or(false) || spec.share_process_namespace.unwrap_or(false) {
+        return Err(Cause::config("hostPID and shareProcessNamespace are not supported yet"));
+    }
+    let mut sysctls: Vec<(String, String)> = spec
+        .security_context
+        .iter()
+        .flat_map(|context| context.sysctls.iter().flatten())
+        .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
+        .collect();
+    if !host_network {
+        for (name, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 65535")]
+        {
+            if !sysctls.iter().any(|(known, _)| known == name) {
+                sysctls.push((name.to_owned(), value.to_owned()));
+            }
+        }
+    }
+    Ok(Sandbox {
+        user: record.user.map(|base| (base, IDS)),
+        network: !host_network,
+        ipc: !spec.host_ipc.unwrap_or(false),
+        hostname: (!host_network).then(|| hostname(pod, spec)),
+        sysctls,
+    })
+}
+
+/// The signal that asks a container to end.
+pub fn stop_signal(container: &Container, image: Option<&Image>) -> i32 {
+    let own = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
+    let from_image = image.and_then(|image| image.config.config().as_ref()?.stop_signal().clone());
+    own.or(from_image).as_deref().and_then(signal_number).unwrap_or(15)
+}
+
+/// `SIGTERM`, `TERM` or `15`; real-time signals as `SIGRTMIN+3`.
+fn signal_number(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse() {
+        return Some(number);
+    }
+    let name = name.strip_prefix("SIG").unwrap_or(name);
+    if let Some(offset) = name.strip_prefix("RTMIN") {
+        let offset: i32 =
+            if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
+        return Some(34 + offset);
+    }
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
+    let position = NAMES.iter().position(|known| *known == name)?;
+    i32::try_from(position + 1).ok()
+}
+
+/// Raises a container's counter before its start, so that no name is ever used twice.
+pub fn next_instance(record: &mut Record, container: &str) {
+    let known = record.containers.entry(container.to_owned()).or_default();
+    if let Some(ended) = known.ended.take() {
+        known.previous = Some(ended);
+    }
+    known.starts += 1;
+    known.started = Some(Timestamp::now());
+}

@@ -1,0 +1,647 @@
+//! The task that keeps one pod as its specification wants it.
+//!
+//! It owns the pod's record. Whatever happens (a new specification, an exit, a probe's verdict, the time) only wakes it; then
+//! it plans afresh from what is known.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use berth_shim::protocol::{Exit, Reply};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::{debug, info, warn};
+
+use super::apply::{Workshop, next_instance, stop_signal};
+use super::observe::{Observed, Phase, View, adopt, ended};
+use super::plan::{Goal, Restart, STEADY, Step, Wanted, back_off, plan};
+use crate::agent::Shared;
+use crate::config::Cause;
+use crate::directory::{Ended, PodDirectory, Record};
+use crate::event::Severity;
+use crate::probe::{self, Finding, Kind, Target};
+use crate::status::{chain, status};
+
+/// What wakes a worker, besides a new specification and the time.
+#[derive(Debug)]
+enum Happening {
+    Exited(String, Exit),
+    Probed(Finding),
+}
+
+/// Annotation by which `berth stop` ends a pod without removing it.
+const STOP: &str = "berth.dev/stop";
+/// How long a container may take to end when its pod does not say.
+const GRACE: i64 = 30;
+/// Pause after a step that failed for a reason outside the pod.
+const RETRY: SignedDuration = SignedDuration::from_secs(1);
+
+/// A pod's task.
+pub struct Worker {
+    workshop: Workshop,
+    pod: watch::Receiver<Option<Arc<Pod>>>,
+    last: Arc<Pod>,
+    record: Record,
+    observed: Observed,
+    happenings: mpsc::Receiver<Happening>,
+    sender: mpsc::Sender<Happening>,
+    probes: HashMap<String, JoinHandle<()>>,
+    listener: Option<JoinHandle<()>>,
+    reported: Value,
+    retry: Option<Timestamp>,
+}
+
+impl Worker {
+    /// The worker of a pod, taking over what an earlier agent left of it.
+    pub async fn new(
+        shared: Arc<Shared>,
+        pod: watch::Receiver<Option<Arc<Pod>>>,
+        last: Arc<Pod>,
+        adopted: Option<Record>,
+    ) -> Self {
+        let directory = PodDirectory::of(&shared.settings.data, &last.uid().unwrap_or_default());
+        let (sender, happenings) = mpsc::channel(64);
+        let mut record = adopted.unwrap_or_else(|| Record {
+            namespace: last.namespace().unwrap_or_default(),
+            name: last.name_any(),
+            uid: last.uid().unwrap_or_default(),
+            address: None,
+            user: None,
+            sandbox: false,
+            containers: [].into(),
+        });
+        let workshop = Workshop { shared, directory };
+        let mut worker_listener = None;
+        let mut state = None;
+        if record.sandbox {
+            // Subscribed before asking, so that no exit falls between the two.
+            let shim = workshop.shim();
+            let asked = tokio::task::spawn_blocking(move || {
+                let events = shim.subscribe()?;
+                Ok::<_, berth_shim::client::ShimError>((events, shim.state()?.0))
+            });
+            if let Ok(Ok((events, found))) = asked.await {
+                worker_listener = listen(events, sender.clone());
+                state = Some(found);
+            }
+        }
+        let observed = adopt(&mut record, &workshop.directory, state.as_deref());
+        let mut worker = Self {
+            workshop,
+            pod,
+            last,
+            record,
+            observed,
+            happenings,
+            sender,
+            probes: HashMap::new(),
+            listener: worker_listener,
+            reported: Value::Null,
+            retry: None,
+        };
+        worker.resume_probes();
+        worker
+    }
+
+    /// Works until the pod is gone from the node.
+    pub async fn run(mut self) {
+        loop {
+            if let Some(pod) = self.pod.borrow_and_update().clone() {
+                self.last = pod;
+            }
+            let wake = self.reconcile().await;
+            if self.observed.removed {
+                break;
+            }
+            self.report().await;
+            let sleep = async {
+                match wake {
+                    Some(at) => {
+                        let left = at.duration_since(Timestamp::now());
+                        tokio::time::sleep(left.try_into().unwrap_or_default()).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.pod.changed() => if changed.is_err() { break },
+                Some(happening) = self.happenings.recv() => {
+                    self.take_in(happening);
+                    while let Ok(more) = self.happenings.try_recv() {
+                        self.take_in(more);
+                    }
+                }
+                () = sleep => {}
+            }
+        }
+        for (_, probe) in self.probes.drain() {
+            probe.abort();
+        }
+        if let Some(listener) = self.listener.take() {
+            listener.abort();
+        }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.workshop.shared
+    }
+
+    /// Plans and applies until nothing is left to do now. Returns when to look again.
+    async fn reconcile(&mut self) -> Option<Timestamp> {
+        loop {
+            let now = Timestamp::now();
+            if let Some(at) = self.retry
+                && at > now
+            {
+                return Some(at);
+            }
+            self.retry = None;
+            let goal = self.goal();
+            let plan = plan(&goal, &self.record, &self.observed, now);
+            if plan.steps.is_empty() {
+                return plan.wake;
+            }
+            for step in plan.steps {
+                debug!(pod = %self.record.name, namespace = %self.record.namespace, %step, "step");
+                if let Err(cause) = self.apply(&step).await {
+                    warn!(pod = %self.record.name, namespace = %self.record.namespace, %step, error = %cause, "step failed");
+                    self.retry = Some(Timestamp::now() + RETRY);
+                    let reason = if step == Step::CreateSandbox {
+                        "FailedCreatePodSandBox"
+                    } else {
+                        "FailedSync"
+                    };
+                    self.event(Severity::Warning, reason, format!("cannot {step}: {cause}"));
+                    break;
+                }
+            }
+            if self.observed.removed {
+                return None;
+            }
+            // Deletions must not wait behind a long list of starts.
+            if let Some(pod) = self.pod.borrow_and_update().clone() {
+                self.last = pod;
+            }
+        }
+    }
+
+    fn goal(&self) -> Goal {
+        let spec = self.last.spec.clone().unwrap_or_default();
+        let stopping = self.last.annotations().contains_key(STOP);
+        let gone = self.pod.borrow().is_none();
+        let restart = match spec.restart_policy.as_deref() {
+            _ if stopping => Restart::Never,
+            Some("Never") => Restart::Never,
+            Some("OnFailure") => Restart::OnFailure,
+            _ => Restart::Always,
+        };
+        let init = spec.init_containers.iter().flatten().map(|container| {
+            let sidecar = container.restart_policy.as_deref() == Some("Always");
+            let own = match restart {
+                _ if sidecar => Restart::Always,
+                Restart::Always => Restart::OnFailure,
+                other => other,
+            };
+            Wanted { name: container.name.clone(), restart: own, sidecar }
+        });
+        Goal {
+            init: init.collect(),
+            main: spec
+                .containers
+                .iter()
+                .map(|container| Wanted { name: container.name.clone(), restart, sidecar: false })
+                .collect(),
+            deleting: gone || self.last.metadata.deletion_timestamp.is_some(),
+            stopping,
+        }
+    }
+
+    fn container(&self, name: &str) -> Option<Container> {
+        let spec = self.last.spec.as_ref()?;
+        spec.containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten())
+            .find(|container| container.name == name)
+            .cloned()
+    }
+
+    async fn apply(&mut self, step: &Step) -> Result<(), Cause> {
+        match step {
+            Step::CreateSandbox => {
+                self.workshop.create_sandbox(&self.last.clone(), &mut self.record).await?;
+                let shim = self.workshop.shim();
+                let events = tokio::task::spawn_blocking(move || shim.subscribe())
+                    .await
+                    .map_err(|error| Cause::create(error.to_string()))?
+                    .map_err(|error| Cause::create(chain(&error)))?;
+                self.listener = listen(events, self.sender.clone());
+                self.observed.sandbox = true;
+                Ok(())
+            }
+            Step::Start(name) => {
+                self.start(name).await;
+                Ok(())
+            }
+            Step::Terminate(name) => self.terminate(name).await,
+            Step::Kill(name) => {
+                let instance = self.instance(name);
+                self.workshop.signal(&instance, 9).await?;
+                // Asked for once; the exit ends the wait.
+                if let Some(view) = self.observed.containers.get_mut(name) {
+                    view.ending = Some(Timestamp::now() + SignedDuration::from_secs(5));
+                }
+                Ok(())
+            }
+            Step::RemoveSandbox => {
+                self.workshop.remove_sandbox(&mut self.record).await?;
+                self.observed.sandbox = false;
+                Ok(())
+            }
+            Step::Remove => self.remove().await,
+        }
+    }
+
+    fn instance(&self, name: &str) -> String {
+        self.record.containers.get(name).cloned().unwrap_or_default().instance(name)
+    }
+
+    async fn terminate(&mut self, name: &str) -> Result<(), Cause> {
+        let Some(container) = self.container(name) else { return Ok(()) };
+        let image = self
+            .shared()
+            .images
+            .store()
+            .resolve(container.image.as_deref().unwrap_or_default())
+            .ok();
+        let spec_grace =
+            self.last.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let grace = match self.pod.borrow().is_none() {
+            true => 0,
+            false => {
+                self.last.metadata.deletion_grace_period_seconds.or(spec_grace).unwrap_or(GRACE)
+            }
+        };
+        self.event(Severity::Normal, "Killing", format!("Stopping container {name}"));
+        let signal = if grace == 0 { 9 } else { stop_signal(&container, image.as_ref()) };
+        self.workshop.signal(&self.instance(name), signal).await?;
+        if let Some(view) = self.observed.containers.get_mut(name) {
+            view.ending = Some(Timestamp::now() + SignedDuration::from_secs(grace));
+        }
+        Ok(())
+    }
+
+    /// Starts a container, or says why not and when it is tried again.
+    async fn start(&mut self, name: &str) {
+        let Some(container) = self.container(name) else { return };
+        let view = self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
+        view.not_before = None;
+        let image = match self.pull(&container).await {
+            Some(image) => image,
+            None => return,
+        };
+        let ended = self
+            .record
+            .containers
+            .get(name)
+            .filter(|known| known.starts > 0)
+            .map(|known| known.instance(name));
+        if let Some(instance) = ended
+            && let Err(cause) = self.workshop.clean_instance(&self.record, &instance).await
+        {
+            warn!(pod = %self.record.name, %instance, error = %cause, "an ended container was not cleaned up");
+        }
+        next_instance(&mut self.record, name);
+        if let Err(cause) = self.workshop.save(&self.record) {
+            self.not_started(name, &cause);
+            return;
+        }
+        let pod = self.last.clone();
+        match self.workshop.start(&pod, &container, image, &self.record).await {
+            Ok(started) => {
+                info!(pod = %self.record.name, namespace = %self.record.namespace, container = name, "started container");
+                if let Some(known) = self.record.containers.get_mut(name) {
+                    known.image = Some(started.image);
+                }
+                let view =
+                    self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
+                *view = View::new();
+                view.phase = Phase::Running { since: Timestamp::now() };
+                self.watch(&container, started.target);
+                self.event(Severity::Normal, "Started", format!("Started container {name}"));
+            }
+            Err(cause) => self.not_started(name, &cause),
+        }
+        if let Err(cause) = self.workshop.save(&self.record) {
+            warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
+        }
+    }
+
+    /// The image, unless it cannot be had or the pod is deleted meanwhile.
+    async fn pull(&mut self, container: &Container) -> Option<berth_content::Image> {
+        let name = container.image.clone().unwrap_or_default();
+        let mut deletion = self.pod.clone();
+        let deleted = async {
+            loop {
+                let gone = deletion
+                    .borrow_and_update()
+                    .as_ref()
+                    .is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
+                if gone || deletion.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let result = tokio::select! {
+            result = self.workshop.image(container) => result,
+            () = deleted => return None,
+        };
+        match result {
+            Ok(image) => Some(image),
+            Err(error) => {
+                self.event(
+                    Severity::Warning,
+                    "Failed",
+                    format!("Failed to pull image \"{name}\": {error}"),
+                );
+                let cause = Cause { reason: error.reason, message: error.message, exit_code: None };
+                self.not_started(&container.name, &cause);
+                None
+            }
+        }
+    }
+
+    fn not_started(&mut self, name: &str, cause: &Cause) {
+        self.event(Severity::Warning, "Failed", format!("Error: {}", cause.message));
+        let now = Timestamp::now();
+        let instance = self.instance(name);
+        let known = self.record.containers.entry(name.to_owned()).or_default();
+        known.failures += 1;
+        let wait = back_off(known.failures + 1);
+        let view = self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
+        view.not_before = Some(now + wait);
+        if let Some(code) = cause.exit_code {
+            // A command that cannot be run counts as a container that ran and failed.
+            known.ended = Some(Ended {
+                instance,
+                code,
+                signal: None,
+                reason: "StartError".to_owned(),
+                message: Some(cause.message.clone()),
+                started: known.started,
+                finished: now,
+            });
+            view.phase = Phase::Ended;
+        } else {
+            if known.ended.is_none() && known.starts > 0 && cause.reason == "CreateContainerError" {
+                known.starts -= 1;
+            }
+            view.phase =
+                Phase::Waiting { reason: cause.reason.to_owned(), message: cause.message.clone() };
+        }
+    }
+
+    /// Probes and readiness of a container that runs.
+    fn watch(&mut self, container: &Container, target: Target) {
+        let name = container.name.clone();
+        if let Some(view) = self.observed.containers.get_mut(&name) {
+            view.started = container.startup_probe.is_none();
+            view.ready = view.started && container.readiness_probe.is_none();
+        }
+        if let Some(old) = self.probes.remove(&name) {
+            old.abort();
+        }
+        let any = container.startup_probe.is_some()
+            || container.readiness_probe.is_some()
+            || container.liveness_probe.is_some();
+        if !any {
+            return;
+        }
+        let (findings, mut received) = mpsc::channel(8);
+        let sender = self.sender.clone();
+        let container = container.clone();
+        self.probes.insert(
+            name,
+            tokio::spawn(async move {
+                let forward = async {
+                    while let Some(finding) = received.recv().await {
+                        if sender.send(Happening::Probed(finding)).await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                tokio::join!(probe::watch(container, target, findings), forward);
+            }),
+        );
+    }
+
+    /// Containers found running are probed again from the beginning, but a ready one stays ready until a probe fails.
+    fn resume_probes(&mut self) {
+        let running: Vec<String> = self
+            .observed
+            .containers
+            .iter()
+            .filter(|(_, view)| view.is_running())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in running {
+            let Some(container) = self.container(&name) else { continue };
+            let instance = self.instance(&name);
+            let Some(kept) = crate::access::Remembered::read(&self.workshop.directory, &instance)
+            else {
+                warn!(pod = %self.record.name, %instance, "the container's configuration is gone, it is not probed");
+                continue;
+            };
+            let target = Target {
+                shim: self.workshop.shim(),
+                instance,
+                spec: kept.spec,
+                user: kept.user,
+                filter: kept.filter,
+                address: self.workshop.facts(&self.record).address,
+            };
+            self.watch(&container, target);
+            let was = self.last.status.as_ref().and_then(|status| {
+                status.container_statuses.as_ref()?.iter().find(|status| status.name == name)
+            });
+            if let (Some(was), Some(view)) = (was, self.observed.containers.get_mut(&name)) {
+                view.started |= was.started.unwrap_or(false);
+                view.ready |= was.ready;
+            }
+        }
+    }
+
+    fn take_in(&mut self, happening: Happening) {
+        match happening {
+            Happening::Exited(instance, exit) => self.exited(&instance, exit),
+            Happening::Probed(finding) => self.probed(&finding),
+        }
+    }
+
+    fn exited(&mut self, instance: &str, exit: Exit) {
+        let Some((name, _)) = instance.rsplit_once('.') else { return };
+        if self.instance(name) != instance {
+            return;
+        }
+        if let Some(probe) = self.probes.remove(name) {
+            probe.abort();
+        }
+        let asked = self.observed.containers.get(name).is_some_and(|view| view.ending.is_some());
+        let Some(known) = self.record.containers.get_mut(name) else { return };
+        let end = ended(instance, known.started, exit, &self.workshop.directory);
+        info!(pod = %self.record.name, namespace = %self.record.namespace, container = name, code = exit.code, reason = %end.reason, "container ended");
+        let lasted = known
+            .started
+            .map_or(SignedDuration::ZERO, |started| end.finished.duration_since(started));
+        known.failures = if lasted >= STEADY { 1 } else { known.failures + 1 };
+        let wait = if asked { SignedDuration::ZERO } else { back_off(known.failures) };
+        let at = end.finished + wait;
+        known.ended = Some(end);
+        let waits = wait > SignedDuration::ZERO && self.will_restart(name);
+        let view = self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
+        *view = View::new();
+        view.phase = Phase::Ended;
+        view.not_before = waits.then_some(at);
+        if waits {
+            self.event(
+                Severity::Warning,
+                "BackOff",
+                format!("Back-off restarting failed container {name}"),
+            );
+        }
+        if let Err(cause) = self.workshop.save(&self.record) {
+            warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
+        }
+    }
+
+    fn will_restart(&self, name: &str) -> bool {
+        let goal = self.goal();
+        let wanted = goal.main.iter().chain(&goal.init).find(|wanted| wanted.name == name);
+        let code =
+            self.record.containers.get(name).and_then(|known| Some(known.ended.as_ref()?.code));
+        match wanted.map(|wanted| wanted.restart) {
+            Some(Restart::Always) => true,
+            Some(Restart::OnFailure) => code != Some(0),
+            Some(Restart::Never) | None => false,
+        }
+    }
+
+    fn probed(&mut self, finding: &Finding) {
+        let Some((name, _)) = finding.instance.rsplit_once('.') else { return };
+        if self.instance(name) != finding.instance {
+            return;
+        }
+        if !finding.answer.is_empty() {
+            let message = format!("{} probe failed: {}", finding.kind, finding.answer);
+            self.event(Severity::Warning, "Unhealthy", message);
+        }
+        let readiness =
+            self.container(name).is_some_and(|container| container.readiness_probe.is_some());
+        let Some(view) = self.observed.containers.get_mut(name) else { return };
+        match (finding.kind, finding.verdict) {
+            (_, None) | (Kind::Liveness, Some(true)) => {}
+            (Kind::Startup, Some(true)) => {
+                view.started = true;
+                view.ready |= !readiness;
+            }
+            (Kind::Readiness, Some(ready)) => view.ready = ready,
+            (Kind::Startup | Kind::Liveness, Some(false)) => view.unhealthy = true,
+        }
+    }
+
+    /// Removes the pod from the node, then from the API, if it is still the same one there.
+    async fn remove(&mut self) -> Result<(), Cause> {
+        self.report().await;
+        self.workshop.remove(&mut self.record).await?;
+        if self.pod.borrow().is_some() {
+            let api: Api<Pod> =
+                Api::namespaced(self.shared().client.clone(), &self.record.namespace);
+            let parameters = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(Preconditions {
+                    uid: Some(self.record.uid.clone()),
+                    resource_version: None,
+                }),
+                ..DeleteParams::default()
+            };
+            match api.delete(&self.record.name, &parameters).await {
+                Ok(_) => {}
+                // Somebody was faster, or a new pod has the name.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                Err(error) => return Err(Cause::create(chain(&error))),
+            }
+        }
+        self.observed.removed = true;
+        Ok(())
+    }
+
+    /// Patches the status where it differs from what was reported last.
+    async fn report(&mut self) {
+        if self.pod.borrow().is_none() {
+            return;
+        }
+        let goal = self.goal();
+        let address = self.shared().settings.address.to_string();
+        let status = status(&self.last, &goal, &self.record, &self.observed, &address);
+        if status == self.reported {
+            return;
+        }
+        let api: Api<Pod> = Api::namespaced(self.shared().client.clone(), &self.record.namespace);
+        let body = json!({ "metadata": { "uid": self.record.uid }, "status": status });
+        match api
+            .patch_status(&self.record.name, &PatchParams::default(), &Patch::Merge(&body))
+            .await
+        {
+            Ok(_) => self.reported = status,
+            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => {
+                debug!(pod = %self.record.name, code = answer.code, "status not taken");
+            }
+            Err(error) => {
+                warn!(pod = %self.record.name, error = %chain(&error), "status not reported");
+                let soon = Timestamp::now() + RETRY;
+                self.retry = Some(self.retry.map_or(soon, |known| known.min(soon)));
+            }
+        }
+    }
+
+    fn event(&self, severity: Severity, reason: &str, message: String) {
+        self.shared().events.post(&self.last, severity, reason, message);
+    }
+}
+
+/// Forwards a shim's news. The task ends with the shim.
+fn listen(
+    events: berth_shim::client::Events,
+    sender: mpsc::Sender<Happening>,
+) -> Option<JoinHandle<()>> {
+    let stream = events.into_stream();
+    let stream = stream
+        .set_read_timeout(None)
+        .and_then(|()| stream.set_nonblocking(true))
+        .and_then(|()| tokio::net::UnixStream::from_std(stream));
+    let mut stream = match stream {
+        Ok(stream) => stream,
+        Err(error) => {
+            warn!(%error, "a shim cannot be listened to");
+            return None;
+        }
+    };
+    Some(tokio::spawn(async move {
+        let mut header = [0_u8; 4];
+        while stream.read_exact(&mut header).await.is_ok() {
+            let mut body = vec![0; u32::from_le_bytes(header) as usize];
+            if stream.read_exact(&mut body).await.is_err() {
+                return;
+            }
+            if let Ok(Reply::Exited { container, exit }) = serde_json::from_slice(&body)
+                && sender.send(Happening::Exited(container, exit)).await.is_err()
+            {
+                return;
+            }
+        }
+    }))
+}

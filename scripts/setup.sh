@@ -1,0 +1,31 @@
+#!/bin/sh
+# Installs what building, demonstrating and testing need and this machine lacks. `setup.sh bench` adds the peers.
+set -eu
+
+# command or file to look for, and the Debian package that brings it
+base="cc:gcc ip:iproute2 nft:nftables mmdebstrap:mmdebstrap curl:curl /bin/busybox:busybox-static docker-registry:docker-registry"
+peers="podman:podman dockerd:docker.io crun:crun runc:runc conmon:conmon /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns iptables:iptables"
+
+wanted=$base
+[ "${1:-}" != bench ] || wanted=$peers
+
+missing=
+for pair in $wanted; do
+    thing=${pair%%:*}
+    case $thing in
+        /*) [ -e "$thing" ] || missing="$missing ${pair#*:}" ;;
+        *) command -v "$thing" >/dev/null 2>&1 || [ -x "/usr/sbin/$thing" ] || missing="$missing ${pair#*:}" ;;
+    esac
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" != 0 ]; then
+    echo "setup: these packages are missing:$missing" >&2
+    echo "setup: run 'apt-get install$missing' as root, then try again" >&2
+    exit 1
+fi
+echo "setup: installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086 # the list is meant to be split
+apt-get install -y -qq --no-install-recommends $missing >/dev/null
