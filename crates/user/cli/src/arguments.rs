@@ -1,6 +1,8 @@
 //! The commands and what they have in common. The flags of each command stand with its code.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -53,7 +55,7 @@ pub enum Command {
     /// Connect to a running container's input and output
     Attach(AttachArguments),
     /// Run one container
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Stop containers; they stay listed until removed
     Stop(StopArguments),
     /// Start stopped containers again
@@ -116,6 +118,37 @@ pub enum Pull {
     Never,
 }
 
+/// Reads the command line. What is wrong with it, or what was asked about it, has been printed when this fails; the exit
+/// code is 0 for help and version, docker's 125 for wrong flags of `run`, and 2 for all other mistakes.
+///
+/// # Errors
+/// The exit code with which the program ends.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    const MISTAKE: u8 = 2;
+    const RUN_MISTAKE: u8 = 125;
+    let words: Vec<OsString> = words.into_iter().collect();
+    Cli::try_parse_from(&words).map_err(|error| {
+        let _reader_left = error.print();
+        if !error.use_stderr() {
+            return ExitCode::SUCCESS;
+        }
+        ExitCode::from(if means_run(&words) { RUN_MISTAKE } else { MISTAKE })
+    })
+}
+
+/// Whether the first word that is neither a flag nor a flag's value is `run`.
+fn means_run(words: &[OsString]) -> bool {
+    let mut words = words.iter().skip(1).map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        match &*word {
+            "--data-dir" => drop(words.next()),
+            flag if flag.starts_with('-') => {}
+            command => return command == "run",
+        }
+    }
+    false
+}
+
 /// Reads `90`, `90s`, `3m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
@@ -153,6 +186,17 @@ mod tests {
         let mut found = Vec::new();
         undocumented(&Cli::command(), &mut found);
         assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn a_wrong_flag_of_run_has_docker_s_exit_code() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(means_run(&words("berth --data-dir run run --nope x")));
+        assert!(!means_run(&words("berth exec run")));
+        assert_eq!(parse(words("berth run --nope x")).err(), Some(ExitCode::from(125)));
+        assert_eq!(parse(words("berth ps --nope")).err(), Some(ExitCode::from(2)));
+        assert_eq!(parse(words("berth --version")).err(), Some(ExitCode::SUCCESS));
+        assert!(parse(words("berth run -it --rm busybox sh -c true")).is_ok());
     }
 
     #[test]

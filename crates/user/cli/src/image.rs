@@ -226,9 +226,9 @@ pub async fn push(arguments: PushArguments, data: &Path) -> Result<u8, Failure> 
     let images = Images::open(data, &arguments.registry)?;
     let to = images::reference(&arguments.image)?;
     let image = find(&images, &arguments.image)?;
+    let client = images.client().doing("cannot prepare the connection to the registry")?;
     let transfer = Arc::new(Transfer::new("pushing", &to.familiar()));
-    let options =
-        PushOptions { progress: transfer.clone(), ..PushOptions::new(images.client.clone()) };
+    let options = PushOptions { progress: transfer.clone(), ..PushOptions::new(client) };
     let outcome = berth_registry::push(&images.store, &image, &to, &options).await;
     transfer.close(outcome.is_ok());
     screen::line(outcome.doing(format!("cannot push `{}`", arguments.image))?);

@@ -17,8 +17,7 @@ use crate::progress::{BuildOutput, Transfer};
 pub struct Images {
     /// The store.
     pub store: ContentStore,
-    /// The way to registries.
-    pub client: Client,
+    insecure: Vec<String>,
 }
 
 impl Images {
@@ -27,17 +26,18 @@ impl Images {
         let path = data.join("images");
         let store = ContentStore::open(&path)
             .doing(format!("cannot open the image store `{}`", path.display()))?;
+        Ok(Self { store, insecure: flags.insecure_registry.clone() })
+    }
+
+    /// The way to registries. Made only when it is needed: reading the machine's certificates takes longer than starting a
+    /// container.
+    pub fn client(&self) -> Result<Client, RegistryError> {
         let credentials = match credentials_file() {
-            Some(file) => Credentials::load(&file).doing("cannot use docker's credentials")?,
+            Some(file) => Credentials::load(&file)?,
             None => Credentials::default(),
         };
-        let options = ClientOptions {
-            credentials,
-            insecure: flags.insecure_registry.clone(),
-            ..ClientOptions::default()
-        };
-        let client = Client::new(options).doing("cannot prepare connections to registries")?;
-        Ok(Self { store, client })
+        let insecure = self.insecure.clone();
+        Client::new(ClientOptions { credentials, insecure, ..ClientOptions::default() })
     }
 
     /// The image of that name, pulled if the policy says so.
@@ -67,12 +67,13 @@ impl Images {
             Pull::Missing => PullPolicy::IfNotPresent,
             Pull::Never => PullPolicy::Never,
         };
+        if policy == PullPolicy::Never {
+            return Err(RegistryError::NeverPulled(reference.familiar()));
+        }
+        let client = self.client()?;
         let transfer = Arc::new(Transfer::new("pulling", &reference.familiar()));
-        let options = PullOptions {
-            policy,
-            progress: transfer.clone(),
-            ..PullOptions::new(self.client.clone())
-        };
+        let options =
+            PullOptions { policy, progress: transfer.clone(), ..PullOptions::new(client) };
         let outcome = berth_registry::pull(&self.store, reference, &options).await;
         transfer.close(outcome.is_ok());
         outcome

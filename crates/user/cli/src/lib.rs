@@ -38,8 +38,8 @@ mod words;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-pub use arguments::Cli;
 use arguments::Command;
+pub use arguments::{Cli, parse};
 use failure::Failure;
 pub use host::{Host, HostError, ServeSettings, ServerState, Started};
 
@@ -64,7 +64,7 @@ async fn dispatch(cli: Cli, host: &Arc<dyn Host>) -> Result<u8, Failure> {
         Command::Logs(arguments) => logs::logs(arguments, &data).await,
         Command::Exec(arguments) => exec::exec(arguments, &data).await,
         Command::Attach(arguments) => attach::attach(arguments, &data).await,
-        Command::Run(arguments) => run::run(arguments, &data, &**host).await,
+        Command::Run(arguments) => run::run(*arguments, &data, &**host).await,
         Command::Stop(arguments) => lifecycle::stop(arguments, &data).await,
         Command::Start(arguments) => lifecycle::start(arguments, &data).await,
         Command::Restart(arguments) => lifecycle::restart(arguments, &data).await,

@@ -264,18 +264,18 @@ pub async fn remove(arguments: RemoveArguments, data: &Path) -> Result<u8, Failu
                 "`berth stop {name}` ends it; `berth rm -f {name}` kills and removes it"
             )));
         }
-        discard(&session.client, name).await?;
+        discard_pod(&session.client, name).await?;
+        discard_companions(&session.client, name).await?;
         screen::line(name);
     }
     Ok(0)
 }
 
-/// Removes a container of `berth run` and what belongs to it, at once.
-pub async fn discard(client: &Client, name: &str) -> Result<(), Failure> {
+/// Removes a container of `berth run` at once, running or not.
+pub async fn discard_pod(client: &Client, name: &str) -> Result<(), Failure> {
     let what = format!("cannot remove `{name}`");
     let pods = cluster::kind("v1", "Pod").ok_or_else(|| Failure::defect(what.clone()))?;
-    cluster::delete(&pods.api(client, "default"), name, Some(0)).await.asking(&what)?;
-    discard_companions(client, name).await
+    cluster::delete(&pods.api(client, "default"), name, Some(0)).await.asking(&what)
 }
 
 /// Removes what belongs to a container of `berth run` besides its pod.

@@ -91,7 +91,10 @@ fn label(labels: Option<&std::collections::BTreeMap<String, String>>) -> Option<
     labels?.get(SERVICE).cloned()
 }
 
-/// The best match: the pod of that name, then the service, then a container's name; here before elsewhere.
+/// Whether a pod is meant.
+type Fits<'f> = &'f dyn Fn(&Pod) -> bool;
+
+/// The best match: the service, then the pod of that name, then a container's name; here before elsewhere.
 fn choose(all: Vec<Pod>, name: &str, context: Option<&str>) -> Result<Option<Located>, Failure> {
     let service = object_name(name);
     let called = |pod: &Pod| {
@@ -101,8 +104,7 @@ fn choose(all: Vec<Pod>, name: &str, context: Option<&str>) -> Result<Option<Loc
     let contains = |pod: &Pod| {
         pod.spec.as_ref().is_some_and(|spec| spec.containers.iter().any(|one| one.name == name))
     };
-    let tests: [(&dyn Fn(&Pod) -> bool, bool); 3] =
-        [(&of_service, true), (&called, false), (&contains, false)];
+    let tests: [(Fits<'_>, bool); 3] = [(&of_service, true), (&called, false), (&contains, false)];
     for (fits, is_service) in tests {
         let mut found: Vec<Pod> = all.iter().filter(|pod| fits(pod)).cloned().collect();
         if found.is_empty() {

@@ -172,11 +172,25 @@ mod tests {
         }))
         .unwrap();
         let row = row(&pod, &[service], Timestamp::from_second(90).unwrap());
+        let shown = text(&[row], true);
+        let words: Vec<Vec<&str>> =
+            shown.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(
-            text(&[row], true),
-            "NAME     PROJECT   SERVICE   IMAGE               STATUS    RESTARTS   PORTS                     AGE\n\
-             vote-1   votes     vote      votes-vote:latest   running   1          127.0.0.1:8080->80/tcp   90s"
-                .replace("PORTS                     AGE", "PORTS                    AGE")
+            words[0],
+            ["NAME", "PROJECT", "SERVICE", "IMAGE", "STATUS", "RESTARTS", "PORTS", "AGE"]
+        );
+        assert_eq!(
+            words[1],
+            [
+                "vote-1",
+                "votes",
+                "vote",
+                "votes-vote:latest",
+                "running",
+                "1",
+                "127.0.0.1:8080->80/tcp",
+                "90s"
+            ]
         );
     }
 }

@@ -162,6 +162,7 @@ async fn run_container(
     let (_image, session) = (image?, session?);
     let wanted: Vec<ports::Wanted> = arguments.publish.iter().map(syntax::Port::wanted).collect();
     ports::check(&session.client, &wanted, None, &[]).await?;
+    let alone = plan.companions.is_empty();
     let pod = create(&session.client, plan).await?;
     let outcome = if arguments.detach {
         follow::begun(&session.client, pod).await.map(|()| {
@@ -173,7 +174,10 @@ async fn run_container(
     };
     // What could not be started is of no use to anyone, as with docker's `--rm`; without it the record stays for `ps -a`.
     if arguments.rm && (!arguments.detach || outcome.is_err()) {
-        lifecycle::discard(&session.client, &name).await?;
+        lifecycle::discard_pod(&session.client, &name).await?;
+        if !alone {
+            lifecycle::discard_companions(&session.client, &name).await?;
+        }
     }
     outcome
 }

@@ -100,7 +100,6 @@ fn without_container(pod: &Pod) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::{Value, json};
 
     fn word(status: Value) -> String {

@@ -125,8 +125,7 @@ fn trouble(goal: &Goal, pod: &Pod, events: &[&Event]) -> Option<String> {
         }
     }
     let restarts = status.restart_count;
-    let unhealthy =
-        restarts > 0 && last_unhealthy(pod, events).is_some_and(|event| is_startup(event));
+    let unhealthy = restarts > 0 && last_unhealthy(pod, events).is_some_and(is_startup);
     if unhealthy {
         return Some("its health check does not pass".to_owned());
     }
