@@ -11,8 +11,6 @@ mod teardown;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
     // First of all, while the process is small and has one thread.
     match std::env::args_os().nth(1) {
@@ -22,7 +20,10 @@ fn main() -> ExitCode {
         Some(word) if word == names::SUBCOMMAND => return names::main(),
         _ => {}
     }
-    let cli = berth_cli::Cli::parse();
+    let cli = match berth_cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),

@@ -164,6 +164,12 @@ impl Access {
             since: query.since()?,
             timestamps: query.flag("timestamps"),
             limit: query.number("limitBytes")?,
+            stream: match query.first("stream") {
+                None | Some("" | "All") => None,
+                Some("Stdout") => Some("stdout"),
+                Some("Stderr") => Some("stderr"),
+                Some(other) => return Err(Refusal::bad(format!("there is no stream `{other}`"))),
+            },
         };
         let directory = found.directory.clone();
         let running = move || directory.path().exists() && directory.exit(&instance).is_none();

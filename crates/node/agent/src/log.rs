@@ -22,11 +22,14 @@ pub struct LogQuery {
     pub timestamps: bool,
     /// At most so many bytes.
     pub limit: Option<u64>,
+    /// Only `stdout` or `stderr`.
+    pub stream: Option<&'static str>,
 }
 
 /// One line of a log file.
 struct Line<'a> {
     time: &'a str,
+    stream: &'a [u8],
     complete: bool,
     content: &'a [u8],
 }
@@ -34,9 +37,9 @@ struct Line<'a> {
 fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
     let time = std::str::from_utf8(fields.next()?).ok()?;
-    let _stream = fields.next()?;
+    let stream = fields.next()?;
     let complete = fields.next()? == b"F";
-    Some(Line { time, complete, content: fields.next().unwrap_or_default() })
+    Some(Line { time, stream, complete, content: fields.next().unwrap_or_default() })
 }
 
 /// Streams the log at `path`. `running` tells whether more may come; it is asked after each end of file.
@@ -123,6 +126,9 @@ impl Output {
                     .is_none_or(|time| time >= since)
             });
         }
+        if let Some(stream) = self.query.stream {
+            lines.retain(|line| parse(line).is_some_and(|line| line.stream == stream.as_bytes()));
+        }
         if let Some(tail) = self.query.tail {
             let complete = |line: &Vec<u8>| parse(line).is_none_or(|line| line.complete);
             let mut wanted = tail;
@@ -145,6 +151,9 @@ impl Output {
     /// Sends one line; false once enough is sent or the reader has gone.
     async fn emit(&mut self, line: &[u8]) -> bool {
         let Some(line) = parse(line) else { return true };
+        if self.query.stream.is_some_and(|stream| stream.as_bytes() != line.stream) {
+            return true;
+        }
         let mut text = Vec::with_capacity(line.content.len() + 40);
         if self.query.timestamps && self.fresh {
             text.extend_from_slice(line.time.as_bytes());
@@ -244,6 +253,8 @@ mod tests {
         assert_eq!(collect(tail(1)).await, "three\n");
         assert_eq!(collect(tail(2)).await, "two\nthree\n");
         assert_eq!(collect(tail(9)).await, "one\ntwo\nthree\n");
+        let only = LogQuery { stream: Some("stderr"), ..LogQuery::default() };
+        assert_eq!(collect(only).await, "three\n");
         let since = "2026-01-01T00:00:03Z".parse().ok();
         assert_eq!(collect(LogQuery { since, ..LogQuery::default() }).await, "three\n");
         assert_eq!(collect(LogQuery { limit: Some(5), ..LogQuery::default() }).await, "one\nt");

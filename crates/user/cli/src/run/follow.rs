@@ -4,7 +4,7 @@ use berth_client::One;
 use futures::AsyncReadExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
-use kube::api::{AttachParams, LogParams};
+use kube::api::AttachParams;
 use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -186,7 +186,7 @@ async fn until_the_end(client: &Client, pod: Pod, arguments: &RunArguments) -> R
                 return refusal(&watch.name, ended);
             }
             // A process that ended before anyone could connect to it has left its output in the log.
-            Stage::Ended(_) => show_log(&watch.api, &watch.name).await?,
+            Stage::Ended(_) => show_log(client, &watch.name).await?,
             Stage::Runs | Stage::Coming if arguments.tty => {
                 let params = exec::parameters(None, arguments.interactive, true);
                 let attached = watch.api.attach(&watch.name, &params).await;
@@ -198,7 +198,7 @@ async fn until_the_end(client: &Client, pod: Pod, arguments: &RunArguments) -> R
                     input_sent = true;
                     send_input(&watch.api, &watch.name).await?;
                 }
-                show_log(&watch.api, &watch.name).await?;
+                show_log(client, &watch.name).await?;
             }
         }
         let run = watch.restarts();
@@ -209,19 +209,31 @@ async fn until_the_end(client: &Client, pod: Pod, arguments: &RunArguments) -> R
     }
 }
 
-/// Prints the log to the end of the container. The log is complete where an attachment would begin too late.
-async fn show_log(api: &Api<Pod>, name: &str) -> Result<(), Failure> {
-    let params = LogParams { follow: true, ..LogParams::default() };
-    let mut log = Box::pin(
-        api.log_stream(name, &params)
-            .await
-            .asking(format!("cannot read the output of `{name}`"))?,
+/// Prints the log to the end of the container, each stream where it belongs. The log is complete where an attachment would
+/// begin too late.
+async fn show_log(client: &Client, name: &str) -> Result<(), Failure> {
+    let both = tokio::join!(
+        show_stream(client, name, "Stdout", screen::output),
+        show_stream(client, name, "Stderr", screen::error_output)
     );
+    both.0.and(both.1)
+}
+
+async fn show_stream(
+    client: &Client,
+    name: &str,
+    stream: &str,
+    print: fn(&[u8]) -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    let what = || format!("cannot read the output of `{name}`");
+    let path = format!("/api/v1/namespaces/default/pods/{name}/log?follow=true&stream={stream}");
+    let request = http::Request::get(path).body(Vec::new()).doing(what())?;
+    let mut log = Box::pin(client.request_stream(request).await.asking(what())?);
     let mut buffer = vec![0; CHUNK];
     loop {
         let length =
             log.read(&mut buffer).await.doing(format!("the output of `{name}` broke off"))?;
-        if length == 0 || screen::output(&buffer[..length]).is_err() {
+        if length == 0 || print(&buffer[..length]).is_err() {
             return Ok(());
         }
     }

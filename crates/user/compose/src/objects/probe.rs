@@ -34,6 +34,11 @@ pub(super) fn probes(subject: &Subject<'_>) -> Option<(Value, Value)> {
     Some((probe(period, failures), readiness))
 }
 
+/// Whether the service has a health check of its own or its image's.
+pub(super) fn is_checked(subject: &Subject<'_>) -> bool {
+    effective(subject).is_some()
+}
+
 /// How long the rollout may take, in seconds.
 pub(super) fn deadline(subject: &Subject<'_>) -> u64 {
     let startup = effective(subject).map_or(0, |(check, _)| {

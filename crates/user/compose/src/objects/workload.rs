@@ -30,7 +30,7 @@ pub(super) fn workload(subject: &Subject<'_>) -> Value {
     if !service.deploy_annotations.is_empty() {
         metadata["annotations"] = json!(service.deploy_annotations);
     }
-    json!({
+    let mut deployment = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata,
@@ -42,7 +42,12 @@ pub(super) fn workload(subject: &Subject<'_>) -> Value {
             "strategy": strategy(subject),
             "template": template(subject),
         },
-    })
+    });
+    if !probe::is_checked(subject) {
+        // Without a health check, a process that ends at once must not count as up for the moment it lives.
+        deployment["spec"]["minReadySeconds"] = json!(1);
+    }
+    deployment
 }
 
 /// Two copies of a service must never write to one volume, nor listen on one node's port.

@@ -37,7 +37,8 @@ fn a_service_is_a_deployment_that_rolls_without_a_gap() {
         "spec": {
             "replicas": 1,
             "revisionHistoryLimit": 3,
-            "progressDeadlineSeconds": 120,
+            "minReadySeconds": 1,
+                "progressDeadlineSeconds": 120,
             "selector": {
                 "matchLabels": { "berth.dev/project": "app", "berth.dev/service": "web" },
             },
