@@ -93,12 +93,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     tokio::spawn(cancel_on_signal(stop.clone()));
 
     let authority = Authority::open(&data.join("pki"))?;
-    let store = {
-        let path = data.join("store.redb");
-        tokio::task::spawn_blocking(move || Disk::open(&path, DiskOptions::default()))
-            .await
-            .map_err(|error| failed(io::Error::other(error)))??
-    };
+    let store = open_store(&data).await?;
     let node = settings.node_name.clone().unwrap_or_else(hostname);
     let own = OwnNode::default();
     let options = Options {
@@ -113,9 +108,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     let address = listener.local_addr().map_err(failed)?;
     let kubeconfig = data.join("kubeconfig");
     write_kubeconfigs(&authority, address, &data)?;
-    let certificate = authority.server(&certificate_names(address))?;
-    let credentials = berth_tls::Credentials::from_pem(&certificate.certificate, &certificate.key)?;
-    let tls = berth_tls::server(credentials, &authority.certificate())?;
+    let tls = server_tls(&authority, address)?;
     let listening = {
         let (api, stop) = (api.clone(), stop.clone());
         tokio::spawn(async move { api.serve(listener, tls, stop).await })
@@ -160,6 +153,26 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         }
         _ => Ok(()),
     }
+}
+
+async fn open_store(data: &Path) -> Result<Disk, ServeError> {
+    let path = data.join("store.redb");
+    let opened = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || Disk::open(&path, DiskOptions::default())).await
+    };
+    let broke = |error| ServeError::Data { path, source: io::Error::other(error) };
+    Ok(opened.map_err(broke)??)
+}
+
+/// A certificate for every name this server is reached by.
+fn server_tls(
+    authority: &Authority,
+    address: SocketAddr,
+) -> Result<Arc<berth_tls::ServerConfig>, ServeError> {
+    let issued = authority.server(&certificate_names(address))?;
+    let credentials = berth_tls::Credentials::from_pem(&issued.certificate, &issued.key)?;
+    Ok(berth_tls::server(credentials, authority.certificate())?)
 }
 
 /// A part that ended: with an empty reason where it was told to.
@@ -247,7 +260,7 @@ fn write_kubeconfigs(
         ("system:berth-dns", "system:nodes", "dns.kubeconfig"),
     ] {
         let identity = authority.client(user, group, YEAR)?;
-        Kubeconfig { name: "berth", server: &server, authority: &certificate, identity: &identity }
+        Kubeconfig { name: "berth", server: &server, authority: certificate, identity: &identity }
             .write(&data.join(file))?;
     }
     Ok(())

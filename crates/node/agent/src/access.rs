@@ -121,7 +121,7 @@ impl Access {
         Ok(Found { directory, record, instance })
     }
 
-    async fn answer<B>(self, mut request: Request<B>) -> Result<Response<Body>, Refusal>
+    fn answer<B>(self, mut request: Request<B>) -> Result<Response<Body>, Refusal>
     where
         B: Send + 'static,
     {
@@ -199,7 +199,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let access = self.clone();
-        Box::pin(async move { Ok(access.answer(request).await.unwrap_or_else(Refusal::response)) })
+        Box::pin(async move { Ok(access.answer(request).unwrap_or_else(Refusal::response)) })
     }
 }
 

@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    Container, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod, Volume,
+    Container, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod, ProjectedVolumeSource,
+    Volume,
 };
 use kube::api::Api;
 use kube::{Client, ResourceExt};
@@ -147,36 +148,7 @@ async fn prepare_one(
         files.mode = source.default_mode;
     } else if let Some(source) = &volume.projected {
         files.mode = source.default_mode;
-        for part in source.sources.iter().flatten() {
-            if let Some(source) = &part.config_map {
-                let optional = source.optional.unwrap_or(false);
-                if let Some(map) = config_map(client, &namespace, &source.name, optional).await? {
-                    files.add_config_map(&map, source.items.as_deref(), optional)?;
-                }
-            } else if let Some(source) = &part.secret {
-                let optional = source.optional.unwrap_or(false);
-                if let Some(secret) = secret(client, &namespace, &source.name, optional).await? {
-                    files.add_secret(&secret, source.items.as_deref(), optional)?;
-                }
-            } else if let Some(source) = &part.downward_api {
-                for item in source.items.iter().flatten() {
-                    let field = item
-                        .field_ref
-                        .as_ref()
-                        .map(|field| field_value(pod, &field.field_path, facts));
-                    files.put(
-                        &item.path,
-                        field.transpose()?.unwrap_or_default().into_bytes(),
-                        item.mode,
-                    )?;
-                }
-            } else {
-                return Err(Cause::config(format!(
-                    "volume `{}` projects a source this node does not support yet",
-                    volume.name
-                )));
-            }
-        }
+        project(client, pod, &volume.name, source, facts, &mut files).await?;
     } else {
         return Err(Cause::config(format!(
             "volume `{}` is of a kind this node does not support yet",
@@ -185,6 +157,47 @@ async fn prepare_one(
     }
     files.write(path).map_err(failed)?;
     Ok(here())
+}
+
+/// The files of a volume that is put together from several sources.
+async fn project(
+    client: &Client,
+    pod: &Pod,
+    volume: &str,
+    source: &ProjectedVolumeSource,
+    facts: &Facts,
+    files: &mut Files,
+) -> Result<(), Cause> {
+    let namespace = pod.namespace().unwrap_or_default();
+    for part in source.sources.iter().flatten() {
+        if let Some(source) = &part.config_map {
+            let optional = source.optional.unwrap_or(false);
+            if let Some(map) = config_map(client, &namespace, &source.name, optional).await? {
+                files.add_config_map(&map, source.items.as_deref(), optional)?;
+            }
+        } else if let Some(source) = &part.secret {
+            let optional = source.optional.unwrap_or(false);
+            if let Some(secret) = secret(client, &namespace, &source.name, optional).await? {
+                files.add_secret(&secret, source.items.as_deref(), optional)?;
+            }
+        } else if let Some(source) = &part.downward_api {
+            for item in source.items.iter().flatten() {
+                let field =
+                    item.field_ref.as_ref().map(|field| field_value(pod, &field.field_path, facts));
+                files.put(
+                    &item.path,
+                    field.transpose()?.unwrap_or_default().into_bytes(),
+                    item.mode,
+                )?;
+            }
+        } else {
+            return Err(Cause::config(format!(
+                "volume `{}` projects a source this node does not support yet",
+                volume
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn host_path(path: &str, kind: Option<&str>) -> Result<PathBuf, Cause> {

@@ -276,8 +276,7 @@ fn kubectl_sees_the_same(votes: &Votes) {
 }
 
 fn manifests_run_just_the_same(berth: &Berth) {
-    let manifest = serde_json::json!({
-        "apiVersion": "v1", "kind": "List", "items": [
+    let manifest = serde_json::json!([
             { "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web", "labels": { "app": "web" } },
               "spec": { "replicas": 2, "selector": { "matchLabels": { "app": "web" } },
                         "template": { "metadata": { "labels": { "app": "web" } }, "spec": { "containers": [
@@ -286,10 +285,11 @@ fn manifests_run_just_the_same(berth: &Berth) {
                               "readinessProbe": { "httpGet": { "path": "/", "port": "http" }, "periodSeconds": 1 } }] } } } },
             { "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" },
               "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": "http" }] } },
-        ],
-    });
-    let file = berth.data.join("manifest.json");
-    fs::write(&file, manifest.to_string()).unwrap();
+    ]);
+    let documents: Vec<String> =
+        manifest.as_array().unwrap().iter().map(Value::to_string).collect();
+    let file = berth.data.join("manifest.yaml");
+    fs::write(&file, documents.join("\n---\n")).unwrap();
     let file = file.display().to_string();
     berth.kubectl(&["apply", "-f", &file]).good();
     berth.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).good();
