@@ -207,6 +207,30 @@ fn further_processes_return_their_code_and_output() {
 }
 
 #[test]
+fn a_pod_ends_although_a_further_process_runs() {
+    let pod = Pod::new("both");
+    pod.shim.start(pod.order("web", "exec sleep 100")).unwrap();
+    let null = || -> OwnedFd {
+        fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap().into()
+    };
+    let process = serde_json::from_value(json!({
+        "user": { "uid": 0, "gid": 0 }, "args": ["sleep", "100"], "env": ["PATH=/bin"], "cwd": "/",
+    }))
+    .unwrap();
+    let exec = Exec {
+        container: "web".to_owned(),
+        process,
+        user: None,
+        filter: Filter::Unconfined,
+        terminal: None,
+    };
+    let execution = pod.shim.exec(exec, Some([null(), null(), null()])).unwrap();
+    // The kernel holds the container's end back until the further process is reaped.
+    pod.shim.shutdown().unwrap();
+    assert!(!Path::new(&format!("/proc/{}", execution.pid)).exists());
+}
+
+#[test]
 fn a_shim_takes_little_memory() {
     let pod = Pod::new("memory");
     pod.shim.start(pod.order("web", "exec sleep 100")).unwrap();

@@ -368,14 +368,16 @@ impl Server {
         for held in self.containers.iter().filter(|held| held.exit.is_none()) {
             held.cgroup.kill().map_err(|error| failed(&error))?;
         }
+        // Further processes first: a container's first process does not end before all others of its pid namespace are
+        // reaped, and these are our children, not its.
+        for execution in self.executions.drain(..) {
+            reap(execution.process.pidfd.as_fd()).map_err(|error| failed(&error))?;
+        }
         for index in 0..self.containers.len() {
             if self.containers[index].exit.is_none() {
                 let exit = self.containers[index].conclude().map_err(|error| failed(&error))?;
                 self.announce(index, exit).map_err(|error| failed(&error))?;
             }
-        }
-        for execution in self.executions.drain(..) {
-            reap(execution.process.pidfd.as_fd()).map_err(|error| failed(&error))?;
         }
         self.leaving = true;
         Ok((Reply::Done, Vec::new()))

@@ -124,6 +124,10 @@ fn trouble(goal: &Goal, pod: &Pod, events: &[&Event]) -> Option<String> {
             return Some(format!("cannot start: {}", end.message.clone().unwrap_or_default()));
         }
     }
+    if status.ready {
+        // Whatever it went through before, it is well now.
+        return None;
+    }
     let restarts = status.restart_count;
     let unhealthy = restarts > 0 && last_unhealthy(pod, events).is_some_and(is_startup);
     if unhealthy {
