@@ -34,19 +34,25 @@ fn pid_file(data: &Path) -> PathBuf {
     data.join("dns.pid")
 }
 
-/// Starts the DNS server unless one runs for this data directory. One of another version of the program is replaced.
-pub fn ensure(data: &Path, network: &NodeNetwork) -> Result<(), NamesError> {
+/// Starts the DNS server unless one runs for this data directory. One of another version of the program, or one that watches
+/// another address than `server`, is replaced.
+pub fn ensure(data: &Path, network: &NodeNetwork, server: SocketAddr) -> Result<(), NamesError> {
     let path = pid_file(data);
     let failed = |source| NamesError::File { path: path.clone(), source };
     let program = std::env::current_exe().map_err(failed)?;
+    let watched = data.join("dns.server");
     if let Some(pid) = running(data).map_err(failed)? {
-        let same = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()))
-            .is_ok_and(|exe| exe == program);
+        let watches =
+            std::fs::read_to_string(&watched).is_ok_and(|text| text == server.to_string());
+        let same = watches
+            && std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()))
+                .is_ok_and(|exe| exe == program);
         if same {
             return Ok(());
         }
         end(data).map_err(failed)?;
     }
+    std::fs::write(&watched, server.to_string()).map_err(failed)?;
     let log = data.join("dns.log");
     let output =
         std::fs::OpenOptions::new().create(true).append(true).open(&log).map_err(failed)?;

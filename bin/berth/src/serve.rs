@@ -133,7 +133,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     )
     .await?;
     own.set(node, agent.access());
-    crate::names::ensure(&data, &network(&settings))?;
+    crate::names::ensure(&data, &network(&settings), address)?;
     let state = ServerState { pid: std::process::id(), address, kubeconfig: kubeconfig.clone() };
     state.write(&data).map_err(failed)?;
     announce(address, &kubeconfig);

@@ -77,9 +77,15 @@ fn remove(data: &Path) -> Result<(), TeardownError> {
     for name in ["pods", "pki"] {
         remove_if_there(&data.join(name), true)?;
     }
-    for name in
-        ["store.redb", "server.json", "settings.json", "kubeconfig", "dns.kubeconfig", "dns.pid"]
-    {
+    for name in [
+        "store.redb",
+        "server.json",
+        "settings.json",
+        "kubeconfig",
+        "dns.kubeconfig",
+        "dns.pid",
+        "dns.server",
+    ] {
         remove_if_there(&data.join(name), false)?;
     }
     Ok(())

@@ -288,8 +288,8 @@ fn manifests_run_just_the_same(berth: &Berth) {
     ]);
     let documents: Vec<String> =
         manifest.as_array().unwrap().iter().map(Value::to_string).collect();
-    let file = berth.data.join("manifest.yaml");
-    fs::write(&file, documents.join("\n---\n")).unwrap();
+    let file = berth.data.join("manifest.json");
+    fs::write(&file, documents.join("\n")).unwrap();
     let file = file.display().to_string();
     berth.kubectl(&["apply", "-f", &file]).good();
     berth.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).good();
@@ -317,8 +317,26 @@ fn all_of_it_goes(votes: &Votes) {
     until("the volume's directory is gone", LONG, || {
         fs::read_dir(berth.data.join("volumes")).map_or(0, Iterator::count) == 0
     });
-    until("no pod leaves anything behind", SHORT, || {
-        fs::read_dir(berth.data.join("pods")).unwrap().count() == 0
-            && !berth.traces().lines().any(|line| line.contains(&format!("{}a", berth.instance)))
-    });
+    let left = || {
+        let pods = fs::read_dir(berth.data.join("pods"))
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path().display().to_string());
+        let links = berth.traces();
+        let links = links
+            .lines()
+            .filter(|line| line.contains("link/ether"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
+        pods.chain(links).collect::<Vec<_>>()
+    };
+    let mut last = Vec::new();
+    let began = std::time::Instant::now();
+    while began.elapsed() < SHORT {
+        last = left();
+        if last.is_empty() {
+            break;
+        }
+    }
+    assert!(last.is_empty(), "pods left {last:#?}");
 }
