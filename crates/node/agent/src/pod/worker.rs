@@ -110,6 +110,7 @@ impl Worker {
 
     /// Works until the pod is gone from the node.
     pub async fn run(mut self) {
+        let mut followed = true;
         loop {
             if let Some(pod) = self.pod.borrow_and_update().clone() {
                 self.last = pod;
@@ -129,7 +130,8 @@ impl Worker {
                 }
             };
             tokio::select! {
-                changed = self.pod.changed() => if changed.is_err() { break },
+                // The agent lets go of a pod that left the API; what is left of it on the node is still ours to remove.
+                changed = self.pod.changed(), if followed => followed = changed.is_ok(),
                 Some(happening) = self.happenings.recv() => {
                     self.take_in(happening);
                     while let Ok(more) = self.happenings.try_recv() {
