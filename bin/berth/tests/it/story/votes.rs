@@ -279,7 +279,7 @@ fn manifests_run_just_the_same(berth: &Berth) {
     let manifest = serde_json::json!([
             { "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web", "labels": { "app": "web" } },
               "spec": { "replicas": 2, "selector": { "matchLabels": { "app": "web" } },
-                        "template": { "metadata": { "labels": { "app": "web" } }, "spec": { "containers": [
+                        "template": { "metadata": { "labels": { "app": "web" } }, "spec": { "terminationGracePeriodSeconds": 1, "containers": [
                             { "name": "web", "image": "votes-vote:latest", "imagePullPolicy": "Never",
                               "command": ["python3", "-m", "http.server", "8000"], "ports": [{ "name": "http", "containerPort": 8000 }],
                               "readinessProbe": { "httpGet": { "path": "/", "port": "http" }, "periodSeconds": 1 } }] } } } },
