@@ -124,7 +124,8 @@ fn trouble(goal: &Goal, pod: &Pod, events: &[&Event]) -> Option<String> {
             return Some(format!("cannot start: {}", end.message.clone().unwrap_or_default()));
         }
     }
-    if status.ready {
+    let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
+    if status.ready && running {
         // Whatever it went through before, it is well now.
         return None;
     }
@@ -382,7 +383,13 @@ mod tests {
             "metadata": {}, "involvedObject": { "uid": "u" }, "reason": "Unhealthy",
             "message": "Startup probe failed: refused" }))
         .unwrap();
-        let pod = pod("new", "Running", running(), 1);
+        let mut pod = pod("new", "Running", running(), 1);
+        assert!(
+            !matches!(judge(&goal, Some(&deployment(1, 2)), &[&pod], &[&event]), State::Failed(_)),
+            "it was restarted once, but it is ready now"
+        );
+        let status = pod.status.as_mut().and_then(|status| status.container_statuses.as_mut());
+        status.unwrap()[0].ready = false;
         assert_eq!(
             judge(&goal, Some(&deployment(1, 2)), &[&pod], &[&event]),
             State::Failed("its health check does not pass".to_owned())
