@@ -6,27 +6,12 @@ use std::os::fd::AsFd;
 use berth_build::{NetworkMode, RunStep, RunnerError, StepMount, StepRunner};
 use berth_runtime::namespaces::NamespacesRequest;
 use berth_runtime::seccomp::Program;
-use berth_runtime::{Container, CreateRequest, Namespaces, Rootfs, Stdio};
+use berth_runtime::{Container, CreateRequest, DEFAULT_CAPABILITIES, Namespaces, Rootfs, Stdio};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde_json::{Value, json};
 
 /// Runs steps.
 pub struct Runner;
-
-/// What a step may do: install packages, change owners, become another user; nothing that reaches the host.
-const CAPABILITIES: [&str; 11] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
 
 impl StepRunner for Runner {
     fn run(&self, step: &RunStep, output: &mut dyn Write) -> Result<i32, RunnerError> {
@@ -131,7 +116,7 @@ fn configuration(step: &RunStep) -> Value {
             "env": step.env,
             "cwd": step.cwd,
             "noNewPrivileges": true,
-            "capabilities": { "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES },
+            "capabilities": { "bounding": DEFAULT_CAPABILITIES, "effective": DEFAULT_CAPABILITIES, "permitted": DEFAULT_CAPABILITIES },
         },
         "mounts": mounts,
         "linux": {

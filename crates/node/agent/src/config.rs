@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use berth_content::Image;
+use berth_runtime::DEFAULT_CAPABILITIES;
 use berth_shim::protocol::Filter;
 use k8s_openapi::api::core::v1::{
     Container, Pod, PodSpec, ResourceRequirements, SeccompProfile, SecurityContext,
@@ -41,21 +42,6 @@ impl Cause {
         Self { reason: "CreateContainerError", message: message.into(), exit_code: None }
     }
 }
-
-/// Capabilities of every container. Raw sockets, device nodes and the audit log are not among them.
-const CAPABILITIES: [&str; 11] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
 
 const ALL_CAPABILITIES: [&str; 41] = [
     "CAP_CHOWN",
@@ -258,7 +244,7 @@ fn capabilities(context: Option<&SecurityContext>, privileged: bool) -> Vec<Stri
     let drop = named(changes.and_then(|changes| changes.drop.as_ref()));
     let add = named(changes.and_then(|changes| changes.add.as_ref()));
     let all = |list: &[String]| list.iter().any(|name| name == "CAP_ALL");
-    let base: &[&str] = if all(&add) { &ALL_CAPABILITIES } else { &CAPABILITIES };
+    let base: &[&str] = if all(&add) { &ALL_CAPABILITIES } else { &DEFAULT_CAPABILITIES };
     let mut kept: Vec<String> = base
         .iter()
         .map(|name| (*name).to_owned())

@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    Container, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod, ProjectedVolumeSource,
-    Volume,
+    Container, DownwardAPIVolumeFile, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod,
+    ProjectedVolumeSource, Volume,
 };
 use kube::api::Api;
 use kube::{Client, ResourceExt};
@@ -136,15 +136,7 @@ async fn prepare_one(
         }
         files.mode = source.default_mode;
     } else if let Some(source) = &volume.downward_api {
-        for item in source.items.iter().flatten() {
-            let field =
-                item.field_ref.as_ref().map(|field| field_value(pod, &field.field_path, facts));
-            files.put(
-                &item.path,
-                field.transpose()?.unwrap_or_default().into_bytes(),
-                item.mode,
-            )?;
-        }
+        files.add_downward(source.items.as_deref().unwrap_or_default(), pod, facts)?;
         files.mode = source.default_mode;
     } else if let Some(source) = &volume.projected {
         files.mode = source.default_mode;
@@ -181,15 +173,7 @@ async fn project(
                 files.add_secret(&secret, source.items.as_deref(), optional)?;
             }
         } else if let Some(source) = &part.downward_api {
-            for item in source.items.iter().flatten() {
-                let field =
-                    item.field_ref.as_ref().map(|field| field_value(pod, &field.field_path, facts));
-                files.put(
-                    &item.path,
-                    field.transpose()?.unwrap_or_default().into_bytes(),
-                    item.mode,
-                )?;
-            }
+            files.add_downward(source.items.as_deref().unwrap_or_default(), pod, facts)?;
         } else {
             return Err(Cause::config(format!(
                 "volume `{}` projects a source this node does not support yet",
@@ -314,6 +298,21 @@ impl Files {
         let data =
             secret.data.iter().flatten().map(|(name, bytes)| (name.clone(), bytes.0.clone()));
         self.add(&format!("Secret `{}`", secret.name_any()), data.collect(), items, optional)
+    }
+
+    fn add_downward(
+        &mut self,
+        items: &[DownwardAPIVolumeFile],
+        pod: &Pod,
+        facts: &Facts,
+    ) -> Result<(), Cause> {
+        for item in items {
+            let field = item.field_ref.as_ref();
+            let value =
+                field.map(|field| field_value(pod, &field.field_path, facts)).transpose()?;
+            self.put(&item.path, value.unwrap_or_default().into_bytes(), item.mode)?;
+        }
+        Ok(())
     }
 
     fn write(&self, directory: &Path) -> io::Result<()> {

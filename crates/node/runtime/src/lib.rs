@@ -20,3 +20,18 @@ mod process;
 pub use container::{Container, CreateError, CreateRequest, ExecRequest, Stdio};
 pub use namespaces::{IdMapping, Namespaces};
 pub use rootfs::Rootfs;
+
+/// Capabilities of every container and build step that asks for no others. Raw sockets, device nodes and the audit log are not among them.
+pub const DEFAULT_CAPABILITIES: [&str; 11] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
