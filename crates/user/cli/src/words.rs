@@ -81,8 +81,20 @@ fn running(pod: &Pod, status: &ContainerStatus) -> &'static str {
         (false, _, _) => "running",
         (true, true, _) => "running (healthy)",
         (true, false, false) => "running (starting)",
-        (true, false, true) => "running (unhealthy)",
+        (true, false, true) if was_ready(pod, status) => "running (unhealthy)",
+        (true, false, true) => "running (starting)",
     }
+}
+
+/// Whether this run of the container had been ready before: the pod's condition then changed after its start.
+fn was_ready(pod: &Pod, status: &ContainerStatus) -> bool {
+    let running = status.state.as_ref().and_then(|state| state.running.as_ref());
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let changed = conditions
+        .and_then(|conditions| conditions.iter().find(|one| one.type_ == "ContainersReady"))
+        .and_then(|condition| condition.last_transition_time.as_ref());
+    let begun = running.and_then(|running| running.started_at.as_ref());
+    begun.zip(changed).is_some_and(|(begun, changed)| changed.0 > begun.0)
 }
 
 fn without_container(pod: &Pod) -> String {
@@ -118,11 +130,27 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_healthy_can_be_unhealthy() {
+        let at = |changed: &str| {
+            word(json!({
+                "phase": "Running",
+                "conditions": [{ "type": "ContainersReady", "status": "False", "lastTransitionTime": changed }],
+                "containerStatuses": [{
+                    "name": "a", "image": "x", "imageID": "", "restartCount": 0, "ready": false, "started": true,
+                    "state": { "running": { "startedAt": "2026-01-01T00:00:05Z" } },
+                }],
+            }))
+        };
+        assert_eq!(at("2026-01-01T00:00:04Z"), "running (starting)");
+        assert_eq!(at("2026-01-01T00:00:09Z"), "running (unhealthy)");
+    }
+
+    #[test]
     fn states_have_docker_words() {
         let running = || json!({ "running": {} });
         assert_eq!(of(running(), true, true), "running (healthy)");
         assert_eq!(of(running(), false, false), "running (starting)");
-        assert_eq!(of(running(), false, true), "running (unhealthy)");
+        assert_eq!(of(running(), false, true), "running (starting)");
         assert_eq!(of(json!({ "terminated": { "exitCode": 3 } }), false, false), "exited (3)");
         let killed = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
         assert_eq!(of(killed, false, false), "exited (137, out of memory)");

@@ -108,7 +108,12 @@ fn coming(pods: &[&Pod]) -> String {
     let states = pods.iter().map(|pod| words::status(pod));
     let state =
         states.into_iter().find(|state| !matches!(state.as_str(), "running" | "running (healthy)"));
-    state.unwrap_or_else(|| "starting".to_owned())
+    // A checked container that runs and is not ready yet: `running (starting)` would say the same twice.
+    let short = state.map(|state| match state.strip_prefix("running (") {
+        Some(rest) => rest.trim_end_matches(')').to_owned(),
+        None => state,
+    });
+    short.unwrap_or_else(|| "starting".to_owned())
 }
 
 /// Why a pod will not come to work by itself.
