@@ -1,6 +1,7 @@
 //! The one binary: it wires the crates together and holds no logic of its own.
 
 mod background;
+mod ballast;
 mod host;
 mod names;
 mod nodes;

@@ -88,6 +88,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o711))
         .map_err(failed)?;
     let _only = lock(&data)?;
+    crate::ballast::trim(&data).map_err(failed)?;
     remember(&settings).map_err(failed)?;
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone()));
@@ -228,7 +229,13 @@ fn remember(settings: &ServeSettings) -> io::Result<()> {
         "podCidr": settings.pod_cidr.to_string(),
         "serviceCidr": settings.service_cidr.to_string(),
     });
-    std::fs::write(settings.data.join("settings.json"), text.to_string())
+    let (path, text) = (settings.data.join("settings.json"), text.to_string());
+    if std::fs::read_to_string(&path).is_ok_and(|known| known == text) {
+        return Ok(());
+    }
+    let draft = settings.data.join("settings.json.new");
+    std::fs::write(&draft, text)?;
+    std::fs::rename(draft, path)
 }
 
 /// One server a data directory. The lock ends with the process.

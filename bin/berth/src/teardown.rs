@@ -81,6 +81,7 @@ fn remove(data: &Path) -> Result<(), TeardownError> {
         "store.redb",
         "server.json",
         "settings.json",
+        "ballast",
         "kubeconfig",
         "dns.kubeconfig",
         "dns.pid",

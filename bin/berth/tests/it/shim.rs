@@ -144,7 +144,9 @@ fn the_pod_outlives_its_starter() {
     assert!(state[0].exit.is_none(), "the container still runs");
     let (read_out, write_out) = pipe().unwrap();
     let (_read_err, write_err) = pipe().unwrap();
-    let (offset, input) = pod.shim.attach("web", &write_out, &write_err).unwrap();
+    let berth_shim::client::Attached { offset, first, input } =
+        pod.shim.attach("web", &write_out, &write_err).unwrap();
+    assert!(first);
     drop((write_out, write_err));
     assert_eq!(offset, 0);
     rustix::io::write(input.unwrap(), b"hello\n").unwrap();
@@ -169,7 +171,7 @@ fn a_slow_reader_loses_nothing() {
     pod.shim.start(pod.order("web", line)).unwrap();
     let (read_out, write_out) = pipe().unwrap();
     let (_read_err, write_err) = pipe().unwrap();
-    let (_, input) = pod.shim.attach("web", &write_out, &write_err).unwrap();
+    let input = pod.shim.attach("web", &write_out, &write_err).unwrap().input;
     drop((write_out, write_err));
     rustix::io::write(input.unwrap(), b"go\n").unwrap();
     // The pipe is far smaller than the output, so the container waits for us.

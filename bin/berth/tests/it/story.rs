@@ -1,5 +1,7 @@
 //! What the README promises, run as a user would: the real binary, kubectl, real Redis and PostgreSQL.
 
 mod bad_input;
+mod full_disk;
 mod single;
+mod streams;
 mod votes;

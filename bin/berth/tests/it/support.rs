@@ -17,7 +17,7 @@ pub struct Said {
 }
 
 impl Said {
-    fn of(output: &Output) -> Self {
+    pub fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             output: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -113,14 +113,25 @@ impl Berth {
     }
 
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
-        command
-            .arg("--kubeconfig")
-            .arg(self.data.join("kubeconfig"))
-            .args(arguments)
-            .stdin(Stdio::null());
+        self.with_kubeconfig(Command::new("kubectl"), arguments)
+    }
+
+    /// The kubectl of one minor version. Several lie beside the one on the PATH, which hands over to them.
+    pub fn kubectl_of(&self, minor: &str, arguments: &[&str]) -> Command {
+        let path = std::env::var_os("PATH").unwrap();
+        let found = std::env::split_paths(&path).map(|folder| folder.join("kubectl"));
+        let kubectl = found.filter_map(|path| path.canonicalize().ok()).next();
+        let kubectl = kubectl.expect("kubectl is needed on the PATH");
+        let own = kubectl.with_file_name(format!("kubectl.{minor}"));
+        assert!(own.exists(), "kubectl {minor} is needed as {}", own.display());
+        self.with_kubeconfig(Command::new(own), arguments)
+    }
+
+    fn with_kubeconfig(&self, mut command: Command, arguments: &[&str]) -> Command {
+        command.arg("--kubeconfig").arg(self.data.join("kubeconfig"));
         // Discovery is cached by address, and addresses of servers in tests come round again.
         command.arg("--cache-dir").arg(self.data.join("kubectl-cache"));
+        command.args(arguments).stdin(Stdio::null());
         command
     }
 

@@ -1,10 +1,11 @@
-//! The node's HTTP service: logs, exec, attach, on the paths of a kubelet.
+//! The node's HTTP service: logs, exec, attach, port-forward, on the paths of a kubelet.
 
 use std::convert::Infallible;
 use std::fs;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
+use berth_shim::Shim;
 use berth_shim::protocol::Filter;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -36,6 +37,9 @@ pub(crate) struct Remembered {
     pub spec: Spec,
     pub user: Option<String>,
     pub filter: Filter,
+    /// Its input ends with that of the first client. A terminal's stays open: whoever comes back can go on.
+    #[serde(default)]
+    pub input_once: bool,
 }
 
 impl Remembered {
@@ -103,7 +107,7 @@ impl Access {
         self.closing.cancel();
     }
 
-    fn find(&self, namespace: &str, pod: &str, container: &str) -> Result<Found, Refusal> {
+    fn directory(&self, namespace: &str, pod: &str) -> Result<PodDirectory, Refusal> {
         let pods = self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner);
         let uid = pods.get(&(namespace.to_owned(), pod.to_owned())).cloned();
         drop(pods);
@@ -111,7 +115,11 @@ impl Access {
             code: StatusCode::NOT_FOUND,
             message: format!("pod `{namespace}/{pod}` is not on this node"),
         };
-        let directory = PodDirectory::of(&self.shared.settings.data, &uid.ok_or_else(missing)?);
+        Ok(PodDirectory::of(&self.shared.settings.data, &uid.ok_or_else(missing)?))
+    }
+
+    fn find(&self, namespace: &str, pod: &str, container: &str) -> Result<Found, Refusal> {
+        let directory = self.directory(namespace, pod)?;
         let waiting = || {
             Refusal::bad(format!("container \"{container}\" in pod \"{pod}\" is waiting to start"))
         };
@@ -128,6 +136,11 @@ impl Access {
         let path = request.uri().path().trim_matches('/').to_owned();
         let parts: Vec<&str> = path.split('/').collect();
         let query = Query::parse(request.uri().query().unwrap_or_default());
+        if let ["portForward", namespace, pod] = parts.as_slice() {
+            let directory = self.directory(namespace, pod)?;
+            let shim = Shim::at(directory.path());
+            return stream::port_forward(shim, &mut request, self.closing);
+        }
         let [verb, namespace, pod, container] = parts.as_slice() else {
             return Err(Refusal {
                 code: StatusCode::NOT_FOUND,
@@ -141,7 +154,7 @@ impl Access {
             "attach" => stream::attach(found, &query, &mut request, self.closing),
             other => Err(Refusal {
                 code: StatusCode::NOT_FOUND,
-                message: format!("this node does not serve `{other}` yet"),
+                message: format!("this node does not serve `{other}`"),
             }),
         }
     }

@@ -211,6 +211,27 @@ fn rotated(path: &Path, open: &BufReader<std::fs::File>) -> bool {
     }
 }
 
+/// What a container wrote to standard output and to standard error, up to an offset of its log file: the last lines of it, at
+/// most `limit` bytes of the file.
+pub fn before(path: &Path, offset: u64, limit: u64) -> io::Result<[Vec<u8>; 2]> {
+    let mut file = std::fs::File::open(path)?;
+    let start = offset.saturating_sub(limit);
+    file.seek(SeekFrom::Start(start))?;
+    let mut lines = Vec::new();
+    read_lines(&mut BufReader::new(file.take(offset - start)), &mut lines)?;
+    // The first one may be half a line.
+    let whole = lines.iter().skip(usize::from(start > 0));
+    let mut texts = [Vec::new(), Vec::new()];
+    for line in whole.filter_map(|line| parse(line)) {
+        let text = &mut texts[usize::from(line.stream != b"stdout")];
+        text.extend_from_slice(line.content);
+        if line.complete {
+            text.push(b'\n');
+        }
+    }
+    Ok(texts)
+}
+
 /// The current size-limited content of a small file, such as a termination log.
 pub fn read_short(path: &Path, limit: u64) -> io::Result<String> {
     let mut file = std::fs::File::open(path)?;
@@ -244,6 +265,19 @@ mod tests {
     #[tokio::test]
     async fn rotated_files_and_split_lines_read_as_one() {
         assert_eq!(collect(LogQuery::default()).await, "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn what_came_before_is_whole_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.log");
+        let lines = ["0 stdout F one\r\n", "1 stderr F no\n", "2 stdout P tw\n", "3 stdout F o\n"];
+        std::fs::write(&path, lines.concat() + "4 stdout F later\n").unwrap();
+        let offset = lines.concat().len() as u64;
+        let texts = |output: &str, errors: &str| [output.as_bytes().to_vec(), errors.into()];
+        assert_eq!(before(&path, offset, 1000).unwrap(), texts("one\r\ntwo\n", "no\n"));
+        let last = lines[3].len() as u64;
+        assert_eq!(before(&path, offset, last + 5).unwrap(), texts("o\n", ""));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! where policies are.
 
 pub mod address;
+pub mod dial;
 pub mod node;
 pub mod pod;
 

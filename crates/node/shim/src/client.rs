@@ -56,6 +56,17 @@ pub struct Execution {
     pub pid: i32,
 }
 
+/// What [`Shim::attach`] found.
+#[derive(Debug)]
+pub struct Attached {
+    /// How much is in the container's log file before what is copied.
+    pub offset: u64,
+    /// Nobody was attached before.
+    pub first: bool,
+    /// The container's input, if it is open.
+    pub input: Option<OwnedFd>,
+}
+
 /// What [`Shim::subscribe`] yields.
 #[derive(Debug)]
 pub struct Events {
@@ -130,8 +141,7 @@ impl Shim {
         })
     }
 
-    /// Copies output of a container to two descriptors from now on. Returns how much is in its log file before that, and
-    /// the container's input, if it is open.
+    /// Copies output of a container to two descriptors from now on, beginning with the line that is being written.
     ///
     /// # Errors
     /// See [`ShimError`].
@@ -140,11 +150,11 @@ impl Shim {
         container: &str,
         output: &OwnedFd,
         error: &OwnedFd,
-    ) -> Result<(u64, Option<OwnedFd>), ShimError> {
+    ) -> Result<Attached, ShimError> {
         let request = Request::Attach { container: container.to_owned() };
         match self.ask(&request, &[output.as_fd(), error.as_fd()])? {
-            (_, Reply::Attached { offset }, descriptors) => {
-                Ok((offset, descriptors.into_iter().next()))
+            (_, Reply::Attached { offset, first }, descriptors) => {
+                Ok(Attached { offset, first, input: descriptors.into_iter().next() })
             }
             (_, other, _) => Err(self.silent()(unexpected(&other))),
         }

@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use crate::exit_file::ExitFile;
 use crate::log::{Journal, Stream};
 use crate::protocol::{ContainerState, Exit};
 
@@ -38,10 +39,13 @@ pub struct Held {
     /// The container's input: a pipe, or the controlling side of its terminal.
     pub input: Option<OwnedFd>,
     pub exit: Option<Exit>,
+    pub exit_file: ExitFile,
     started: i64,
     memory_kills: u64,
     journal: Journal,
     attachments: Vec<Attachment>,
+    /// Somebody has been attached.
+    attended: bool,
 }
 
 /// How much of a container's output is read in one go.
@@ -54,6 +58,7 @@ impl Held {
         cgroup: Cgroup,
         mapped: bool,
         journal: Journal,
+        exit_file: ExitFile,
     ) -> Self {
         let memory_kills = cgroup.memory_kills();
         Self {
@@ -67,7 +72,9 @@ impl Held {
             started: now(),
             memory_kills,
             journal,
+            exit_file,
             attachments: Vec::new(),
+            attended: false,
         }
     }
 
@@ -80,12 +87,21 @@ impl Held {
         }
     }
 
-    pub fn attach(&mut self, sinks: [OwnedFd; 2]) -> io::Result<u64> {
+    /// Adds somebody who reads along. Returns how much is in the log file before what they get, and whether they are the
+    /// first.
+    pub fn attach(&mut self, sinks: [OwnedFd; 2]) -> io::Result<(u64, bool)> {
         for sink in &sinks {
             set_nonblocking(sink)?;
         }
-        self.attachments.push(Attachment { sinks, waiting: [Vec::new(), Vec::new()] });
-        Ok(self.journal.offset())
+        let mut attachment = Attachment { sinks, waiting: [Vec::new(), Vec::new()] };
+        // A line without its end, such as a prompt, is in no log file yet.
+        for stream in [Stream::Output, Stream::Error] {
+            if !attachment.offer(stream, self.journal.unfinished(stream)) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+        }
+        self.attachments.push(attachment);
+        Ok((self.journal.offset(), !std::mem::replace(&mut self.attended, true)))
     }
 
     /// Whether output may be read: not while an attachment is behind.

@@ -10,6 +10,7 @@ pub mod protocol;
 pub mod zygote;
 
 mod container;
+mod exit_file;
 mod server;
 
 pub use client::Shim;

@@ -67,6 +67,12 @@ impl Journal {
         self.written
     }
 
+    /// What came of a line whose end has not come yet, as far as it is not in the file.
+    #[must_use]
+    pub fn unfinished(&self, stream: Stream) -> &[u8] {
+        &self.pending[stream as usize]
+    }
+
     /// Takes a piece of output; complete lines are written at once.
     pub fn take(&mut self, stream: Stream, mut bytes: &[u8]) {
         while !bytes.is_empty() {

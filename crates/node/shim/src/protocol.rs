@@ -179,6 +179,9 @@ pub enum Reply {
     Attached {
         /// Bytes in the current log file.
         offset: u64,
+        /// Nobody was attached to the container before.
+        #[serde(default)]
+        first: bool,
     },
     /// What runs, and what ran and is not yet forgotten.
     State(Vec<ContainerState>),

@@ -16,6 +16,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::client::{SOCKET, short};
 use crate::container::{Held, Source, reap, set_nonblocking};
+use crate::exit_file::ExitFile;
 use crate::log::{Journal, Stream};
 use crate::protocol::{self, Exec, Exit, Filter, Reply, Request, Sandbox, Start};
 
@@ -163,11 +164,9 @@ impl Server {
     /// Writes the exit down, for an agent that finds no shim, and tells the subscribers.
     fn announce(&mut self, index: usize, exit: Exit) -> io::Result<()> {
         let name = self.containers[index].name.clone();
-        let path = self.directory.join(format!("{name}.exit"));
-        let text = serde_json::to_vec(&exit)?;
-        if let Err(error) = std::fs::write(&path, text) {
-            // A full disk: the exit is still held in memory, which is where a living shim is asked.
-            let message = format!("cannot write {}: {error}\n", path.display());
+        if let Err(error) = self.containers[index].exit_file.write(exit) {
+            // The exit is still held in memory, which is where a living shim is asked.
+            let message = format!("cannot write the exit of {name}: {error}\n");
             let _nowhere_left = rustix::io::write(io::stderr(), message.as_bytes());
         }
         let reply = Reply::Exited { container: name, exit };
@@ -243,6 +242,8 @@ impl Server {
 
     fn start(&mut self, start: Start) -> Result<(Reply, Vec<OwnedFd>), Reply> {
         let cgroup = Cgroup::at(&self.hierarchies, &start.cgroup);
+        let exit_file =
+            ExitFile::reserve(&self.directory, &start.container).map_err(|error| failed(&error))?;
         let journal = Journal::open(&start.log, start.log_size, start.log_files)
             .map_err(|error| failed(&error))?;
         let seccomp = filter(&start.filter, start.spec.process().as_ref(), &start.spec)?;
@@ -267,7 +268,7 @@ impl Server {
         let terminal = process.terminal.take();
         let pid = process.pid.as_raw_nonzero().get();
         let mapped = self.sandbox.user.is_some();
-        let mut held = Held::new(start.container, process, cgroup, mapped, journal);
+        let mut held = Held::new(start.container, process, cgroup, mapped, journal, exit_file);
         if let Some((input, sources)) = streams {
             (held.input, held.sources) = (input, sources);
         }
@@ -342,8 +343,8 @@ impl Server {
         let held = self.find(container)?;
         let input = held.input.as_ref().map(rustix::io::dup).transpose();
         let input = input.map_err(|error| failed(&error))?;
-        let offset = held.attach(sinks).map_err(|error| failed(&error))?;
-        Ok((Reply::Attached { offset }, input.into_iter().collect()))
+        let (offset, first) = held.attach(sinks).map_err(|error| failed(&error))?;
+        Ok((Reply::Attached { offset, first }, input.into_iter().collect()))
     }
 
     fn signal(&mut self, container: &str, number: i32) -> Result<(Reply, Vec<OwnedFd>), Reply> {

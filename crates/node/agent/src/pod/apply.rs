@@ -209,7 +209,7 @@ impl Workshop {
         let resources = config::resources(pod, container)?;
         let prepared =
             config::prepare(Ingredients { pod, container, image: &image, environment, mounts })?;
-        self.remember(&instance, &prepared).map_err(|error| {
+        self.remember(container, &instance, &prepared).map_err(|error| {
             Cause::create(format!("cannot write the container's configuration: {error}"))
         })?;
         let scratch = self.directory.scratch(&instance);
@@ -283,11 +283,17 @@ impl Workshop {
     }
 
     /// Keeps the configuration for `exec` and for probes after a restart of the agent.
-    fn remember(&self, instance: &str, prepared: &config::Prepared) -> io::Result<()> {
+    fn remember(
+        &self,
+        container: &Container,
+        instance: &str,
+        prepared: &config::Prepared,
+    ) -> io::Result<()> {
         let kept = crate::access::Remembered {
             spec: prepared.spec.clone(),
             user: prepared.user.clone(),
             filter: prepared.filter.clone(),
+            input_once: container.stdin_once.unwrap_or(false) && !container.tty.unwrap_or(false),
         };
         fs::write(self.directory.etc(&format!("{instance}.json")), serde_json::to_vec(&kept)?)
     }

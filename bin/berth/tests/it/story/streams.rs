@@ -1,0 +1,190 @@
+//! kubectl's exec, cp, attach, run and port-forward, over SPDY (up to 1.29) and over WebSocket (from 1.30 and 1.31 on).
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::support::{Berth, Said, free_port, http, until};
+
+const SHORT: Duration = Duration::from_secs(20);
+/// The oldest that is promised, the first with WebSocket for port-forward, the newest.
+const MINORS: [&str; 3] = ["1.29", "1.31", "1.33"];
+
+#[test]
+fn every_kubectl_reaches_into_containers() {
+    let berth = Berth::new("flow", 172);
+    berth.berth(&["image", "bootstrap", "busybox"]).good();
+    let serve = "mkdir /www && echo hi > /www/index.html && exec httpd -f -p 8000 -h /www";
+    berth.berth(&["run", "-d", "--name", "web", "busybox", "sh", "-c", serve]).good();
+    for minor in MINORS {
+        let kubectl = |arguments: &[&str]| berth.kubectl_of(minor, arguments);
+        commands_run(&kubectl);
+        files_are_copied(&berth, &kubectl);
+        ports_are_forwarded(&kubectl);
+        pods_are_run(minor, &kubectl);
+    }
+    a_prompt_is_seen(&berth);
+}
+
+/// Runs with this on its standard input.
+fn fed(mut command: Command, input: &[u8]) -> Said {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let (mut stdin, input) = (child.stdin.take().expect("piped"), input.to_vec());
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().expect("it ends");
+    writer.join().expect("no panic").expect("all input is taken");
+    Said::of(&output)
+}
+
+fn commands_run(kubectl: &dyn Fn(&[&str]) -> Command) {
+    let exec = |arguments: &[&str]| {
+        let output = kubectl(&[&["exec", "web", "--"], arguments].concat()).output();
+        Said::of(&output.expect("kubectl starts"))
+    };
+    let said = exec(&["sh", "-c", "echo out; echo err >&2; exit 7"]);
+    assert_eq!((said.code, said.output.as_str()), (7, "out\n"), "{}", said.errors);
+    assert!(said.errors.starts_with("err\n"), "{}", said.errors);
+    assert_eq!(exec(&["no-such-command"]).code, 127);
+    let megabytes: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
+    let said = fed(kubectl(&["exec", "-i", "web", "--", "md5sum"]), &megabytes);
+    let expected = fed(Command::new("md5sum"), &megabytes).good();
+    assert_eq!(said.good(), expected);
+    // A terminal of its own size, made by `script`.
+    let line: Vec<String> =
+        kubectl(&["exec", "-it", "web", "--", "sh", "-c", "'sleep 0.3; stty size'"])
+            .get_args()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect();
+    let program = kubectl(&[]).get_program().to_string_lossy().into_owned();
+    let inner = format!("stty rows 33 cols 77; {program} {}", line.join(" "));
+    let said = fed(
+        {
+            let mut script = Command::new("script");
+            script.args(["-qec", &inner, "/dev/null"]);
+            script
+        },
+        b"",
+    );
+    assert!(said.output.contains("33 77"), "{}{}", said.output, said.errors);
+}
+
+fn files_are_copied(berth: &Berth, kubectl: &dyn Fn(&[&str]) -> Command) {
+    let (there, back) = (berth.data.join("there"), berth.data.join("back"));
+    fs::write(&there, vec![b'x'; 2 << 20]).expect("the disk has room");
+    let path = |path: &std::path::Path| path.display().to_string();
+    for arguments in [[path(&there), "web:/tmp/copy".into()], ["web:/tmp/copy".into(), path(&back)]]
+    {
+        let output = kubectl(&["cp", &arguments[0], &arguments[1]]).output();
+        Said::of(&output.expect("kubectl starts")).good();
+    }
+    assert_eq!(fs::read(&there).expect("it is there"), fs::read(&back).expect("it came back"));
+    fs::remove_file(back).expect("it is ours");
+}
+
+/// A `kubectl port-forward` that listens.
+struct Forward {
+    child: Child,
+    port: u16,
+}
+
+impl Forward {
+    fn start(kubectl: &dyn Fn(&[&str]) -> Command, to: u16) -> Self {
+        let port = free_port();
+        let mut child = kubectl(&["port-forward", "pod/web", &format!("{port}:{to}")])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl starts");
+        let mut line = String::new();
+        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+        lines.read_line(&mut line).expect("it speaks");
+        assert!(line.starts_with("Forwarding from"), "{line}");
+        // It says every connection; somebody has to listen.
+        std::thread::spawn(move || lines.lines().map_while(Result::ok).count());
+        Self { child, port }
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn ports_are_forwarded(kubectl: &dyn Fn(&[&str]) -> Command) {
+    let forward = Forward::start(kubectl, 8000);
+    // One that stays open does not hold up the others.
+    let idle = TcpStream::connect(("127.0.0.1", forward.port)).expect("it listens");
+    for _ in 0..3 {
+        let answer = http("GET", forward.port, "/", "").expect("it answers");
+        assert!(answer.ends_with("hi\n"), "{answer}");
+    }
+    drop((idle, forward));
+    let mut forward = Forward::start(kubectl, 81);
+    assert_eq!(http("GET", forward.port, "/", "").unwrap_or_default(), "");
+    let mut errors = String::new();
+    let mut stream = BufReader::new(forward.child.stderr.take().expect("piped"));
+    stream.read_line(&mut errors).expect("it says why");
+    assert!(errors.contains("port 81") && errors.contains("refused"), "{errors}");
+}
+
+fn pods_are_run(minor: &str, kubectl: &dyn Fn(&[&str]) -> Command) {
+    let name = format!("one-{}", minor.replace('.', "-"));
+    let line = ["run", "-i", "--rm", "--restart=Never", "--image=busybox", &name, "--"];
+    let words = ["sh", "-c", "echo first; cat; echo last >&2"];
+    let said = fed(kubectl(&[&line[..], &words].concat()), b"hello\n");
+    assert_eq!(said.code, 0, "{}{}", said.output, said.errors);
+    for part in ["first\n", "hello\n"] {
+        assert!(said.output.contains(part), "no {part:?} in {:?}", said.output);
+    }
+    assert!(said.errors.contains("last\n"), "{}", said.errors);
+}
+
+/// An interactive container repeats what it said to the first who attaches, even a line without an end.
+fn a_prompt_is_seen(berth: &Berth) {
+    let line = "printf \"welcome\\nname? \"; read name; echo hello $name";
+    for round in 0..5 {
+        let name = format!("asks-{round}");
+        let mut command = berth.command(&["run", "-it", "--rm", "--name", &name, "busybox"]);
+        command.args(["sh", "-c", line]);
+        let mut child = terminal(&command);
+        let mut screen = String::new();
+        let mut output = child.stdout.take().expect("piped");
+        let mut input = child.stdin.take().expect("piped");
+        let mut buffer = [0; 256];
+        while !screen.contains("name? ") {
+            let length = std::io::Read::read(&mut output, &mut buffer).expect("it can be read");
+            assert!(length > 0, "ended with {screen:?}");
+            screen += &String::from_utf8_lossy(&buffer[..length]);
+        }
+        assert!(screen.contains("welcome"), "{screen}");
+        input.write_all(b"world\n").expect("it listens");
+        std::io::Read::read_to_string(&mut output, &mut screen).expect("text");
+        assert!(screen.contains("hello world"), "{screen}");
+        drop(input);
+        assert!(child.wait().expect("it ends").success());
+    }
+    until("nothing is left", SHORT, || berth.pods("default", None).len() == 1);
+}
+
+/// Runs a command on a terminal of its own.
+fn terminal(command: &Command) -> Child {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted: Vec<String> =
+        words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', "'\\''"))).collect();
+    Command::new("script")
+        .args(["-qec", &quoted.join(" "), "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("util-linux is needed for `script`")
+}
