@@ -100,6 +100,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     let options = Options {
         service_addresses: settings.service_cidr,
         nodes: Arc::new(own.clone()),
+        room: Arc::new(crate::ballast::Disk(data.clone())),
         ..Options::default()
     };
     let api = ApiServer::start(Arc::new(store), options).await?;

@@ -11,7 +11,7 @@ use crate::output::Form;
 use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
 use crate::service::{header, json};
-use crate::{Body, delete, list, patch, pods, scale, watch, write};
+use crate::{Body, Identity, delete, list, patch, pods, room, scale, watch, write};
 
 /// What to do about fields nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +97,8 @@ impl Call {
             Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward,
             Resize, Scale, Token,
         };
+        let identity = request.extensions().get::<Identity>();
+        room::check(&*self.shared.options.room, identity, verb, self.subresource)?;
         let mut response = match (self.subresource, verb) {
             (Some(Log | Exec | Attach | PortForward), "get" | "create") => {
                 return pods::stream(&self, request).await;

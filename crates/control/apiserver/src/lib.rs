@@ -23,6 +23,7 @@ mod patch;
 mod path;
 mod pods;
 mod registry;
+mod room;
 mod scale;
 mod server;
 mod service;
@@ -35,6 +36,7 @@ pub use access::{Attributes, Authorizer, GroupAuthorizer, Identity, Verdict};
 pub use body::{Body, BoxError};
 pub use listen::ListenError;
 pub use nodes::{NoNodes, NodeService, Nodes};
+pub use room::{Endless, Room};
 pub use server::{ApiServer, Clock, Options, StartError};
 pub use service::ApiService;
 

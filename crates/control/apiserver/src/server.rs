@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
 use crate::feed::Decoded;
-use crate::{ApiService, Authorizer, GroupAuthorizer, Identity, NoNodes, Nodes, bootstrap};
+use crate::{
+    ApiService, Authorizer, Endless, GroupAuthorizer, Identity, NoNodes, Nodes, Room, bootstrap,
+};
 
 /// Says what time it is.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -30,6 +32,8 @@ pub struct Options {
     pub nodes: Arc<dyn Nodes>,
     /// Who may do what.
     pub authorizer: Arc<dyn Authorizer>,
+    /// How much the store may still take.
+    pub room: Arc<dyn Room>,
     /// What time it is.
     pub clock: Clock,
 }
@@ -42,6 +46,7 @@ impl Default for Options {
             advertise: None,
             nodes: Arc::new(NoNodes),
             authorizer: Arc::new(GroupAuthorizer),
+            room: Arc::new(Endless),
             clock: Arc::new(Timestamp::now),
         }
     }
