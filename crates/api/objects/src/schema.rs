@@ -58,7 +58,17 @@ pub enum Form {
     MicroTime,
     /// Any JSON.
     Raw,
+    /// A schema or a list of schemas, within a custom resource's definition.
+    SchemaOrArray,
+    /// A schema or a flag.
+    SchemaOrBool,
+    /// A schema or a list of names.
+    SchemaOrStrings,
 }
+
+/// What stands in the alternative forms.
+pub const JSON_SCHEMA: &str =
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
 /// A basic type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -1,12 +1,20 @@
 //! The table of built-in resources, one module for each group. A new kind is a row there, a schema, and whatever rules it
 //! needs.
 
+mod admission;
 mod apps;
+mod autoscaling;
+mod batch;
 mod coordination;
 mod core;
+mod devices;
 mod discovery;
 mod events;
+mod flowcontrol;
 mod networking;
+mod node;
+mod policy;
+mod scheduling;
 mod storage;
 
 use berth_objects::{Resource, Scope};
@@ -36,13 +44,21 @@ const fn v1(
     }
 }
 
-static GROUPS: [&[Resource]; 7] = [
+static GROUPS: [&[Resource]; 15] = [
     &core::RESOURCES,
+    &admission::RESOURCES,
     &apps::RESOURCES,
+    &autoscaling::RESOURCES,
+    &batch::RESOURCES,
     &coordination::RESOURCES,
+    &devices::RESOURCES,
     &discovery::RESOURCES,
     &events::RESOURCES,
+    &flowcontrol::RESOURCES,
     &networking::RESOURCES,
+    &node::RESOURCES,
+    &policy::RESOURCES,
+    &scheduling::RESOURCES,
     &storage::RESOURCES,
 ];
 

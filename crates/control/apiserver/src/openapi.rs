@@ -12,7 +12,7 @@ use berth_objects::{Resource, Subresource};
 use http::Response;
 use serde_json::{Map, Value, json};
 
-use crate::discovery::{groups, tag};
+use crate::discovery::{groups, tag, versions};
 use crate::service::raw;
 use crate::{Body, VERSION};
 
@@ -24,8 +24,8 @@ type Texts = std::collections::HashMap<
     std::collections::HashMap<&'static str, std::borrow::Cow<'static, str>>,
 >;
 
-fn root(group: &str) -> String {
-    if group.is_empty() { "api/v1".to_owned() } else { format!("apis/{group}/v1") }
+fn root(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
 /// Where the documents are. Clients keep a document as long as its hash is the same.
@@ -33,27 +33,31 @@ pub(crate) fn index() -> Value {
     static INDEX: LazyLock<Value> = LazyLock::new(|| {
         let mut paths = Map::new();
         for group in groups().into_keys() {
-            let root = root(group);
-            let hash = tag(render(group).to_string().as_bytes());
-            let url = format!("/openapi/v3/{root}?hash={hash}");
-            paths.insert(root, json!({"serverRelativeURL": url}));
+            for version in versions(group) {
+                let root = root(group, version);
+                let hash = tag(render(group, version).to_string().as_bytes());
+                let url = format!("/openapi/v3/{root}?hash={hash}");
+                paths.insert(root, json!({"serverRelativeURL": url}));
+            }
         }
         json!({"paths": paths})
     });
     INDEX.clone()
 }
 
-/// The document of a group.
-pub(crate) fn document(group: &str) -> Option<Response<Body>> {
-    groups().contains_key(group).then(|| raw(200, "application/json", render(group).to_string()))
+/// The document of a group in a version.
+pub(crate) fn document(group: &str, version: &str) -> Option<Response<Body>> {
+    let known = versions(group).contains(&version);
+    known.then(|| raw(200, "application/json", render(group, version).to_string()))
 }
 
-fn render(group: &str) -> Value {
+fn render(group: &str, version: &str) -> Value {
     let texts = descriptions();
     let mut names = BTreeSet::new();
     let mut paths = BTreeMap::new();
     let mut schemas = BTreeMap::new();
-    for resource in groups().remove(group).unwrap_or_default() {
+    let all = groups().remove(group).unwrap_or_default();
+    for resource in all.into_iter().filter(|resource| resource.version == version) {
         let name = resource.schema().0;
         collect(name, &mut names);
         for part in resource.subresources {
@@ -141,6 +145,7 @@ fn definition_schema(name: &'static str, definition: &Definition, texts: &Texts)
     }
     match definition.form {
         Form::Object | Form::Raw => drop(schema.insert("type".into(), "object".into())),
+        Form::SchemaOrArray | Form::SchemaOrBool | Form::SchemaOrStrings => {}
         Form::Quantity => {
             drop(schema.insert("oneOf".into(), json!([{"type": "string"}, {"type": "number"}])))
         }
@@ -279,7 +284,7 @@ fn resource_paths(
     const OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
     const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
     let kind = (resource.group, resource.version, resource.kind);
-    let base = format!("/{}", root(resource.group));
+    let base = format!("/{}", root(resource.group, resource.version));
     let folder = if resource.namespaced() {
         let all = format!("{base}/{}", resource.plural);
         paths.insert(all, json!({"get": operation(resource, kind, "list", None, list)}));
