@@ -167,7 +167,7 @@ fn present_with(present: &Fields, owned: &Fields) -> Fields {
 }
 
 /// Applies a configuration. On success `object` is the merged object with its managed fields; `object` may begin as null,
-/// for creation.
+/// for creation. `settle` fills in defaults: whatever they make equal to what is there is no change and so no conflict.
 ///
 /// # Errors
 /// The causes, one for each field that another manager owns and that would change, unless `force` takes it over.
@@ -177,13 +177,16 @@ pub fn apply(
     configuration: &Value,
     manager: &Manager<'_>,
     force: bool,
+    settle: impl Fn(&mut Value),
 ) -> Result<(), Vec<Cause>> {
     let live = object.clone();
     let mut entries = read(&live);
     let wanted = Fields::of(definition, configuration);
     let mut merged = if live.is_null() { json!({}) } else { live.clone() };
     merge_applied(definition, &mut merged, configuration);
-    let changed = Fields::changed(definition, &live, &merged).intersection(&wanted);
+    let mut settled = merged.clone();
+    settle(&mut settled);
+    let changed = Fields::changed(definition, &live, &settled).intersection(&wanted);
     let mut causes = Vec::new();
     for entry in entries.iter_mut().filter(|entry| !entry.is(manager, true)) {
         let conflict = entry.fields.intersection(&changed);
@@ -240,7 +243,7 @@ mod tests {
     fn run(object: &mut Value, name: &str, force: bool, spec: Value) -> Result<(), Vec<Cause>> {
         let configuration = json!({"apiVersion": "apps/v1", "kind": "Deployment",
             "metadata": {"name": "a"}, "spec": spec});
-        apply(schema(), object, &configuration, &by(name), force)
+        apply(schema(), object, &configuration, &by(name), force, |_| ())
     }
 
     #[test]

@@ -62,8 +62,6 @@ const PROBE: &[Row] = &[
 const POD: &[Row] = &[
     ("spec.enableServiceLinks", Always, "true"),
     ("spec.serviceAccountName", Always, r#""default""#),
-    ("spec.priority", Always, "0"),
-    ("spec.preemptionPolicy", Always, r#""PreemptLowerPriority""#),
 ];
 
 const ROLLING: When = Is("type", &["RollingUpdate"]);

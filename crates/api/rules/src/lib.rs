@@ -59,3 +59,23 @@ pub fn present(resource: &Resource, object: Value) -> Value {
 pub fn stored(resource: &Resource, object: Value) -> Value {
     convert::stored(resource, object)
 }
+
+/// What to tell those who create an object of a kind that is kept, but that nothing acts on.
+#[must_use]
+pub fn inert(resource: &Resource) -> Option<&'static str> {
+    match (resource.group, resource.kind) {
+        ("admissionregistration.k8s.io", _) => Some(
+            "this server keeps the object, but does not call webhooks or judge by policies yet",
+        ),
+        ("flowcontrol.apiserver.k8s.io", _) => {
+            Some("this server keeps the object, but does not order requests by it")
+        }
+        ("networking.k8s.io", "ServiceCIDR" | "IPAddress") => {
+            Some("this server keeps the object, but takes addresses of Services from its own range")
+        }
+        ("resource.k8s.io", _) => {
+            Some("this server keeps the object, but does not allocate devices")
+        }
+        _ => None,
+    }
+}

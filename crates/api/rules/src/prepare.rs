@@ -19,7 +19,11 @@ pub(crate) fn create(resource: &Resource, object: &mut Value) {
     match (resource.group, resource.kind) {
         ("", "Namespace") => object.set_default(&["spec", "finalizers"], json!(["kubernetes"])),
         ("", "Secret") => encode(object),
-        ("batch", "Job") => select_own_pods(object),
+        ("batch", "Job") => {
+            select_own_pods(object);
+            // With its template's labels filled in, the job has them, too, if it has none of its own.
+            defaults::apply(resource, object);
+        }
         _ => {}
     }
 }

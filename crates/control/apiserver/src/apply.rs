@@ -56,7 +56,8 @@ pub(crate) async fn apply(
     let version = call.resource.api_version();
     let merge = |call: &Call, object: &mut Value| {
         let manager = call.manager(&version);
-        managed::apply(schema, object, &configuration, &manager, force).map_err(|causes| {
+        let settle = |object: &mut Value| berth_rules::default(call.resource, object);
+        managed::apply(schema, object, &configuration, &manager, force, settle).map_err(|causes| {
             let count = causes.len();
             let texts: Vec<_> =
                 causes.iter().map(|cause| format!("{}: {}", cause.message, cause.field)).collect();

@@ -11,7 +11,7 @@ use crate::output::Form;
 use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
 use crate::service::{header, json};
-use crate::{Body, delete, list, patch, pods, scale, watch, write};
+use crate::{Body, delete, evict, list, patch, pods, scale, watch, write};
 
 /// What to do about fields nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +87,24 @@ impl Call {
         })
     }
 
+    /// A call for another object of the same namespace on behalf of the same client.
+    pub fn beside(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            resource: self.resource,
+            namespace: self.namespace.clone(),
+            name: String::new(),
+            subresource: None,
+            query: Query::default(),
+            form: Form::Whole,
+            manager: self.manager.clone(),
+            dry_run: self.dry_run,
+            applies: false,
+            field_validation: self.field_validation,
+            warnings: Vec::new(),
+        }
+    }
+
     /// Does what the verb says.
     pub async fn run(
         mut self,
@@ -102,7 +120,7 @@ impl Call {
                 return pods::stream(&self, request).await;
             }
             (Some(Binding), "create") => pods::bind(&mut self, request).await?,
-            (Some(Eviction), "create") => pods::evict(&mut self, request).await?,
+            (Some(Eviction), "create") => evict::evict(&mut self, request).await?,
             (Some(Scale), "get") => scale::get(&self).await?,
             (Some(Scale), "update" | "patch") => scale::change(&mut self, request).await?,
             (
