@@ -298,6 +298,12 @@ impl Property {
     }
 }
 
+/// The tables as they are written: another text is another description of the API.
+#[must_use]
+pub fn sources() -> [&'static str; 2] {
+    [TABLE, DESCRIPTIONS]
+}
+
 /// All texts, parsed anew at each call: definition → property → text, its own text under the empty name.
 #[must_use]
 pub fn descriptions() -> HashMap<&'static str, HashMap<&'static str, std::borrow::Cow<'static, str>>>

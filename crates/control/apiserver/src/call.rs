@@ -27,6 +27,8 @@ pub(crate) struct Call {
     pub namespace: String,
     pub name: String,
     pub subresource: Option<Subresource>,
+    /// The subresource of the request where the change is made as one of the whole object.
+    pub via: Option<Subresource>,
     pub query: Query,
     pub form: Form,
     /// Who is noted as the manager of fields.
@@ -77,6 +79,7 @@ impl Call {
             namespace: target.namespace,
             name: target.name,
             subresource: target.subresource,
+            via: None,
             form: Form::negotiate(headers, query.text("includeObject")),
             query,
             manager,
@@ -95,6 +98,7 @@ impl Call {
             namespace: self.namespace.clone(),
             name: String::new(),
             subresource: None,
+            via: None,
             query: Query::default(),
             form: Form::Whole,
             manager: self.manager.clone(),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::service::{header, json as respond, raw};
-use crate::{Body, VERSION, body, openapi};
+use crate::{Body, VERSION, body, openapi, swagger};
 
 pub(crate) fn answer(parts: &[String], request: &Request<Body>) -> Result<Response<Body>, Status> {
     let not_found =
@@ -44,6 +44,7 @@ pub(crate) fn answer(parts: &[String], request: &Request<Body>) -> Result<Respon
         ["apis", name, version] if versions(name).contains(version) => {
             Ok(respond(200, &resource_list(name, version)))
         }
+        ["openapi", "v2"] => Ok(swagger::answer(request.headers())),
         ["openapi", "v3"] => Ok(respond(200, &openapi::index())),
         ["openapi", "v3", "api", "v1"] => openapi::document("", "v1").ok_or_else(not_found),
         ["openapi", "v3", "apis", name, version] => {

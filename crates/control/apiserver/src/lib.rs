@@ -29,6 +29,7 @@ mod scale;
 mod server;
 mod service;
 mod status;
+mod swagger;
 mod table;
 mod watch;
 mod write;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use berth_objects::schema::{
-    Definition, Form, ListType, Property, Schemas, Shape, Type, descriptions,
+    Definition, Form, ListType, Property, Schemas, Shape, Type, descriptions, sources,
 };
 use berth_objects::{Resource, Subresource};
 use http::Response;
@@ -28,21 +28,33 @@ fn root(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-/// Where the documents are. Clients keep a document as long as its hash is the same.
-pub(crate) fn index() -> Value {
-    static INDEX: LazyLock<Value> = LazyLock::new(|| {
-        let mut paths = Map::new();
-        for group in groups().into_keys() {
-            for version in versions(group) {
-                let root = root(group, version);
-                let hash = tag(render(group, version).to_string().as_bytes());
-                let url = format!("/openapi/v3/{root}?hash={hash}");
-                paths.insert(root, json!({"serverRelativeURL": url}));
-            }
+/// What all documents are made from, in short. Clients keep a document as long as this is the same; making the documents
+/// only to name them would take far longer.
+pub(crate) fn edition() -> &'static str {
+    static EDITION: LazyLock<String> = LazyLock::new(|| {
+        let mut all = VERSION.as_bytes().to_vec();
+        sources().iter().for_each(|text| all.extend_from_slice(text.as_bytes()));
+        for resource in berth_rules::resources() {
+            let parts: Vec<_> = resource.subresources.iter().map(|part| part.name()).collect();
+            let names = (resource.group, resource.version, resource.plural, resource.scope, parts);
+            all.extend_from_slice(format!("{names:?}").as_bytes());
         }
-        json!({"paths": paths})
+        tag(&all)
     });
-    INDEX.clone()
+    &EDITION
+}
+
+/// Where the documents are.
+pub(crate) fn index() -> Value {
+    let mut paths = Map::new();
+    for group in groups().into_keys() {
+        for version in versions(group) {
+            let root = root(group, version);
+            let url = format!("/openapi/v3/{root}?hash={}", edition());
+            paths.insert(root, json!({"serverRelativeURL": url}));
+        }
+    }
+    json!({"paths": paths})
 }
 
 /// The document of a group in a version.
@@ -52,12 +64,32 @@ pub(crate) fn document(group: &str, version: &str) -> Option<Response<Body>> {
 }
 
 fn render(group: &str, version: &str) -> Value {
+    let mut paths = BTreeMap::new();
+    let all = groups().remove(group).unwrap_or_default();
+    let of_version = all.into_iter().filter(|resource| resource.version == version);
+    let schemas = components(of_version, &mut paths);
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    })
+}
+
+/// The schemas of all kinds.
+pub(crate) fn schemas() -> Map<String, Value> {
+    components(berth_rules::resources(), &mut BTreeMap::new())
+}
+
+/// The schemas of these kinds and of all they refer to; their paths are added.
+fn components(
+    resources: impl Iterator<Item = &'static Resource>,
+    paths: &mut BTreeMap<String, Value>,
+) -> Map<String, Value> {
     let texts = descriptions();
     let mut names = BTreeSet::new();
-    let mut paths = BTreeMap::new();
     let mut schemas = BTreeMap::new();
-    let all = groups().remove(group).unwrap_or_default();
-    for resource in all.into_iter().filter(|resource| resource.version == version) {
+    for resource in resources {
         let name = resource.schema().0;
         collect(name, &mut names);
         for part in resource.subresources {
@@ -69,7 +101,7 @@ fn render(group: &str, version: &str) -> Value {
         }
         let list = format!("{name}List");
         schemas.insert(list.clone(), list_schema(resource, name));
-        resource_paths(resource, name, &list, &mut paths);
+        resource_paths(resource, name, &list, paths);
     }
     for extra in ["ListMeta", "DeleteOptions", "Status"] {
         collect(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{extra}"), &mut names);
@@ -80,12 +112,7 @@ fn render(group: &str, version: &str) -> Value {
             schemas.insert(name.to_owned(), definition_schema(name, definition, &texts));
         }
     }
-    json!({
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": VERSION},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    })
+    schemas.into_iter().collect()
 }
 
 /// A definition and all it refers to.
