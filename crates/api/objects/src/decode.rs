@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::Quantity;
-use crate::schema::{Definition, Form, Property, Shape, Type};
+use crate::schema::{Definition, Form, JSON_SCHEMA, Property, Schemas, Shape, Type};
 use crate::time;
 
 /// A value does not have the type of its field.
@@ -72,6 +72,23 @@ impl Walk {
             Form::Time => self.moment(value, time::seconds),
             Form::MicroTime => self.moment(value, time::micros),
             Form::Raw => Ok(()),
+            Form::SchemaOrArray | Form::SchemaOrBool | Form::SchemaOrStrings => self.schemas(value),
+        }
+    }
+
+    /// Schemas wherever they may stand; the other alternatives are as they are.
+    fn schemas(&mut self, value: &mut Value) -> Result<(), WrongType> {
+        let Some(schema) = Schemas::builtin().definition(JSON_SCHEMA) else { return Ok(()) };
+        match value {
+            Value::Object(_) => self.definition(schema, value),
+            Value::Array(items) => {
+                for (position, item) in items.iter_mut().enumerate().filter(|(_, i)| i.is_object())
+                {
+                    self.within(&format!("[{position}]"), |walk| walk.definition(schema, item))?;
+                }
+                Ok(())
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
         }
     }
 
@@ -185,7 +202,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::schema::Schemas;
 
     fn run(kind: (&str, &str, &str), mut value: Value) -> Result<(Value, Vec<String>), WrongType> {
         let (_, definition) = Schemas::builtin().kind(kind.0, kind.1, kind.2).unwrap();

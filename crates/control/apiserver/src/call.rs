@@ -11,7 +11,7 @@ use crate::output::Form;
 use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
 use crate::service::{header, json};
-use crate::{Body, Identity, delete, list, patch, pods, room, scale, watch, write};
+use crate::{Body, Identity, delete, evict, list, patch, pods, room, scale, watch, write};
 
 /// What to do about fields nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(crate) struct Call {
     pub namespace: String,
     pub name: String,
     pub subresource: Option<Subresource>,
+    /// The subresource of the request where the change is made as one of the whole object.
+    pub via: Option<Subresource>,
     pub query: Query,
     pub form: Form,
     /// Who is noted as the manager of fields.
@@ -77,6 +79,7 @@ impl Call {
             namespace: target.namespace,
             name: target.name,
             subresource: target.subresource,
+            via: None,
             form: Form::negotiate(headers, query.text("includeObject")),
             query,
             manager,
@@ -85,6 +88,25 @@ impl Call {
             field_validation,
             warnings: Vec::new(),
         })
+    }
+
+    /// A call for another object of the same namespace on behalf of the same client.
+    pub fn beside(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            resource: self.resource,
+            namespace: self.namespace.clone(),
+            name: String::new(),
+            subresource: None,
+            via: None,
+            query: Query::default(),
+            form: Form::Whole,
+            manager: self.manager.clone(),
+            dry_run: self.dry_run,
+            applies: false,
+            field_validation: self.field_validation,
+            warnings: Vec::new(),
+        }
     }
 
     /// Does what the verb says.
@@ -104,7 +126,7 @@ impl Call {
                 return pods::stream(&self, request).await;
             }
             (Some(Binding), "create") => pods::bind(&mut self, request).await?,
-            (Some(Eviction), "create") => pods::evict(&mut self, request).await?,
+            (Some(Eviction), "create") => evict::evict(&mut self, request).await?,
             (Some(Scale), "get") => scale::get(&self).await?,
             (Some(Scale), "update" | "patch") => scale::change(&mut self, request).await?,
             (

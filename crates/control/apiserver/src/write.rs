@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::addresses::Reservation;
 use crate::call::Call;
 use crate::registry::Change;
-use crate::{Body, delete};
+use crate::{Body, delete, priority};
 
 /// Letters and digits that spell no words and are not mistaken for each other.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -69,8 +69,14 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
     if object.list(&["metadata", "managedFields"]).is_empty() {
         object.unset(&["metadata", "managedFields"]);
     }
+    if (resource.group, resource.kind) == ("", "Pod") {
+        priority::resolve(call, &mut object).await?;
+    }
     berth_rules::default(resource, &mut object);
     berth_rules::prepare_create(resource, &mut object);
+    if let Some(inert) = berth_rules::inert(resource) {
+        call.warnings.push(inert.to_owned());
+    }
     let reservation = reserve(call, &mut object, None)?;
     let errors = berth_rules::validate(resource, &object);
     if !errors.is_empty() {

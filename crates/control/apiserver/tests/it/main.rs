@@ -2,5 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod contract;
+mod kinds;
 mod kubectl;
+mod samples;
 mod support;

@@ -77,6 +77,20 @@ impl Client {
         self.service.clone().oneshot(request).await.unwrap()
     }
 
+    /// A GET with an Accept header.
+    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        let request = Request::builder()
+            .uri(path)
+            .header("accept", accept)
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let (parts, body) = self.service.clone().oneshot(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
     pub async fn send(
         &self,
         method: &str,
