@@ -129,11 +129,20 @@ impl Walk {
             }
             known && !value.is_null()
         });
-        for (name, value) in fields {
+        for (name, value) in &mut *fields {
             if let Some(property) = definition.property(name) {
                 self.within(name, |walk| walk.property(property, value))?;
             }
         }
+        // To the typed API an empty list or map is the same as none. An empty list of managers is an order to forget them.
+        fields.retain(|name, value| {
+            let empty = match &*value {
+                Value::Array(items) => items.is_empty() && name != "managedFields",
+                Value::Object(entries) => entries.is_empty() && is_map(definition.property(name)),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+            };
+            !empty || definition.required.contains(&name.as_str())
+        });
         Ok(())
     }
 
@@ -187,6 +196,10 @@ impl Walk {
             ),
         }
     }
+}
+
+fn is_map(property: Option<&Property>) -> bool {
+    property.is_some_and(|property| matches!(property.shape(), Shape::Basic(Type::Map)))
 }
 
 fn whole(number: f64) -> Option<i64> {

@@ -106,7 +106,8 @@ async fn take(call: &Call, pod: &Value, budget: &Value) -> Result<(), Status> {
                 "The disruption budget {} is still being processed by the server.",
                 budget.name()
             );
-            return Err(refused(why));
+            // The client's library waits and asks again by itself, which is right here and wrong below.
+            return Err(Status { retry_after: Some(10), ..refused(why) });
         }
         let allowed = number(&["status", "disruptionsAllowed"]);
         let noted = budget.map(&["status", "disruptedPods"]).map_or(0, serde_json::Map::len);
@@ -140,7 +141,6 @@ fn refused(why: String) -> Status {
         message: why,
         field: String::new(),
     });
-    status.retry_after = Some(10);
     status
 }
 

@@ -57,3 +57,14 @@ pub(crate) async fn resolve(call: &Call, pod: &mut Value) -> Result<(), Status> 
     pod.set(&["spec", "preemptionPolicy"], policy);
     Ok(())
 }
+
+/// A pod that is replaced by its manifest keeps what was filled in.
+pub(crate) fn keep(pod: &mut Value, old: &Value) {
+    for field in ["priority", "preemptionPolicy", "priorityClassName"] {
+        if let Some(value) = old.at(&["spec", field]).cloned()
+            && pod.get("spec").is_some_and(Value::is_object)
+        {
+            pod.set_default(&["spec", field], value);
+        }
+    }
+}

@@ -223,6 +223,9 @@ fn ready(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
             None => drop(object.unset(&["metadata", field])),
         }
     }
+    if (call.resource.group, call.resource.kind) == ("", "Pod") {
+        priority::keep(object, old);
+    }
     berth_rules::default(call.resource, object);
     match call.subresource {
         None => berth_rules::prepare_update(call.resource, object, old),

@@ -265,7 +265,9 @@ async fn evictions_respect_disruption_budgets() {
     let budget = json!({"metadata": {"name": "web"},
         "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
     client.post(budgets, &budget).await.expect(201);
-    let early = evict(&client, "a").await.expect(429);
+    let early = evict(&client, "a").await;
+    assert_eq!(early.headers["retry-after"], "10");
+    let early = early.expect(429);
     assert_eq!(early["details"]["causes"][0]["reason"], "DisruptionBudget");
     let counted = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1,
         "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 3}});
@@ -282,9 +284,7 @@ async fn evictions_respect_disruption_budgets() {
     assert_eq!(left["status"]["disruptionsAllowed"], 0);
     assert!(left["status"]["disruptedPods"]["a"].is_string());
 
-    let refused = evict(&client, "b").await;
-    assert_eq!(refused.headers["retry-after"], "10");
-    let refused = refused.expect(429);
+    let refused = evict(&client, "b").await.expect(429);
     assert_eq!(refused["reason"], "TooManyRequests");
     assert_eq!(
         refused["details"]["causes"][0]["message"],

@@ -5,4 +5,6 @@ mod contract;
 mod kinds;
 mod kubectl;
 mod samples;
+mod script;
+mod suite;
 mod support;
