@@ -6,5 +6,6 @@ mod kinds;
 mod kubectl;
 mod samples;
 mod script;
+mod standards;
 mod suite;
 mod support;
