@@ -80,7 +80,16 @@ impl Call {
             name: target.name,
             subresource: target.subresource,
             via: None,
-            form: Form::negotiate(headers, query.text("includeObject")),
+            form: match target.subresource {
+                // Their answers are streams with forms of their own.
+                Some(
+                    Subresource::Log
+                    | Subresource::Exec
+                    | Subresource::Attach
+                    | Subresource::PortForward,
+                ) => Form::Whole,
+                _ => Form::negotiate(headers, query.text("includeObject"))?,
+            },
             query,
             manager,
             dry_run,

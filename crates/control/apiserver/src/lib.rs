@@ -10,6 +10,7 @@ mod apply;
 mod body;
 mod bootstrap;
 mod call;
+mod compress;
 mod delete;
 mod discovery;
 mod evict;

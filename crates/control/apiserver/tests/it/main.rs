@@ -8,3 +8,4 @@ mod samples;
 mod script;
 mod suite;
 mod support;
+mod wire;
