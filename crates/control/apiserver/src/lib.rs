@@ -15,6 +15,7 @@ mod delete;
 mod discovery;
 mod evict;
 mod feed;
+mod hub;
 mod input;
 mod list;
 mod listen;

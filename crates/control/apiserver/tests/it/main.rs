@@ -8,4 +8,5 @@ mod samples;
 mod script;
 mod suite;
 mod support;
+mod watches;
 mod wire;
