@@ -37,6 +37,8 @@ pub(crate) struct Call {
     /// Server-side apply notes its fields itself.
     pub applies: bool,
     pub field_validation: FieldValidation,
+    /// What is wrong with the body and may be tolerated.
+    pub doubtful: Vec<String>,
     pub warnings: Vec<String>,
 }
 
@@ -95,6 +97,7 @@ impl Call {
             dry_run,
             applies: false,
             field_validation,
+            doubtful: Vec::new(),
             warnings: Vec::new(),
         })
     }
@@ -114,6 +117,7 @@ impl Call {
             dry_run: self.dry_run,
             applies: false,
             field_validation: self.field_validation,
+            doubtful: Vec::new(),
             warnings: Vec::new(),
         }
     }

@@ -4,6 +4,7 @@
 mod contract;
 mod kinds;
 mod kubectl;
+mod patches;
 mod samples;
 mod script;
 mod suite;
