@@ -5,6 +5,7 @@ mod contract;
 mod kinds;
 mod kubectl;
 mod patches;
+mod reference;
 mod samples;
 mod script;
 mod suite;
