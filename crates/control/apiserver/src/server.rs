@@ -8,10 +8,10 @@ use berth_objects::Status;
 use berth_store::Store;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::addresses::Addresses;
-use crate::feed::Decoded;
+use crate::hub::Hub;
 use crate::{
     ApiService, Authorizer, Endless, GroupAuthorizer, Identity, NoNodes, Nodes, Room, bootstrap,
 };
@@ -68,7 +68,9 @@ pub(crate) struct Shared {
     pub store: Arc<dyn Store>,
     pub options: Options,
     pub addresses: Addresses,
-    pub decoded: Decoded,
+    pub hub: Arc<Hub>,
+    /// Ends the hub with the server.
+    _hub: DropGuard,
     /// Cancelled when the server stops: watches end.
     pub closing: CancellationToken,
 }
@@ -92,11 +94,16 @@ impl ApiServer {
     /// When the store fails, or holds what this server cannot read.
     pub async fn start(store: Arc<dyn Store>, options: Options) -> Result<Self, StartError> {
         let addresses = Addresses::new(options.service_addresses, options.node_ports.clone());
+        let hub = Hub::new(store.current());
+        let stop = CancellationToken::new();
+        // It ends when the guard goes, so nobody has to wait for it.
+        drop(tokio::spawn(Arc::clone(&hub).run(Arc::downgrade(&store), stop.clone())));
         let shared = Shared {
             store,
             options,
             addresses,
-            decoded: Decoded::default(),
+            hub,
+            _hub: stop.drop_guard(),
             closing: CancellationToken::new(),
         };
         let server = Self { shared: Arc::new(shared) };

@@ -16,7 +16,7 @@ use crate::access::{Attributes, Verdict};
 use crate::call::Call;
 use crate::path::{self, Query, Target};
 use crate::server::Shared;
-use crate::{Body, BoxError, Identity, body, discovery};
+use crate::{Body, BoxError, Identity, body, compress, discovery, output};
 
 /// The API for one identity, as a tower service.
 #[derive(Clone)]
@@ -56,6 +56,8 @@ async fn answer(
     identity: Option<Identity>,
     mut request: Request<Body>,
 ) -> Response<Body> {
+    let (yaml, gzip) =
+        (output::prefers_yaml(request.headers()), compress::accepted(request.headers()));
     let outcome = match identity {
         Some(identity) => {
             request.extensions_mut().insert(identity.clone());
@@ -72,7 +74,10 @@ async fn answer(
     headers
         .entry(http::header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-cache, private"));
-    response
+    if yaml {
+        output::as_yaml(&mut response);
+    }
+    if gzip { compress::squeeze(response).await } else { response }
 }
 
 /// A Status as a response.

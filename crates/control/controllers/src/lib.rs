@@ -7,6 +7,7 @@ mod balancer;
 mod catalogue;
 mod context;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod namespace;
@@ -71,6 +72,7 @@ pub async fn run(
     // Controllers listen before the mirrors follow, so that the first list wakes them.
     tasks.spawn(deployment::run(context.clone()));
     tasks.spawn(replicaset::run(context.clone()));
+    tasks.spawn(disruption::run(context.clone()));
     tasks.spawn(endpoints::run(context.clone()));
     tasks.spawn(balancer::run(context.clone()));
     tasks.spawn(namespace::run(context.clone(), catalogue.clone()));

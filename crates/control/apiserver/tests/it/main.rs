@@ -4,8 +4,12 @@
 mod contract;
 mod kinds;
 mod kubectl;
+mod patches;
+mod reference;
 mod samples;
 mod script;
 mod standards;
 mod suite;
 mod support;
+mod watches;
+mod wire;

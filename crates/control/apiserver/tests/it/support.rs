@@ -77,6 +77,14 @@ impl Client {
         self.service.clone().oneshot(request).await.unwrap()
     }
 
+    /// The answer to any request.
+    pub async fn answer(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> http::Response<berth_apiserver::Body> {
+        self.service.clone().oneshot(request).await.unwrap()
+    }
+
     /// A GET with an Accept header.
     pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
         let request = Request::builder()
