@@ -39,7 +39,7 @@ pub struct Kind {
 /// The kind of an object, by its `apiVersion` and `kind`.
 pub fn kind(api_version: &str, kind: &str) -> Option<Kind> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    let found = berth_rules::resources().iter().find(|resource| {
+    let found = berth_rules::resources().find(|resource| {
         (resource.group, resource.version, resource.kind) == (group, version, kind)
     })?;
     Some(Kind {

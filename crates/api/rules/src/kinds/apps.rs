@@ -1,0 +1,29 @@
+//! Workloads.
+
+use berth_objects::Resource;
+use berth_objects::Subresource::{Scale, Status};
+
+use super::v1;
+use crate::cells;
+
+const GROUP: &str = "apps";
+
+pub(super) static RESOURCES: [Resource; 2] = [
+    Resource {
+        short: &["deploy"],
+        categories: &["all"],
+        subresources: &[Status, Scale],
+        columns: cells::DEPLOYMENT,
+        cells: cells::deployment,
+        ..v1(GROUP, "Deployment", "deployments", "deployment")
+    },
+    Resource {
+        short: &["rs"],
+        categories: &["all"],
+        subresources: &[Status, Scale],
+        selectable: &["status.replicas"],
+        columns: cells::REPLICA_SET,
+        cells: cells::replica_set,
+        ..v1(GROUP, "ReplicaSet", "replicasets", "replicaset")
+    },
+];

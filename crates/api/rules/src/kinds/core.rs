@@ -1,0 +1,123 @@
+//! The core group.
+
+use berth_objects::Subresource::{
+    Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Resize,
+    Status,
+};
+use berth_objects::{Resource, Scope};
+
+use super::v1;
+use crate::cells;
+
+const EVENT_FIELDS: &[&str] = &[
+    "involvedObject.kind",
+    "involvedObject.namespace",
+    "involvedObject.name",
+    "involvedObject.uid",
+    "involvedObject.apiVersion",
+    "involvedObject.resourceVersion",
+    "involvedObject.fieldPath",
+    "reason",
+    "reportingComponent",
+    "source",
+    "type",
+];
+
+pub(super) static RESOURCES: [Resource; 10] = [
+    Resource {
+        short: &["ns"],
+        scope: Scope::Cluster,
+        subresources: &[Status, Finalize],
+        selectable: &["status.phase"],
+        columns: cells::NAMESPACE,
+        cells: cells::namespace,
+        ..v1("", "Namespace", "namespaces", "namespace")
+    },
+    Resource {
+        short: &["no"],
+        scope: Scope::Cluster,
+        subresources: &[Status],
+        selectable: &["spec.unschedulable"],
+        columns: cells::NODE,
+        cells: cells::node,
+        ..v1("", "Node", "nodes", "node")
+    },
+    Resource {
+        short: &["po"],
+        categories: &["all"],
+        subresources: &[
+            Status,
+            Binding,
+            Eviction,
+            EphemeralContainers,
+            Resize,
+            Log,
+            Exec,
+            Attach,
+            PortForward,
+        ],
+        selectable: &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.podIPs",
+            "status.nominatedNodeName",
+        ],
+        columns: cells::POD,
+        cells: cells::pod,
+        ..v1("", "Pod", "pods", "pod")
+    },
+    Resource {
+        short: &["svc"],
+        categories: &["all"],
+        subresources: &[Status],
+        selectable: &["spec.clusterIP", "spec.type"],
+        columns: cells::SERVICE,
+        cells: cells::service,
+        ..v1("", "Service", "services", "service")
+    },
+    Resource {
+        short: &["cm"],
+        columns: cells::DATA,
+        cells: cells::config_map,
+        ..v1("", "ConfigMap", "configmaps", "configmap")
+    },
+    Resource {
+        selectable: &["type"],
+        columns: cells::SECRET,
+        cells: cells::secret,
+        ..v1("", "Secret", "secrets", "secret")
+    },
+    Resource {
+        short: &["sa"],
+        columns: cells::SERVICE_ACCOUNT,
+        cells: cells::service_account,
+        ..v1("", "ServiceAccount", "serviceaccounts", "serviceaccount")
+    },
+    Resource {
+        short: &["ev"],
+        selectable: EVENT_FIELDS,
+        columns: cells::EVENT,
+        cells: cells::event,
+        ..v1("", "Event", "events", "event")
+    },
+    Resource {
+        short: &["pv"],
+        scope: Scope::Cluster,
+        subresources: &[Status],
+        columns: cells::VOLUME,
+        cells: cells::volume,
+        ..v1("", "PersistentVolume", "persistentvolumes", "persistentvolume")
+    },
+    Resource {
+        short: &["pvc"],
+        subresources: &[Status],
+        columns: cells::CLAIM,
+        cells: cells::claim,
+        ..v1("", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
+    },
+];
