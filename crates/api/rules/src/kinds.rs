@@ -2,14 +2,18 @@
 //! needs.
 
 mod apps;
+mod authentication;
+mod authorization;
+mod certificates;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
 mod networking;
+mod rbac;
 mod storage;
 
-use berth_objects::{Resource, Scope};
+use berth_objects::{Resource, Scope, VERBS};
 
 use crate::cells;
 
@@ -29,6 +33,7 @@ const fn v1(
         short: &[],
         categories: &[],
         scope: Scope::Namespaced,
+        verbs: &VERBS,
         subresources: &[],
         selectable: &[],
         columns: cells::ONLY_AGE,
@@ -36,7 +41,7 @@ const fn v1(
     }
 }
 
-static GROUPS: [&[Resource]; 7] = [
+static GROUPS: [&[Resource]; 11] = [
     &core::RESOURCES,
     &apps::RESOURCES,
     &coordination::RESOURCES,
@@ -44,6 +49,10 @@ static GROUPS: [&[Resource]; 7] = [
     &events::RESOURCES,
     &networking::RESOURCES,
     &storage::RESOURCES,
+    &authentication::RESOURCES,
+    &authorization::RESOURCES,
+    &certificates::RESOURCES,
+    &rbac::RESOURCES,
 ];
 
 /// All built-in resources.

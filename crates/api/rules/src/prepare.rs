@@ -41,7 +41,12 @@ pub(crate) fn create(resource: &Resource, object: &mut Value) {
 fn counts(resource: &Resource) -> bool {
     !matches!(
         resource.kind,
-        "Namespace" | "Node" | "Service" | "PersistentVolume" | "PersistentVolumeClaim"
+        "Namespace"
+            | "Node"
+            | "Service"
+            | "PersistentVolume"
+            | "PersistentVolumeClaim"
+            | "CertificateSigningRequest"
     )
 }
 

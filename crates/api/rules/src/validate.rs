@@ -2,6 +2,7 @@
 
 mod names;
 mod pod;
+pub(crate) mod rbac;
 mod service;
 mod workload;
 
@@ -41,6 +42,10 @@ pub(crate) fn update(resource: &Resource, object: &Value, old: &Value) -> Errors
     }
     match (resource.group, resource.kind) {
         ("", "Pod") => pod::update(object, old, &mut errors),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+            rbac::update(object, old, &mut errors);
+        }
+        ("certificates.k8s.io", _) => rbac::signing_request_update(object, old, &mut errors),
         ("", "Service") => service::update(object, old, &mut errors),
         ("", "PersistentVolumeClaim") => claim_update(object, old, &mut errors),
         ("", "Secret" | "ConfigMap") if old.flag(&["immutable"]) => {
@@ -75,6 +80,8 @@ fn content(resource: &Resource, object: &Value, errors: &mut Errors) {
             root.field("volumeBindingMode").one_of(&["Immediate", "WaitForFirstConsumer"], errors);
         }
         ("networking.k8s.io", _) => network_policy(object, errors),
+        ("rbac.authorization.k8s.io", _) => rbac::create(resource, object, errors),
+        ("certificates.k8s.io", _) => rbac::signing_request(object, errors),
         ("discovery.k8s.io", _) => {
             let kind = Place::root(object).field("addressType");
             kind.required(errors);

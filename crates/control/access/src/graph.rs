@@ -47,7 +47,8 @@ impl Graph {
         }
         let facts = PodFacts { node: node.to_owned(), uses: uses(pod) };
         for thing in &facts.uses {
-            *self.uses.entry(thing.clone()).or_default().entry(facts.node.clone()).or_default() += 1;
+            *self.uses.entry(thing.clone()).or_default().entry(facts.node.clone()).or_default() +=
+                1;
         }
         self.pods.insert((pod.namespace().to_owned(), pod.name().to_owned()), facts);
     }
@@ -113,7 +114,9 @@ impl Graph {
                     () => verdict(used(kind), no_path),
                 }
             }
-            ("", "serviceaccounts", "") => verdict(wanted.verb == "get" && used(Kind::Account), no_path),
+            ("", "serviceaccounts", "") => {
+                verdict(wanted.verb == "get" && used(Kind::Account), no_path)
+            }
             ("", "serviceaccounts", "token") => {
                 verdict(wanted.verb == "create" && used(Kind::Account), no_path)
             }
@@ -226,8 +229,14 @@ mod tests {
     fn ask(graph: &Graph, node: &str, verb: &str, resource: &str, name: &str) -> bool {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let identity = Identity::new(format!("system:node:{node}"), &["system:nodes"]);
-        let wanted =
-            Attributes { verb, resource, subresource, namespace: "shop", name, ..Attributes::default() };
+        let wanted = Attributes {
+            verb,
+            resource,
+            subresource,
+            namespace: "shop",
+            name,
+            ..Attributes::default()
+        };
         graph.judge(&identity, &wanted).unwrap().is_allowed()
     }
 

@@ -159,7 +159,8 @@ impl Index {
                 continue;
             };
             if rules.iter().any(|rule| rule.allows(wanted)) {
-                let (role, kind) = (binding.role.describe(), if space.is_empty() { "Cluster" } else { "" });
+                let (role, kind) =
+                    (binding.role.describe(), if space.is_empty() { "Cluster" } else { "" });
                 let name = match space {
                     "" => binding.name.clone(),
                     space => format!("{}/{space}", binding.name),
@@ -209,10 +210,7 @@ impl RoleName {
 /// The rules an aggregated ClusterRole should have, given all ClusterRoles: those of the roles its selectors choose, in the
 /// order of their names, each once. Nothing for a role that is not aggregated.
 #[must_use]
-pub fn aggregate<'a>(
-    role: &Value,
-    all: impl IntoIterator<Item = &'a Value>,
-) -> Option<Vec<Value>> {
+pub fn aggregate<'a>(role: &Value, all: impl IntoIterator<Item = &'a Value>) -> Option<Vec<Value>> {
     let selectors: Vec<LabelSelector> = role
         .at(&["aggregationRule", "clusterRoleSelectors"])?
         .as_array()?
@@ -291,7 +289,9 @@ mod tests {
         index.remove(&json!({"kind": "Role", "metadata": {"name": "edit", "namespace": "shop"}}));
         let verdict = index.judge(&ann, &pods("update", "shop"));
         assert_eq!(verdict, Verdict::Deny("RBAC: Role \"edit\" not found".into()));
-        index.remove(&json!({"kind": "RoleBinding", "metadata": {"name": "two", "namespace": "shop"}}));
+        index.remove(
+            &json!({"kind": "RoleBinding", "metadata": {"name": "two", "namespace": "shop"}}),
+        );
         assert_eq!(index.judge(&ann, &pods("update", "shop")), Verdict::Deny(String::new()));
         assert!(index.places.keys().all(|(_, name)| name != "two"));
     }
@@ -299,9 +299,7 @@ mod tests {
     #[test]
     fn aggregated_roles_are_the_sum_of_those_they_choose() {
         let rule = |verb: &str| json!({"verbs": [verb], "apiGroups": [""], "resources": ["pods"]});
-        let part = |name: &str, rules: Value| {
-            json!({"metadata": {"name": name, "labels": {"to": "view"}}, "rules": rules})
-        };
+        let part = |name: &str, rules: Value| json!({"metadata": {"name": name, "labels": {"to": "view"}}, "rules": rules});
         let all = [part("b", json!([rule("get"), rule("list")])), part("a", json!([rule("get")]))];
         let whole = json!({"metadata": {"name": "view", "labels": {"to": "view"}},
             "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "view"}}]}});

@@ -86,11 +86,7 @@ impl Policy {
                     return Ok(());
                 }
                 let Some(rules) = self.roles.role(&role) else {
-                    return Err(format!(
-                        "{resource}.{} \"{}\" not found",
-                        crate::GROUP,
-                        role.name
-                    ));
+                    return Err(format!("{resource}.{} \"{}\" not found", crate::GROUP, role.name));
                 };
                 (rules.to_vec(), false)
             }
@@ -130,8 +126,7 @@ impl Policy {
 
 fn everything() -> [Rule; 2] {
     let all = || vec!["*".to_owned()];
-    let resources =
-        rule::Rule { verbs: all(), groups: all(), resources: all(), ..Rule::default() };
+    let resources = rule::Rule { verbs: all(), groups: all(), resources: all(), ..Rule::default() };
     [resources, Rule { verbs: all(), urls: all(), ..Rule::default() }]
 }
 
@@ -214,23 +209,33 @@ mod tests {
     fn the_default_roles_do_what_their_names_say() {
         let mut policy = policy();
         for name in ["view", "edit", "admin"] {
-            policy.put(&json!({"kind": "RoleBinding", "metadata": {"name": name, "namespace": "shop"},
+            policy.put(
+                &json!({"kind": "RoleBinding", "metadata": {"name": name, "namespace": "shop"},
                 "roleRef": {"kind": "ClusterRole", "name": name},
-                "subjects": [{"kind": "User", "name": name}]}));
+                "subjects": [{"kind": "User", "name": name}]}),
+            );
         }
         let may = |user: &str, verb: &str, what: &str| {
             let (group, resource) = what.split_once(' ').unwrap();
             let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
             let group = if group == "-" { "" } else { group };
             let wanted = Attributes {
-                verb, group, resource, subresource, namespace: "shop", ..Attributes::default()
+                verb,
+                group,
+                resource,
+                subresource,
+                namespace: "shop",
+                ..Attributes::default()
             };
             let identity = Identity::new(user, &[crate::AUTHENTICATED]);
             policy.judge(&identity, &wanted).is_allowed()
         };
         for user in ["view", "edit", "admin"] {
             assert!(may(user, "list", "- pods") && may(user, "get", "apps deployments"), "{user}");
-            assert!(!may(user, "delete", "- namespaces") && !may(user, "list", "- nodes"), "{user}");
+            assert!(
+                !may(user, "delete", "- namespaces") && !may(user, "list", "- nodes"),
+                "{user}"
+            );
         }
         assert!(!may("view", "get", "- secrets") && !may("view", "create", "- pods"));
         assert!(may("edit", "get", "- secrets") && may("edit", "create", "- pods/exec"));

@@ -7,11 +7,12 @@ use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response};
 use serde_json::Value;
 
+use crate::Identity;
 use crate::output::Form;
 use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
 use crate::service::{header, json};
-use crate::{Body, delete, list, patch, pods, scale, watch, write};
+use crate::{Body, accounts, delete, list, patch, pods, reviews, scale, watch, write};
 
 /// What to do about fields nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(crate) enum FieldValidation {
 
 pub(crate) struct Call {
     pub shared: Arc<Shared>,
+    /// Who asks.
+    pub identity: Identity,
     pub resource: &'static Resource,
     pub namespace: String,
     pub name: String,
@@ -41,6 +44,7 @@ pub(crate) struct Call {
 impl Call {
     pub fn new(
         shared: Arc<Shared>,
+        identity: Identity,
         target: ResourceTarget,
         query: Query,
         headers: &HeaderMap,
@@ -73,6 +77,7 @@ impl Call {
         };
         Ok(Self {
             shared,
+            identity,
             resource: target.resource,
             namespace: target.namespace,
             name: target.name,
@@ -94,8 +99,8 @@ impl Call {
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
         use Subresource::{
-            Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward,
-            Resize, Scale, Token,
+            Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log,
+            PortForward, Resize, Scale, Token,
         };
         let mut response = match (self.subresource, verb) {
             (Some(Log | Exec | Attach | PortForward), "get" | "create") => {
@@ -105,8 +110,14 @@ impl Call {
             (Some(Eviction), "create") => pods::evict(&mut self, request).await?,
             (Some(Scale), "get") => scale::get(&self).await?,
             (Some(Scale), "update" | "patch") => scale::change(&mut self, request).await?,
+            (Some(Token), "create") => accounts::token(&mut self, request).await?,
+            (None, "create") if !self.resource.is_kept() => {
+                reviews::answer(&mut self, request).await?
+            }
+            (None, _) if !self.resource.is_kept() => return Err(not_allowed()),
             (
-                None | Some(Subresource::Status | Finalize | EphemeralContainers | Resize),
+                None
+                | Some(Subresource::Status | Finalize | EphemeralContainers | Resize | Approval),
                 "get" | "update" | "patch",
             ) => match verb {
                 "get" => {
@@ -121,10 +132,7 @@ impl Call {
             (None, "create") => write::create(&mut self, request).await?,
             (None, "delete") => delete::delete(&mut self, request).await?,
             (None, "deletecollection") => delete::delete_collection(&mut self, request).await?,
-            (Some(Token), _) | (Some(_), _) | (None, _) => {
-                let message = "the server does not allow this method on the requested resource";
-                return Err(Status::new(405, "MethodNotAllowed", message));
-            }
+            (Some(_), _) | (None, _) => return Err(not_allowed()),
         };
         for warning in self.warnings {
             let text: String = warning.chars().filter(|c| !c.is_control()).collect();
@@ -169,4 +177,10 @@ impl Call {
         }
         Ok(selector)
     }
+}
+
+/// 405 for a method that a path does not have.
+pub(crate) fn not_allowed() -> Status {
+    let message = "the server does not allow this method on the requested resource";
+    Status::new(405, "MethodNotAllowed", message)
 }

@@ -4,16 +4,21 @@
 //! row, the schema and the rules. In-process clients come through the same service as the network, with an identity, and
 //! are judged alike.
 
-mod access;
+mod accounts;
 mod addresses;
 mod apply;
+mod authenticate;
+mod authorize;
 mod body;
 mod bootstrap;
 mod call;
 mod delete;
 mod discovery;
 mod feed;
+mod guard;
+mod impersonate;
 mod input;
+mod join;
 mod list;
 mod listen;
 mod nodes;
@@ -23,6 +28,9 @@ mod patch;
 mod path;
 mod pods;
 mod registry;
+mod restrict;
+mod reviews;
+mod roles;
 mod scale;
 mod server;
 mod service;
@@ -31,7 +39,7 @@ mod table;
 mod watch;
 mod write;
 
-pub use access::{Attributes, Authorizer, GroupAuthorizer, Identity, Verdict};
+pub use berth_access::Identity;
 pub use body::{Body, BoxError};
 pub use listen::ListenError;
 pub use nodes::{NoNodes, NodeService, Nodes};

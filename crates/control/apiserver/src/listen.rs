@@ -134,6 +134,6 @@ fn identity(certificate: &[u8]) -> Option<Identity> {
     let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok());
     let mut groups: Vec<String> = groups.map(String::from).collect();
-    groups.push("system:authenticated".into());
-    Some(Identity { user, groups })
+    groups.push(berth_access::AUTHENTICATED.into());
+    Some(Identity { user, groups, ..Identity::default() })
 }

@@ -12,11 +12,12 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::BodyExt;
 
-use crate::access::{Attributes, Verdict};
-use crate::call::Call;
+use berth_access::Attributes;
+
+use crate::call::{Call, not_allowed};
 use crate::path::{self, Query, Target};
 use crate::server::Shared;
-use crate::{Body, BoxError, Identity, body, discovery};
+use crate::{Body, BoxError, Identity, authenticate, body, discovery, impersonate, reviews};
 
 /// The API for one identity, as a tower service.
 #[derive(Clone)]
@@ -56,12 +57,12 @@ async fn answer(
     identity: Option<Identity>,
     mut request: Request<Body>,
 ) -> Response<Body> {
-    let outcome = match identity {
-        Some(identity) => {
+    let outcome = match who(&shared, identity, request.headers()).await {
+        Ok(identity) => {
             request.extensions_mut().insert(identity.clone());
             route(&shared, &identity, request).await
         }
-        None => Err(Status::new(401, "Unauthorized", "Unauthorized")),
+        Err(status) => Err(status),
     };
     let mut response = outcome.unwrap_or_else(|status| refusal(&status));
     let id = uuid::Uuid::new_v4().to_string();
@@ -73,6 +74,27 @@ async fn answer(
         .entry(http::header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-cache, private"));
     response
+}
+
+/// Who asks: the certificate's holder, or else the token's, or whom they may act as.
+async fn who(
+    shared: &Shared,
+    certified: Option<Identity>,
+    headers: &HeaderMap,
+) -> Result<Identity, Status> {
+    let unauthorized = || Status::new(401, "Unauthorized", "Unauthorized");
+    let identity = match certified {
+        Some(identity) => identity,
+        None => match authenticate::bearer(shared, headers).await {
+            Some(Ok(identity)) => identity,
+            Some(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a token is not good");
+                return Err(unauthorized());
+            }
+            None => return Err(unauthorized()),
+        },
+    };
+    Ok(impersonate::identity(shared, &identity, headers).await?.unwrap_or(identity))
 }
 
 /// A Status as a response.
@@ -122,53 +144,64 @@ async fn route(
     let target = match path::parse(&path)? {
         Target::Other(parts) => {
             let method = request.method().as_str().to_lowercase();
-            let attributes = Attributes {
-                verb: &method,
-                group: "",
-                resource: "",
-                subresource: "",
-                namespace: "",
-                name: "",
-                path: &path,
-            };
-            // Everyone who is somebody may ask for health, version and what there is.
-            let open = ["healthz", "livez", "readyz", "version", "api", "apis", "openapi"];
-            let is_open = parts.first().is_some_and(|first| open.contains(&first.as_str()));
-            if !is_open {
-                check(shared, identity, &attributes)?;
+            let attributes = Attributes { verb: &method, path: &path, ..Attributes::default() };
+            check(shared, identity, &attributes).await?;
+            if matches!(parts.as_slice(), [a, b, c] if a == "openid" && b == "v1" && c == "jwks") {
+                let keys = shared.options.tokens.key_set().to_string();
+                return Ok(raw(200, "application/jwk-set+json", keys));
             }
             return discovery::answer(&parts, &request);
         }
         Target::Resource(target) => target,
     };
     let watch = target.watch || query.flag("watch");
-    let allowed = || {
-        let message = "the server does not allow this method on the requested resource";
-        Status::new(405, "MethodNotAllowed", message)
+    let verb = verb(request.method(), !target.name.is_empty(), watch).ok_or_else(not_allowed)?;
+    // Who asks for all objects of one name asks for one object.
+    let selected = match (verb, target.name.as_str()) {
+        ("list" | "watch" | "deletecollection", "") => named(&query),
+        _ => String::new(),
     };
-    let verb = verb(request.method(), !target.name.is_empty(), watch).ok_or_else(allowed)?;
     let attributes = Attributes {
         verb,
         group: target.resource.group,
         resource: target.resource.plural,
         subresource: target.subresource.map_or("", berth_objects::Subresource::name),
-        namespace: &target.namespace,
-        name: &target.name,
+        namespace: match (target.resource.group, target.resource.kind) {
+            // A namespace is judged as if it were inside itself, so that a role in it may show it.
+            ("", "Namespace") => &target.name,
+            _ => &target.namespace,
+        },
+        name: if selected.is_empty() { &target.name } else { &selected },
         path: &path,
     };
-    check(shared, identity, &attributes)?;
-    let call = Call::new(Arc::clone(shared), target, query, request.headers())?;
-    call.run(verb, request).await
+    check(shared, identity, &attributes).await?;
+    let decides = target.resource.group == berth_access::GROUP && verb_writes(verb);
+    let call = Call::new(Arc::clone(shared), identity.clone(), target, query, request.headers())?;
+    let response = call.run(verb, request).await?;
+    if decides {
+        // Whoever is told that a role was written may count on it.
+        shared.access.caught_up(shared.store.current()).await;
+    }
+    Ok(response)
 }
 
-fn check(shared: &Shared, identity: &Identity, wanted: &Attributes<'_>) -> Result<(), Status> {
-    match shared.options.authorizer.authorize(identity, wanted) {
-        Verdict::Allow => Ok(()),
-        Verdict::Deny(reason) => {
-            let subject = berth_objects::Subject::new(wanted.group, wanted.resource, wanted.name);
-            Err(Status::forbidden(subject, &wanted.refusal(identity, &reason)))
-        }
-    }
+fn verb_writes(verb: &str) -> bool {
+    !matches!(verb, "get" | "list" | "watch")
+}
+
+/// The one name a field selector asks for.
+fn named(query: &Query) -> String {
+    let selector = berth_objects::FieldSelector::parse(query.text("fieldSelector")).ok();
+    selector.and_then(|it| it.exact("metadata.name").map(str::to_owned)).unwrap_or_default()
+}
+
+async fn check(
+    shared: &Shared,
+    identity: &Identity,
+    wanted: &Attributes<'_>,
+) -> Result<(), Status> {
+    let verdict = shared.access.judge(&*shared.store, identity, wanted).await;
+    if verdict.is_allowed() { Ok(()) } else { Err(reviews::refused(identity, wanted, &verdict)) }
 }
 
 /// The text of a header, or the empty text.

@@ -9,18 +9,21 @@ use serde_json::{Value, json};
 use crate::addresses::Reservation;
 use crate::call::Call;
 use crate::registry::Change;
-use crate::{Body, delete};
+use crate::{Body, accounts, delete, guard};
 
 /// Letters and digits that spell no words and are not mistaken for each other.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 fn generated(prefix: &str) -> String {
     const ROOM: usize = 58;
-    let mut name: String = prefix.chars().take(ROOM).collect();
-    for _ in 0..5 {
-        name.push(char::from(NAME_LETTERS[rand::random_range(0..NAME_LETTERS.len())]));
-    }
-    name
+    let name: String = prefix.chars().take(ROOM).collect();
+    name + &suffix()
+}
+
+/// Five letters that make a name unique.
+pub(crate) fn suffix() -> String {
+    let letter = |_| char::from(NAME_LETTERS[rand::random_range(0..NAME_LETTERS.len())]);
+    (0..5).map(letter).collect()
 }
 
 pub(crate) async fn create(
@@ -69,8 +72,12 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
     if object.list(&["metadata", "managedFields"]).is_empty() {
         object.unset(&["metadata", "managedFields"]);
     }
+    if (resource.group, resource.kind) == ("", "Pod") {
+        accounts::admit(call, &mut object).await?;
+    }
     berth_rules::default(resource, &mut object);
     berth_rules::prepare_create(resource, &mut object);
+    guard::create(call, &mut object)?;
     let reservation = reserve(call, &mut object, None)?;
     let errors = berth_rules::validate(resource, &object);
     if !errors.is_empty() {
@@ -169,6 +176,7 @@ pub(crate) fn change<'call>(
             ready(call, &mut object, &old)?;
             reservation = reserve(call, &mut object, Some(&old))?;
             check(call, &object, &old)?;
+            guard::update(call, &mut object, &old)?;
             call.track(&mut object, Some(&old));
             let gone = delete::is_finished(call.resource, &object);
             last = Some(old);
@@ -226,6 +234,7 @@ fn ready(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
             only(object, old, &[&["spec", "ephemeralContainers"]]);
         }
         Some(Subresource::Resize) => resize(object, old),
+        Some(Subresource::Approval) => only(object, old, &[&["status", "conditions"]]),
         Some(_) => {}
     }
     Ok(())

@@ -5,6 +5,7 @@
 
 mod file;
 mod kubeconfig;
+mod token;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use rcgen::{
 };
 
 pub use kubeconfig::Kubeconfig;
+pub use token::{LONGEST as LONGEST_TOKEN, TokenError, TokenKeys};
 
 const CERTIFICATE: &str = "ca.crt";
 const KEY: &str = "ca.key";
@@ -37,6 +39,9 @@ pub enum AuthorityError {
     /// The certificate library refused, for example a name that is no name.
     #[error("cannot make the certificate")]
     Certificate(#[from] rcgen::Error),
+    /// A key that signs tokens is damaged, or cannot be used.
+    #[error("cannot use the key that signs tokens")]
+    TokenKey,
 }
 
 /// A certificate chain and its key, both PEM. Its Debug prints neither.

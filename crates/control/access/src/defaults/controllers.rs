@@ -81,7 +81,10 @@ pub(super) const ROLES: &[Role] = &[
             "create,patch,update -,events.k8s.io events",
         ],
     ),
-    ("ttl-after-finished-controller", &["delete,get,list,watch batch jobs", "create,patch,update -,events.k8s.io events"]),
+    (
+        "ttl-after-finished-controller",
+        &["delete,get,list,watch batch jobs", "create,patch,update -,events.k8s.io events"],
+    ),
     (
         "disruption-controller",
         &[
@@ -153,8 +156,14 @@ pub(super) const ROLES: &[Role] = &[
             "get / /api,/api/*,/apis,/apis/*",
         ],
     ),
-    ("service-account-controller", &["create - serviceaccounts", "create,patch,update -,events.k8s.io events"]),
-    ("root-ca-cert-publisher", &["create,patch,update - configmaps", "create,patch,update -,events.k8s.io events"]),
+    (
+        "service-account-controller",
+        &["create - serviceaccounts", "create,patch,update -,events.k8s.io events"],
+    ),
+    (
+        "root-ca-cert-publisher",
+        &["create,patch,update - configmaps", "create,patch,update -,events.k8s.io events"],
+    ),
     (
         "generic-garbage-collector",
         &["delete,get,list,patch,update,watch * *", "get / /api,/api/*,/apis,/apis/*"],
@@ -231,7 +240,10 @@ pub(super) const ROLES: &[Role] = &[
     ),
     (
         "pv-protection-controller",
-        &["get,list,update,watch - persistentvolumes", "create,patch,update -,events.k8s.io events"],
+        &[
+            "get,list,update,watch - persistentvolumes",
+            "create,patch,update -,events.k8s.io events",
+        ],
     ),
     (
         "attachdetach-controller",

@@ -12,13 +12,20 @@ pub(super) const ROLES: &[Role] = &[
     ),
     (
         "system:discovery",
-        &["get / /api,/api/*,/apis,/apis/*,/healthz,/livez,/openapi,/openapi/*,/readyz,/version,/version/"],
+        &[
+            "get / /api,/api/*,/apis,/apis/*,/healthz,/livez,/openapi,/openapi/*,/readyz,/version,/version/",
+        ],
     ),
     ("system:public-info-viewer", &["get / /healthz,/livez,/readyz,/version,/version/"]),
-    ("system:monitoring", &["get / /healthz,/healthz/*,/livez,/livez/*,/metrics,/metrics/slis,/readyz,/readyz/*"]),
+    (
+        "system:monitoring",
+        &["get / /healthz,/healthz/*,/livez,/livez/*,/metrics,/metrics/slis,/readyz,/readyz/*"],
+    ),
     (
         "system:service-account-issuer-discovery",
-        &["get / /.well-known/openid-configuration,/.well-known/openid-configuration/,/openid/v1/jwks,/openid/v1/jwks/"],
+        &[
+            "get / /.well-known/openid-configuration,/.well-known/openid-configuration/,/openid/v1/jwks,/openid/v1/jwks/",
+        ],
     ),
     (
         "system:auth-delegator",
@@ -60,7 +67,10 @@ pub(super) const ROLES: &[Role] = &[
             "list,watch discovery.k8s.io endpointslices",
         ],
     ),
-    ("system:node-bootstrapper", &["create,get,list,watch certificates.k8s.io certificatesigningrequests"]),
+    (
+        "system:node-bootstrapper",
+        &["create,get,list,watch certificates.k8s.io certificatesigningrequests"],
+    ),
     (
         "system:node-problem-detector",
         &["get - nodes", "patch - nodes/status", "create,patch,update -,events.k8s.io events"],

@@ -1,6 +1,8 @@
 //! The API server as its clients see it: in memory, and through the network with the real kubectl.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
 mod contract;
 mod kubectl;
+mod people;
 mod support;
