@@ -4,7 +4,7 @@
 //! do not have, a node changes only what is its own, a request for a certificate names whoever made it.
 
 use berth_access::{Attributes, node_of};
-use berth_objects::{Object, Status, Subresource};
+use berth_objects::{FieldError, Object, Status, Subresource};
 use serde_json::{Value, json};
 
 use crate::call::Call;
@@ -13,7 +13,7 @@ use crate::call::Call;
 pub(crate) fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
     match (call.resource.group, call.resource.kind) {
         (berth_access::GROUP, _) => grant(call, object)?,
-        ("certificates.k8s.io", _) => sign_for(call, object),
+        ("certificates.k8s.io", _) => sign_for(call, object)?,
         _ => {}
     }
     crate::restrict::create(call, object)
@@ -44,7 +44,19 @@ fn grant(call: &Call, object: &Value) -> Result<(), Status> {
 }
 
 /// A request for a certificate says who made it; nobody can say it for somebody else.
-fn sign_for(call: &Call, object: &mut Value) {
+fn sign_for(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let text = object.text(&["spec", "request"]);
+    let pem = berth_objects::base64_decode(text).and_then(|pem| String::from_utf8(pem).ok());
+    let asked = pem.and_then(|pem| berth_authority::Asked::parse(&pem).ok()).ok_or_else(|| {
+        let why = "must be a sound CERTIFICATE REQUEST in PEM, signed with the key it is for";
+        let error = FieldError::invalid("spec.request", &Value::from("..."), why);
+        Status::invalid(call.kind_subject(object), &[error])
+    })?;
+    let client = object.text(&["spec", "signerName"]) == "kubernetes.io/kube-apiserver-client";
+    if client && asked.groups.iter().any(|group| group == berth_access::MASTERS) {
+        let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
+        return Err(Status::forbidden(call.subject(), why));
+    }
     let identity = &call.identity;
     object.set(&["spec", "username"], identity.user.as_str());
     object.set(&["spec", "groups"], json!(identity.groups));
@@ -58,6 +70,7 @@ fn sign_for(call: &Call, object: &mut Value) {
     } else {
         object.set(&["spec", "extra"], json!(identity.extra));
     }
+    Ok(())
 }
 
 /// Decisions about certificates need a right for the signer, and stay.

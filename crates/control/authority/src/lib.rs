@@ -5,6 +5,7 @@
 
 mod file;
 mod kubeconfig;
+mod request;
 mod token;
 
 use std::io;
@@ -17,6 +18,7 @@ use rcgen::{
 };
 
 pub use kubeconfig::Kubeconfig;
+pub use request::{Asked, ask};
 pub use token::{LONGEST as LONGEST_TOKEN, TokenError, TokenKeys};
 
 const CERTIFICATE: &str = "ca.crt";
@@ -42,6 +44,9 @@ pub enum AuthorityError {
     /// A key that signs tokens is damaged, or cannot be used.
     #[error("cannot use the key that signs tokens")]
     TokenKey,
+    /// A request for a certificate is damaged, or asks for what cannot be granted.
+    #[error("the request for a certificate is damaged or asks for what cannot be granted")]
+    Request,
 }
 
 /// A certificate chain and its key, both PEM. Its Debug prints neither.
@@ -155,8 +160,18 @@ fn prepare(params: &mut CertificateParams, lifetime: Duration) {
     let now = SystemTime::now();
     params.not_before = (now - SKEW).into();
     params.not_after = (now + lifetime).into();
+    params.serial_number = Some(serial());
+}
+
+fn serial() -> SerialNumber {
     let mut serial: [u8; 16] = rand::random();
     // Serial numbers are positive, and a leading zero byte would have to be dropped (RFC 5280, 4.1.2.2).
     serial[0] = serial[0] & 0x7f | 0x40;
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    SerialNumber::from_slice(&serial)
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Authority").finish_non_exhaustive()
+    }
 }

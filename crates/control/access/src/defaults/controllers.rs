@@ -1,4 +1,6 @@
 //! Roles of the controllers. Each controller is the service account of that name in `kube-system`.
+//!
+//! Who may update may patch here, which gives no more power: our controllers patch where upstream's replace.
 
 use super::Role;
 
@@ -6,20 +8,20 @@ pub(super) const ROLES: &[Role] = &[
     (
         "deployment-controller",
         &[
-            "get,list,update,watch apps deployments",
+            "get,list,patch,update,watch apps deployments",
             "patch,update apps deployments/status",
-            "update apps deployments/finalizers",
+            "patch,update apps deployments/finalizers",
             "create,delete,get,list,patch,update,watch apps replicasets",
-            "get,list,update,watch - pods",
+            "get,list,patch,update,watch - pods",
             "create,patch,update -,events.k8s.io events",
         ],
     ),
     (
         "replicaset-controller",
         &[
-            "get,list,update,watch apps replicasets",
+            "get,list,patch,update,watch apps replicasets",
             "patch,update apps replicasets/status",
-            "update apps replicasets/finalizers",
+            "patch,update apps replicasets/finalizers",
             "create,delete,list,patch,watch - pods",
             "create,patch,update -,events.k8s.io events",
         ],
@@ -27,9 +29,9 @@ pub(super) const ROLES: &[Role] = &[
     (
         "replication-controller",
         &[
-            "get,list,update,watch - replicationcontrollers",
+            "get,list,patch,update,watch - replicationcontrollers",
             "patch,update - replicationcontrollers/status",
-            "update - replicationcontrollers/finalizers",
+            "patch,update - replicationcontrollers/finalizers",
             "create,delete,list,patch,watch - pods",
             "create,patch,update -,events.k8s.io events",
         ],
@@ -40,7 +42,7 @@ pub(super) const ROLES: &[Role] = &[
             "list,watch - pods",
             "get,list,watch apps statefulsets",
             "patch,update apps statefulsets/status",
-            "update apps statefulsets/finalizers",
+            "patch,update apps statefulsets/finalizers",
             "create,delete,get,patch,update - pods",
             "create,delete,get,list,patch,update,watch apps controllerrevisions",
             "create,delete,get,list,patch,update,watch - persistentvolumeclaims",
@@ -52,7 +54,7 @@ pub(super) const ROLES: &[Role] = &[
         &[
             "get,list,watch apps daemonsets",
             "patch,update apps daemonsets/status",
-            "update apps daemonsets/finalizers",
+            "patch,update apps daemonsets/finalizers",
             "list,watch - nodes",
             "create,delete,list,patch,watch - pods",
             "create - pods/binding",
@@ -65,7 +67,7 @@ pub(super) const ROLES: &[Role] = &[
         &[
             "get,list,patch,update,watch batch jobs",
             "patch,update batch jobs/status",
-            "update batch jobs/finalizers",
+            "patch,update batch jobs/finalizers",
             "create,delete,list,patch,watch - pods",
             "create,patch,update -,events.k8s.io events",
         ],
@@ -73,10 +75,10 @@ pub(super) const ROLES: &[Role] = &[
     (
         "cronjob-controller",
         &[
-            "get,list,update,watch batch cronjobs",
+            "get,list,patch,update,watch batch cronjobs",
             "create,delete,get,list,patch,update,watch batch jobs",
             "patch,update batch cronjobs/status",
-            "update batch cronjobs/finalizers",
+            "patch,update batch cronjobs/finalizers",
             "delete,list - pods",
             "create,patch,update -,events.k8s.io events",
         ],
@@ -102,7 +104,7 @@ pub(super) const ROLES: &[Role] = &[
         &[
             "get,list,watch autoscaling horizontalpodautoscalers",
             "patch,update autoscaling horizontalpodautoscalers/status",
-            "get,update * */scale",
+            "get,patch,update * */scale",
             "list - pods",
             "list metrics.k8s.io pods",
             "get,list custom.metrics.k8s.io,external.metrics.k8s.io *",
@@ -113,7 +115,7 @@ pub(super) const ROLES: &[Role] = &[
         "endpoint-controller",
         &[
             "get,list,watch - pods,services",
-            "create,delete,get,list,update,watch - endpoints",
+            "create,delete,get,list,patch,update,watch - endpoints",
             "create - endpoints/restricted",
             "create,patch,update -,events.k8s.io events",
         ],
@@ -122,7 +124,7 @@ pub(super) const ROLES: &[Role] = &[
         "endpointslice-controller",
         &[
             "get,list,watch - nodes,pods,services",
-            "update - services/finalizers",
+            "patch,update - services/finalizers",
             "create,delete,get,list,patch,update,watch discovery.k8s.io endpointslices",
             "create discovery.k8s.io endpointslices/restricted",
             "create,patch,update -,events.k8s.io events",
@@ -132,8 +134,8 @@ pub(super) const ROLES: &[Role] = &[
         "endpointslicemirroring-controller",
         &[
             "get,list,watch - endpoints,services",
-            "update - services/finalizers,endpoints/finalizers",
-            "create,delete,get,list,update,watch discovery.k8s.io endpointslices",
+            "patch,update - services/finalizers,endpoints/finalizers",
+            "create,delete,get,list,patch,update,watch discovery.k8s.io endpointslices",
             "create discovery.k8s.io endpointslices/restricted",
             "create,patch,update -,events.k8s.io events",
         ],
@@ -151,7 +153,7 @@ pub(super) const ROLES: &[Role] = &[
         "namespace-controller",
         &[
             "delete,get,list,watch - namespaces",
-            "update - namespaces/finalize,namespaces/status",
+            "patch,update - namespaces/finalize,namespaces/status",
             "delete,deletecollection,get,list * *",
             "get / /api,/api/*,/apis,/apis/*",
         ],
@@ -212,20 +214,20 @@ pub(super) const ROLES: &[Role] = &[
         "certificate-controller",
         &[
             "delete,get,list,watch certificates.k8s.io certificatesigningrequests",
-            "update certificates.k8s.io certificatesigningrequests/approval,certificatesigningrequests/status",
+            "patch,update certificates.k8s.io certificatesigningrequests/approval,certificatesigningrequests/status",
             "approve,sign certificates.k8s.io signers=kubernetes.io/kube-apiserver-client-kubelet",
             "sign certificates.k8s.io signers=kubernetes.io/kube-apiserver-client,signers=kubernetes.io/kubelet-serving,signers=kubernetes.io/legacy-unknown",
             "create authorization.k8s.io subjectaccessreviews",
             "create,patch,update -,events.k8s.io events",
         ],
     ),
-    ("bootstrap-signer", &["get,list,update,watch - configmaps=cluster-info"]),
+    ("bootstrap-signer", &["get,list,patch,update,watch - configmaps=cluster-info"]),
     ("token-cleaner", &["get / /api,/apis"]),
     (
         "ephemeral-volume-controller",
         &[
             "get,list,watch - pods",
-            "update - pods/finalizers",
+            "patch,update - pods/finalizers",
             "create,get,list,watch - persistentvolumeclaims",
             "create,patch,update -,events.k8s.io events",
         ],
@@ -233,7 +235,7 @@ pub(super) const ROLES: &[Role] = &[
     (
         "pvc-protection-controller",
         &[
-            "get,list,update,watch - persistentvolumeclaims",
+            "get,list,patch,update,watch - persistentvolumeclaims",
             "get,list,watch - pods",
             "create,patch,update -,events.k8s.io events",
         ],
@@ -241,7 +243,7 @@ pub(super) const ROLES: &[Role] = &[
     (
         "pv-protection-controller",
         &[
-            "get,list,update,watch - persistentvolumes",
+            "get,list,patch,update,watch - persistentvolumes",
             "create,patch,update -,events.k8s.io events",
         ],
     ),

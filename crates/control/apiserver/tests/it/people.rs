@@ -174,3 +174,29 @@ stringData:
     has(&run("auth whoami").await.1, &["Unauthorized"]);
     network.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_approves_and_denies_certificates() {
+    let network = Network::start().await;
+    for name in ["ann", "eve"] {
+        let (pem, _) = berth_authority::ask(name, "devs", &[]).unwrap();
+        let request = serde_json::json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+            "metadata": {"name": name},
+            "spec": {"signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"],
+                "request": k8s_openapi::ByteString(pem.into_bytes())}});
+        let file = network.file("request.json", &request.to_string());
+        let (code, text) = network.run(&["create", "-f", file.to_str().unwrap()]).await;
+        assert_eq!(code, 0, "{text}");
+    }
+    has(&network.ok("get csr").await, &["SIGNERNAME", "REQUESTOR", "admin", "Pending"]);
+    has(&network.ok("certificate approve ann").await, &["ann approved"]);
+    has(&network.ok("certificate deny eve").await, &["eve denied"]);
+    has(&network.ok("get csr ann").await, &["Approved"]);
+    has(&network.ok("get csr eve").await, &["Denied"]);
+    let (code, text) = network.run(&["certificate", "approve", "eve"]).await;
+    assert_eq!(code, 1, "{text}");
+    let (code, text) = network.run(&["certificate", "approve", "ann", "--as", "ann"]).await;
+    assert_eq!(code, 1, "{text}");
+    network.stop().await;
+}
