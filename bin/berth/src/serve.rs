@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use berth_agent::{Agent, AgentError};
 use berth_apiserver::{ApiServer, Identity, Options};
-use berth_authority::{Authority, Kubeconfig};
+use berth_authority::{Authority, Kubeconfig, TokenKeys};
 use berth_cli::{ServeSettings, ServerState};
 use berth_network::NodeNetwork;
 use berth_store::{Disk, DiskOptions};
@@ -93,48 +93,50 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone()));
 
-    let authority = Authority::open(&data.join("pki"))?;
+    let authority = Arc::new(Authority::open(&data.join("pki"))?);
     let store = open_store(&data).await?;
     let node = settings.node_name.clone().unwrap_or_else(hostname);
     let own = OwnNode::default();
-    let options = Options {
-        service_addresses: settings.service_cidr,
-        nodes: Arc::new(own.clone()),
-        ..Options::default()
-    };
-    let api = ApiServer::start(Arc::new(store), options).await?;
     let listener = TcpListener::bind(settings.listen)
         .await
         .map_err(|source| ServeError::Listen { address: settings.listen, source })?;
     let address = listener.local_addr().map_err(failed)?;
+    let network = network(&settings);
+    let inside = for_pods(address, &network);
+    let options = Options {
+        service_addresses: settings.service_cidr,
+        nodes: Arc::new(own.clone()),
+        advertise: Some(inside),
+        tokens: Arc::new(TokenKeys::open(&data.join("pki/tokens"))?),
+        ..Options::default()
+    };
+    let api = ApiServer::start(Arc::new(store), options).await?;
     let kubeconfig = data.join("kubeconfig");
     write_kubeconfigs(&authority, address, &data)?;
-    let tls = server_tls(&authority, address)?;
+    let tls = server_tls(&authority, address, &network)?;
     let listening = {
-        let (api, stop) = (api.clone(), stop.clone());
+        let (api, tls, stop) = (api.clone(), tls.clone(), stop.clone());
         tokio::spawn(async move { api.serve(listener, tls, stop).await })
     };
-    let client = |user: &str, group: &str| {
-        Client::new(api.service(Identity::new(user, &[group])), "default")
-    };
     let control = tokio::spawn(control(
-        client("system:kube-controller-manager", "system:controllers"),
-        client("system:kube-scheduler", "system:controllers"),
+        api.clone(),
         berth_controllers::Settings {
             ca_pem: authority.certificate().to_owned(),
             volumes_root: data.join("volumes"),
             node_name: node.clone(),
+            authority: Some(authority.clone()),
         },
         stop.clone(),
     ));
     let agent = Agent::start(
-        client(&format!("system:node:{node}"), "system:nodes"),
+        client(&api, &format!("system:node:{node}"), &["system:nodes"]),
         agent_settings(&settings, &node).map_err(failed)?,
         stop.clone(),
     )
     .await?;
+    let listening_inside = listen_inside(&api, address, inside, tls, &stop).await?;
     own.set(node, agent.access());
-    crate::names::ensure(&data, &network(&settings), address)?;
+    crate::names::ensure(&data, &network, address)?;
     let state = ServerState { pid: std::process::id(), address, kubeconfig: kubeconfig.clone() };
     state.write(&data).map_err(failed)?;
     announce(address, &kubeconfig);
@@ -142,6 +144,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     let outcome = tokio::select! {
         ended = control => Err(ended_early("control plane", ended.map(|result| result.err()), &stop)),
         ended = listening => Err(ended_early("API listener", ended.map(|result| result.err().map(|error| chain(&error))), &stop)),
+        ended = listening_inside => Err(ended_early("API listener for pods", ended.map(|result| result.err().map(|error| chain(&error))), &stop)),
         ended = running => Err(ended_early("node agent", ended.map(|()| None), &stop)),
         () = stop.cancelled() => Ok(()),
     };
@@ -170,8 +173,9 @@ async fn open_store(data: &Path) -> Result<Disk, ServeError> {
 fn server_tls(
     authority: &Authority,
     address: SocketAddr,
+    network: &NodeNetwork,
 ) -> Result<Arc<berth_tls::ServerConfig>, ServeError> {
-    let issued = authority.server(&certificate_names(address))?;
+    let issued = authority.server(&certificate_names(address, network))?;
     let credentials = berth_tls::Credentials::from_pem(&issued.certificate, &issued.key)?;
     Ok(berth_tls::server(credentials, authority.certificate())?)
 }
@@ -190,14 +194,56 @@ fn ended_early(
     ServeError::Ended { part, reason }
 }
 
+/// A client in this process, judged as any other.
+fn client(api: &ApiServer, user: &str, groups: &[&str]) -> Client {
+    Client::new(api.service(Identity::new(user, groups)), "default")
+}
+
+/// Where pods reach the API: the address people use, or the node's own among the pods where that is for this machine only.
+fn for_pods(address: SocketAddr, network: &NodeNetwork) -> SocketAddr {
+    match address.ip() {
+        ip if ip.is_loopback() => SocketAddr::from((network.gateway(), address.port())),
+        ip if ip.is_unspecified() => SocketAddr::from((own_address(), address.port())),
+        _ => address,
+    }
+}
+
+/// A second listener for pods where the first is for this machine only. Nobody else reaches it: the address is the node's
+/// own, on the loopback interface, and only pods have a way to it.
+async fn listen_inside(
+    api: &ApiServer,
+    address: SocketAddr,
+    inside: SocketAddr,
+    tls: Arc<berth_tls::ServerConfig>,
+    stop: &CancellationToken,
+) -> Result<tokio::task::JoinHandle<Result<(), berth_apiserver::ListenError>>, ServeError> {
+    if !address.ip().is_loopback() {
+        let stop = stop.clone();
+        return Ok(tokio::spawn(async move {
+            stop.cancelled().await;
+            Ok(())
+        }));
+    }
+    let listener = TcpListener::bind(inside)
+        .await
+        .map_err(|source| ServeError::Listen { address: inside, source })?;
+    let (api, stop) = (api.clone(), stop.clone());
+    Ok(tokio::spawn(async move { api.serve(listener, tls, stop).await }))
+}
+
 async fn control(
-    controllers: Client,
-    scheduler: Client,
+    api: ApiServer,
     settings: berth_controllers::Settings,
     stop: CancellationToken,
 ) -> Result<(), String> {
+    let manager = client(&api, "system:kube-controller-manager", &[]);
+    let scheduler = client(&api, "system:kube-scheduler", &[]);
+    let accounts = move |name: &str| {
+        let user = format!("system:serviceaccount:kube-system:{name}");
+        client(&api, &user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+    };
     let controllers = async {
-        berth_controllers::run(controllers, settings, stop.clone())
+        berth_controllers::run(manager, accounts, settings, stop.clone())
             .await
             .map_err(|error| chain(&error))
     };
@@ -264,7 +310,7 @@ fn write_kubeconfigs(
     let certificate = authority.certificate();
     for (user, group, file) in [
         ("berth-admin", "system:masters", "kubeconfig"),
-        ("system:berth-dns", "system:nodes", "dns.kubeconfig"),
+        ("system:berth-dns", "", "dns.kubeconfig"),
     ] {
         let identity = authority.client(user, group, YEAR)?;
         Kubeconfig { name: "berth", server: &server, authority: certificate, identity: &identity }
@@ -282,12 +328,15 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn certificate_names(address: SocketAddr) -> Vec<String> {
+fn certificate_names(address: SocketAddr, network: &NodeNetwork) -> Vec<String> {
     let mut names = vec![
         "localhost".to_owned(),
         "kubernetes".to_owned(),
         "kubernetes.default".to_owned(),
         "kubernetes.default.svc".to_owned(),
+        "kubernetes.default.svc.cluster.local".to_owned(),
+        Ipv4Addr::from_bits(network.services.0.to_bits() + 1).to_string(),
+        network.gateway().to_string(),
         "127.0.0.1".to_owned(),
         hostname(),
         own_address().to_string(),

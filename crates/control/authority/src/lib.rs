@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
 };
 
 pub use kubeconfig::Kubeconfig;
@@ -113,7 +113,7 @@ impl Authority {
         self.issue(params, TEN_YEARS)
     }
 
-    /// Issues a client certificate for a user in one group.
+    /// Issues a client certificate for a user in one group, or in none where that is empty.
     ///
     /// # Errors
     /// When the library refuses.
@@ -124,7 +124,10 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<Issued, AuthorityError> {
         let mut params = CertificateParams::new([])?;
-        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.distinguished_name = DistinguishedName::new();
+        if !group.is_empty() {
+            params.distinguished_name.push(DnType::OrganizationName, group);
+        }
         params.distinguished_name.push(DnType::CommonName, user);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params, lifetime)
