@@ -7,6 +7,7 @@
 mod accounts;
 mod addresses;
 mod apply;
+mod audit;
 mod authenticate;
 mod authorize;
 mod body;
@@ -23,6 +24,7 @@ mod list;
 mod listen;
 mod nodes;
 mod openapi;
+mod operations;
 mod output;
 mod patch;
 mod path;
@@ -39,10 +41,12 @@ mod table;
 mod watch;
 mod write;
 
+pub use audit::Audit;
 pub use berth_access::Identity;
 pub use body::{Body, BoxError};
 pub use listen::ListenError;
 pub use nodes::{NoNodes, NodeService, Nodes};
+pub use operations::{Operations, Outcome, SharedOperations};
 pub use server::{ApiServer, Clock, Options, StartError};
 pub use service::ApiService;
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::addresses::Addresses;
 use crate::authorize::Access;
 use crate::feed::Decoded;
-use crate::{ApiService, Identity, NoNodes, Nodes, bootstrap, roles};
+use crate::{ApiService, Audit, Identity, NoNodes, Nodes, SharedOperations, bootstrap, roles};
 
 /// Says what time it is.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -33,6 +33,10 @@ pub struct Options {
     pub nodes: Arc<dyn Nodes>,
     /// What signs and checks tokens of service accounts.
     pub tokens: Arc<TokenKeys>,
+    /// What is recorded of requests, if anything.
+    pub audit: Option<Audit>,
+    /// What administrators may have the server do.
+    pub operations: Option<SharedOperations>,
     /// What time it is.
     pub clock: Clock,
 }
@@ -48,6 +52,8 @@ impl Default for Options {
                 TokenKeys::ephemeral()
                     .expect("a key needs nothing but randomness, which Linux has"),
             ),
+            audit: None,
+            operations: None,
             clock: Arc::new(Timestamp::now),
         }
     }
@@ -122,7 +128,7 @@ impl ApiServer {
         if !identity.is_in(AUTHENTICATED) {
             identity.groups.push(AUTHENTICATED.to_owned());
         }
-        ApiService::new(Arc::clone(&self.shared), Some(identity))
+        ApiService::new(Arc::clone(&self.shared), Some(identity), None)
     }
 
     /// Ends all watches. Requests are still answered.

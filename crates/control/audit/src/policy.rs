@@ -125,7 +125,8 @@ impl Policy {
                 namespaces: words(rule, "namespaces"),
                 urls: words(rule, "nonResourceURLs"),
             };
-            if !rule.urls.is_empty() && !(rule.resources.is_empty() && rule.namespaces.is_empty()) {
+            let about_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+            if !rule.urls.is_empty() && about_resources {
                 let why = format!("rules[{index}]: nonResourceURLs stand alone");
                 return Err(PolicyError(why));
             }
