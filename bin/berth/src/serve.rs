@@ -11,7 +11,7 @@ use berth_apiserver::{ApiServer, Identity, Options};
 use berth_authority::{Authority, Kubeconfig, TokenKeys};
 use berth_cli::{ServeSettings, ServerState};
 use berth_network::NodeNetwork;
-use berth_store::{Disk, DiskOptions};
+use berth_secrets::UnsealError;
 use futures::future::try_join;
 use kube::Client;
 use rustix::fs::{FlockOperation, flock};
@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::custody::{OwnOperations, open_audit, sealed_store};
 use crate::nodes::OwnNode;
 
 /// Why the server does not run.
@@ -37,6 +38,9 @@ pub enum ServeError {
     /// The store.
     #[error("cannot open the store")]
     Store(#[from] berth_store::StoreError),
+    /// The keys that seal Secrets.
+    #[error("cannot open the sealed Secrets")]
+    Secrets(#[from] UnsealError),
     /// Certificates.
     #[error(transparent)]
     Authority(#[from] berth_authority::AuthorityError),
@@ -84,17 +88,14 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     }
     let data = settings.data.clone();
     let failed = |source| ServeError::Data { path: data.clone(), source };
-    std::fs::create_dir_all(&data).map_err(failed)?;
-    std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o711))
-        .map_err(failed)?;
-    let _only = lock(&data)?;
-    crate::ballast::trim(&data).map_err(failed)?;
-    remember(&settings).map_err(failed)?;
+    let _only = prepare(&settings)?;
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone()));
 
     let authority = Arc::new(Authority::open(&data.join("pki"))?);
-    let store = open_store(&data).await?;
+    let store = sealed_store(&data, settings.secrets_key.as_deref()).await?;
+    let audit = open_audit(&settings)?;
+    let journal = audit.journal.clone();
     let node = settings.node_name.clone().unwrap_or_else(hostname);
     let own = OwnNode::default();
     let listener = TcpListener::bind(settings.listen)
@@ -108,6 +109,8 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         nodes: Arc::new(own.clone()),
         advertise: Some(inside),
         tokens: Arc::new(TokenKeys::open(&data.join("pki/tokens"))?),
+        audit: Some(audit),
+        operations: Some(Arc::new(OwnOperations::new(store.clone()))),
         ..Options::default()
     };
     let api = ApiServer::start(Arc::new(store), options).await?;
@@ -150,6 +153,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     };
     stop.cancel();
     api.close();
+    crate::custody::close(journal).await;
     info!("server stopped, containers go on");
     match outcome {
         Err(error) if !matches!(&error, ServeError::Ended { reason, .. } if reason.is_empty()) => {
@@ -159,14 +163,17 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     }
 }
 
-async fn open_store(data: &Path) -> Result<Disk, ServeError> {
-    let path = data.join("store.redb");
-    let opened = {
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || Disk::open(&path, DiskOptions::default())).await
-    };
-    let broke = |error| ServeError::Data { path, source: io::Error::other(error) };
-    Ok(opened.map_err(broke)??)
+/// The data directory, ours alone from now on: the lock ends with the process.
+fn prepare(settings: &ServeSettings) -> Result<std::fs::File, ServeError> {
+    let data = &settings.data;
+    let failed = |source| ServeError::Data { path: data.clone(), source };
+    std::fs::create_dir_all(data).map_err(failed)?;
+    std::fs::set_permissions(data, std::os::unix::fs::PermissionsExt::from_mode(0o711))
+        .map_err(failed)?;
+    let only = lock(data)?;
+    crate::ballast::trim(data).map_err(failed)?;
+    remember(settings).map_err(failed)?;
+    Ok(only)
 }
 
 /// A certificate for every name this server is reached by.

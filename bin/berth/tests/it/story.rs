@@ -3,6 +3,7 @@
 mod account;
 mod bad_input;
 mod full_disk;
+mod people;
 mod single;
 mod streams;
 mod votes;

@@ -29,6 +29,10 @@ pub struct Audit {
 #[derive(Clone)]
 pub(crate) struct Reason(pub String);
 
+/// The name of what was created, which the path does not have; travels in the extensions of the response.
+#[derive(Clone)]
+pub(crate) struct Created(pub String);
+
 /// What one request leaves behind.
 pub(crate) struct Trail {
     audit: Audit,
@@ -171,6 +175,9 @@ impl Trail {
     pub async fn end(mut self, response: Response<Body>, now: Timestamp) -> Response<Body> {
         let code = response.status().as_u16();
         self.event["responseStatus"] = json!({"metadata": {}, "code": code});
+        if let Some(Created(name)) = response.extensions().get::<Created>() {
+            self.event["objectRef"]["name"] = name.as_str().into();
+        }
         let reason = response.extensions().get::<Reason>().map(|reason| reason.0.clone());
         if code == 403 || reason.is_some() {
             let decision = if reason.is_some() { "allow" } else { "forbid" };

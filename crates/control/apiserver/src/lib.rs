@@ -50,5 +50,8 @@ pub use operations::{Operations, Outcome, SharedOperations};
 pub use server::{ApiServer, Clock, Options, StartError};
 pub use service::ApiService;
 
+/// Where Secrets lie in the store.
+pub const SECRETS: &str = "/registry/core/secrets/";
+
 /// The level of the API served, as `/version` says it.
 pub const VERSION: &str = "v1.35.0";

@@ -7,6 +7,7 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::addresses::Reservation;
+use crate::audit::Created;
 use crate::call::Call;
 use crate::registry::Change;
 use crate::{Body, accounts, delete, guard};
@@ -32,7 +33,10 @@ pub(crate) async fn create(
 ) -> Result<Response<Body>, Status> {
     let object = call.body(request).await?;
     let created = create_object(call, object).await?;
-    Ok(call.respond(201, created))
+    let name = Created(created.name().to_owned());
+    let mut response = call.respond(201, created);
+    response.extensions_mut().insert(name);
+    Ok(response)
 }
 
 /// Creates an object that was already fitted to its schema.

@@ -143,6 +143,27 @@ pub(crate) fn head(path: &Path) -> Option<Link> {
     Some(Link { sequence: sequence.parse().ok()?, hash: hash.to_owned() })
 }
 
+/// Where the log of a data directory is, unless it was put elsewhere.
+#[must_use]
+pub fn default_path(data: &Path) -> PathBuf {
+    data.join("audit").join("audit.log")
+}
+
+/// Whether a line of the log has this hash. Says nothing about whether the log is whole.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn contains(path: &Path, hash: &str) -> io::Result<bool> {
+    for file in files(path)? {
+        for line in BufReader::new(File::open(file)?).lines() {
+            if read(&line?).is_some_and(|(_, link)| link.hash == hash) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// Reads a whole log, rotated files included, and checks that it is what was written.
 ///
 /// # Errors

@@ -7,8 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -36,8 +35,14 @@ const WAITING: usize = 4096;
 /// The log. Clones are the same.
 #[derive(Clone)]
 pub struct Journal {
-    sender: mpsc::Sender<String>,
-    writer: Arc<Mutex<Option<JoinHandle<()>>>>,
+    sender: mpsc::Sender<Order>,
+}
+
+/// What the writer is told.
+enum Order {
+    Write(String),
+    /// Everything before this is on the disk when the answer comes.
+    Settle(std::sync::mpsc::Sender<()>),
 }
 
 impl Journal {
@@ -50,36 +55,38 @@ impl Journal {
             std::fs::create_dir_all(folder)?;
         }
         let mut writer = Writer::open(path, limits)?;
-        let (sender, mut events) = mpsc::channel::<String>(WAITING);
-        let thread = std::thread::Builder::new().name("audit".into()).spawn(move || {
-            while let Some(event) = events.blocking_recv() {
-                writer.write(&event);
-                // What has come meanwhile goes to the disk together.
-                while let Ok(event) = events.try_recv() {
-                    writer.write(&event);
+        let (sender, mut orders) = mpsc::channel::<Order>(WAITING);
+        std::thread::Builder::new().name("audit".into()).spawn(move || {
+            while let Some(order) = orders.blocking_recv() {
+                let mut waiting: Vec<_> = writer.take(order).into_iter().collect();
+                // What has come meanwhile is noted together.
+                while let Ok(order) = orders.try_recv() {
+                    waiting.extend(writer.take(order));
                 }
                 writer.settle();
+                for waiting in waiting {
+                    // Who asked may have given up.
+                    let _gone = waiting.send(());
+                }
             }
         })?;
-        Ok(Self { sender, writer: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Self { sender })
     }
 
     /// Records an event, which has to be an object. Waits only while the writer is far behind.
     pub async fn record(&self, event: &Value) {
-        if self.sender.send(event.to_string()).await.is_err() {
+        if self.sender.send(Order::Write(event.to_string())).await.is_err() {
             tracing::error!("the audit log's writer is gone, an event is lost");
         }
     }
 
-    /// Ends the log: returns when everything recorded is on the disk. Other clones must not record any more.
-    pub fn close(self) {
-        let Self { sender, writer } = self;
-        drop(sender);
-        let thread = writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the audit log's writer broke");
+    /// Returns when everything recorded so far is in the file, or after a while. Blocks. The log itself ends with its last
+    /// clone.
+    pub fn close(&self, patience: Duration) {
+        let (sender, written) = std::sync::mpsc::channel();
+        let asked = self.sender.blocking_send(Order::Settle(sender));
+        if asked.is_err() || written.recv_timeout(patience).is_err() {
+            tracing::error!("the end of the audit log did not reach the disk in time");
         }
     }
 }
@@ -126,6 +133,17 @@ impl Writer {
         let size = file.metadata()?.len();
         let first = first.unwrap_or(last.sequence + 1);
         Ok(Self { path: path.to_owned(), limits, file, size, first, last, failing: false })
+    }
+
+    /// Writes, or returns who waits until everything is written.
+    fn take(&mut self, order: Order) -> Option<std::sync::mpsc::Sender<()>> {
+        match order {
+            Order::Write(event) => {
+                self.write(&event);
+                None
+            }
+            Order::Settle(waiting) => Some(waiting),
+        }
     }
 
     fn write(&mut self, event: &str) {
@@ -245,8 +263,11 @@ mod tests {
         for number in 0..count {
             journal.record(&json!({"verb": "get", "number": number})).await;
         }
-        journal.close();
+        let closing = tokio::task::spawn_blocking(move || journal.close(PATIENCE));
+        closing.await.unwrap();
     }
+
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     #[tokio::test]
     async fn the_chain_goes_on_over_restarts_rotations_and_half_lines() {

@@ -8,6 +8,6 @@ mod chain;
 mod journal;
 mod policy;
 
-pub use chain::{Report, VerifyError, verify};
+pub use chain::{Report, VerifyError, contains, default_path, verify};
 pub use journal::{Journal, Limits};
 pub use policy::{Asked, Level, Policy, PolicyError};

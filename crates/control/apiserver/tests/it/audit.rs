@@ -24,9 +24,10 @@ impl Log {
     }
 
     /// Ends the server and returns what it has left.
-    fn end(self) -> Vec<Value> {
+    async fn end(self) -> Vec<Value> {
         drop(self.client);
-        self.journal.close();
+        let closing = move || self.journal.close(std::time::Duration::from_secs(10));
+        tokio::task::spawn_blocking(closing).await.unwrap();
         let path = self.folder.path().join("audit.log");
         let text = std::fs::read_to_string(&path).unwrap();
         let events: Vec<Value> =
@@ -56,7 +57,7 @@ async fn a_line_says_who_did_what_and_how_it_ended() {
     ann.ask("GET", MAPS, &headers, "").await.expect(403);
     log.client.get("/healthz").await.expect(200);
     drop(ann);
-    let events = log.end();
+    let events = log.end().await;
     assert_eq!(events.len(), 4, "{events:#?}");
     let first = &events[0];
     assert_eq!(first["auditID"], id);
@@ -95,7 +96,7 @@ async fn bodies_are_kept_where_the_policy_says_so_but_never_those_of_secrets() {
     let token = made["status"]["token"].as_str().unwrap().to_owned();
     let watch = log.client.watch(&format!("{MAPS}?watch=true")).await;
     drop(watch);
-    let events = log.end();
+    let events = log.end().await;
     assert_eq!(events[0]["requestObject"]["data"]["a"], "words");
     assert_eq!(events[0]["responseObject"]["metadata"]["name"], "m");
     assert_eq!(events[1]["requestObject"]["data"]["a"], "other");
