@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 
 LEVEL = "v1.35.0"
 META = "io.k8s.apimachinery.pkg.apis.meta.v1."
+EXTENSIONS = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1."
 
 # Groups served whole: every kind that has a group-version-kind of its own, lists left out.
 WHOLE = [
@@ -42,6 +43,13 @@ WHOLE = [
     "io.k8s.api.authentication.v1.",
     "io.k8s.api.authorization.v1.",
     "io.k8s.api.certificates.v1.",
+    "io.k8s.api.autoscaling.v1.",
+    "io.k8s.api.autoscaling.v2.",
+    "io.k8s.api.admissionregistration.v1.",
+    "io.k8s.api.flowcontrol.v1.",
+    "io.k8s.api.resource.v1.",
+    EXTENSIONS,
+    "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.",
 ]
 SINGLE = [
     "io.k8s.api.core.v1." + kind
@@ -50,7 +58,6 @@ SINGLE = [
         "PersistentVolumeClaim Binding ReplicationController LimitRange ResourceQuota PodTemplate"
     ).split()
 ]
-SINGLE += ["io.k8s.api.autoscaling.v1.Scale", "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler"]
 SINGLE += [
     META + kind
     for kind in "ObjectMeta ListMeta Status DeleteOptions LabelSelector ManagedFieldsEntry Condition".split()
@@ -64,6 +71,10 @@ SPECIAL = {
     META + "FieldsV1": "raw",
     META + "Time": "time",
     META + "MicroTime": "micro-time",
+    EXTENSIONS + "JSON": "raw",
+    EXTENSIONS + "JSONSchemaPropsOrArray": "schema-or-array",
+    EXTENSIONS + "JSONSchemaPropsOrBool": "schema-or-bool",
+    EXTENSIONS + "JSONSchemaPropsOrStringArray": "schema-or-strings",
 }
 
 TYPES = {"string": "s", "integer": "i", "number": "n", "boolean": "b", "object": "o"}
@@ -146,7 +157,7 @@ def known_properties(messages, name, properties):
     message field that is no property of its own is such an embedding, if its fields are.
     """
     found, unused = {}, []
-    wanted = {flat(p.lstrip("$")): p for p in properties}
+    wanted = {flat(p.lstrip("$").replace("-", "")): p for p in properties}
 
     def walk(message, path):
         for flat_name, entry in message.fields.items():
@@ -249,10 +260,10 @@ def definition(name, schema, messages, problems):
     if schema.get("required"):
         out["q"] = sorted(schema["required"])
     properties = schema.get("properties", {})
-    if key(name) not in messages:
+    if key(name) not in messages and properties:
         problems.append(f"{name}: no protobuf message")
         return out, []
-    found, unused = known_properties(messages, key(name), properties)
+    found, unused = known_properties(messages, key(name), properties) if properties else ({}, [])
     out["p"] = {}
     for prop in sorted(properties):
         entry = out["p"][prop] = convert(properties[prop])

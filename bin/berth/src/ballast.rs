@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use berth_apiserver::Room;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use tracing::{info, warn};
 
@@ -13,6 +14,8 @@ use tracing::{info, warn};
 const ROOM: u64 = 8 << 20;
 /// What a server needs to start, in bytes: its certificates, and a store that may grow.
 const NEEDED: u64 = 4 << 20;
+/// With less than this the server takes nothing more from people, in bytes.
+const SHORT: u64 = 2 * ROOM;
 /// No room is taken from a disk that has less than this left, in bytes.
 const PLENTY: u64 = 4 * ROOM;
 
@@ -56,6 +59,23 @@ pub fn trim(data: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The room on a data directory's disk.
+pub struct Disk(pub PathBuf);
+
+impl Room for Disk {
+    fn is_short(&self) -> bool {
+        // Writes come all the time, leases at least, so this is where a full disk is noticed.
+        let left = available(&self.0).and_then(|left| {
+            if left < NEEDED && path(&self.0).exists() {
+                trim(&self.0)?;
+            }
+            Ok(left)
+        });
+        left.inspect_err(|error| warn!(%error, "the room on the disk is not known"))
+            .is_ok_and(|left| left < SHORT)
+    }
 }
 
 #[cfg(test)]

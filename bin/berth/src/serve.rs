@@ -108,14 +108,14 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         service_addresses: settings.service_cidr,
         nodes: Arc::new(own.clone()),
         advertise: Some(inside),
+        room: Arc::new(crate::ballast::Disk(data.clone())),
         tokens: Arc::new(TokenKeys::open(&data.join("pki/tokens"))?),
         audit: Some(audit),
         operations: Some(Arc::new(OwnOperations::new(store.clone()))),
         ..Options::default()
     };
     let api = ApiServer::start(Arc::new(store), options).await?;
-    let kubeconfig = data.join("kubeconfig");
-    write_kubeconfigs(&authority, address, &data)?;
+    let kubeconfig = write_kubeconfigs(&authority, address, &data)?;
     let tls = server_tls(&authority, address, &network)?;
     let listening = {
         let (api, tls, stop) = (api.clone(), tls.clone(), stop.clone());
@@ -312,7 +312,7 @@ fn write_kubeconfigs(
     authority: &Authority,
     address: SocketAddr,
     data: &Path,
-) -> Result<(), ServeError> {
+) -> Result<PathBuf, ServeError> {
     let server = format!("https://{}", reachable(address));
     let certificate = authority.certificate();
     for (user, group, file) in [
@@ -323,7 +323,7 @@ fn write_kubeconfigs(
         Kubeconfig { name: "berth", server: &server, authority: certificate, identity: &identity }
             .write(&data.join(file))?;
     }
-    Ok(())
+    Ok(data.join("kubeconfig"))
 }
 
 /// The address clients of this machine use.

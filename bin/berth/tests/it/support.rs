@@ -80,15 +80,20 @@ impl Berth {
             .arg(&self.data)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(fs::File::create(self.data.join("server.log")).unwrap())
+            .stderr(fs::File::create(self.log()).unwrap())
             .spawn()
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let log = || fs::read_to_string(self.data.join("server.log")).unwrap();
+        let log = || fs::read_to_string(self.log()).unwrap();
         assert!(line.starts_with("ready https://127.0.0.1:"), "{line:?}\n{}", log());
         self.server = Some(child);
         began.elapsed()
+    }
+
+    /// Where the server says what it does: beside its directory, which may be on a disk that is full.
+    fn log(&self) -> PathBuf {
+        self.data.with_extension("log")
     }
 
     /// `kill -9`.
@@ -191,10 +196,12 @@ impl Berth {
             .extend(tables.lines().filter(|line| line.contains(&self.instance)).map(str::to_owned));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let data = self.data.display().to_string();
-        traces.extend(mounts.lines().filter(|line| line.contains(&data)).map(str::to_owned));
+        // The directory itself may be a disk that a test has mounted.
+        let inside = |line: &&str| line.contains(&data) && line.split(' ').nth(4) != Some(&data);
+        traces.extend(mounts.lines().filter(inside).map(str::to_owned));
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let log = fs::read_link(entry.path().join("fd/2")).unwrap_or_default();
-            if log.starts_with(&self.data) && self.server.is_none() {
+            if log.to_string_lossy().starts_with(&data) && self.server.is_none() {
                 traces.push(format!(
                     "process {} writes to {}",
                     entry.path().display(),

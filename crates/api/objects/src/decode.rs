@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::Quantity;
-use crate::schema::{Definition, Form, Property, Shape, Type};
+use crate::schema::{Definition, Form, JSON_SCHEMA, Property, Schemas, Shape, Type};
 use crate::time;
 
 /// A value does not have the type of its field.
@@ -72,6 +72,23 @@ impl Walk {
             Form::Time => self.moment(value, time::seconds),
             Form::MicroTime => self.moment(value, time::micros),
             Form::Raw => Ok(()),
+            Form::SchemaOrArray | Form::SchemaOrBool | Form::SchemaOrStrings => self.schemas(value),
+        }
+    }
+
+    /// Schemas wherever they may stand; the other alternatives are as they are.
+    fn schemas(&mut self, value: &mut Value) -> Result<(), WrongType> {
+        let Some(schema) = Schemas::builtin().definition(JSON_SCHEMA) else { return Ok(()) };
+        match value {
+            Value::Object(_) => self.definition(schema, value),
+            Value::Array(items) => {
+                for (position, item) in items.iter_mut().enumerate().filter(|(_, i)| i.is_object())
+                {
+                    self.within(&format!("[{position}]"), |walk| walk.definition(schema, item))?;
+                }
+                Ok(())
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
         }
     }
 
@@ -112,11 +129,20 @@ impl Walk {
             }
             known && !value.is_null()
         });
-        for (name, value) in fields {
+        for (name, value) in &mut *fields {
             if let Some(property) = definition.property(name) {
                 self.within(name, |walk| walk.property(property, value))?;
             }
         }
+        // To the typed API an empty list or map is the same as none. An empty list of managers is an order to forget them.
+        fields.retain(|name, value| {
+            let empty = match &*value {
+                Value::Array(items) => items.is_empty() && name != "managedFields",
+                Value::Object(entries) => entries.is_empty() && is_map(definition.property(name)),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+            };
+            !empty || definition.required.contains(&name.as_str())
+        });
         Ok(())
     }
 
@@ -172,6 +198,10 @@ impl Walk {
     }
 }
 
+fn is_map(property: Option<&Property>) -> bool {
+    property.is_some_and(|property| matches!(property.shape(), Shape::Basic(Type::Map)))
+}
+
 fn whole(number: f64) -> Option<i64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if number.fract() != 0.0 || number.abs() > EXACT {
@@ -185,7 +215,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::schema::Schemas;
 
     fn run(kind: (&str, &str, &str), mut value: Value) -> Result<(Value, Vec<String>), WrongType> {
         let (_, definition) = Schemas::builtin().kind(kind.0, kind.1, kind.2).unwrap();

@@ -112,6 +112,14 @@ fn unowned(path: &[&str]) -> bool {
     }
 }
 
+/// Whether the parts are things of their own, which somebody may own, and not fields that are simply there.
+fn is_item(kind: Kind<'_>) -> bool {
+    match kind {
+        Kind::Map(_) | Kind::Keyed(_) | Kind::Set => true,
+        Kind::Object(_) | Kind::Leaf => false,
+    }
+}
+
 impl Fields {
     /// The fields an object has.
     #[must_use]
@@ -129,10 +137,9 @@ impl Fields {
             self.member = true;
         }
         for (name, value) in parts {
-            let item = name.starts_with("k:");
             let child = self.children.entry(name.clone()).or_default();
             child.collect(kind_of_part(kind, &name), value);
-            child.member |= item;
+            child.member |= is_item(kind);
         }
     }
 
@@ -172,12 +179,12 @@ impl Fields {
         }
         let old_parts: BTreeMap<_, _> =
             old.map(|old| parts(kind, old)).unwrap_or_default().into_iter().collect();
-        self.member = old.is_none();
+        self.member = old.is_none() && matches!(kind, Kind::Map(_));
         for (name, value) in new_parts {
             let before = old_parts.get(&name).copied();
             let mut child = Self::default();
             child.compare(kind_of_part(kind, &name), before, value);
-            child.member |= before.is_none() && name.starts_with("k:");
+            child.member |= before.is_none() && is_item(kind);
             if !child.is_empty() {
                 self.children.insert(name, child);
             }
@@ -235,6 +242,19 @@ impl Fields {
         self
     }
 
+    /// With every named field that leads to a member made a member itself. Items of maps and lists are no such fields.
+    pub(crate) fn with_named(mut self, definition: &Definition) -> Self {
+        self.name_all(Kind::Object(definition));
+        self
+    }
+
+    fn name_all(&mut self, kind: Kind<'_>) {
+        for (name, child) in &mut self.children {
+            child.member |= matches!(kind, Kind::Object(_));
+            child.name_all(kind_of_part(kind, name));
+        }
+    }
+
     /// The form in managed fields.
     #[must_use]
     pub fn to_value(&self) -> Value {
@@ -287,34 +307,28 @@ impl Fields {
         }
     }
 
-    /// Takes the members of this set out of an object: fields go, elements of lists go.
+    /// Takes the members of this set out of an object, with all that is in them.
     pub fn remove_from(&self, definition: &Definition, object: &mut Value) {
         self.remove(Kind::Object(definition), object);
     }
 
     fn remove(&self, kind: Kind<'_>, value: &mut Value) {
-        let gone = |child: &Self, kind: Kind<'_>, value: &mut Value| {
+        let goes = |child: &Self, kind: Kind<'_>, value: &mut Value| {
+            if child.member {
+                return true;
+            }
             child.remove(kind, value);
-            // A container that still holds what others own stays.
-            let holds_more = match (kind, &*value) {
-                (Kind::Object(_) | Kind::Map(_), Value::Object(fields)) => {
-                    !fields.is_empty() && !child.children.is_empty()
-                }
-                (Kind::Keyed(_) | Kind::Set, Value::Array(items)) => !items.is_empty(),
-                _ => false,
-            };
-            let emptied = !child.children.is_empty()
-                && match &*value {
-                    Value::Object(fields) => fields.is_empty(),
-                    Value::Array(items) => items.is_empty(),
-                    _ => false,
-                };
-            (child.member && !holds_more) || emptied
+            // What held nothing else goes with its contents.
+            match &*value {
+                Value::Object(fields) => fields.is_empty(),
+                Value::Array(items) => items.is_empty(),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+            }
         };
         match value {
             Value::Object(fields) => fields.retain(|name, value| {
                 let Some(child) = self.children.get(&format!("f:{name}")) else { return true };
-                !gone(child, kind.child(name), value)
+                !goes(child, kind.child(name), value)
             }),
             Value::Array(items) => items.retain_mut(|item| {
                 let name = match kind {
@@ -323,17 +337,9 @@ impl Fields {
                     Kind::Object(_) | Kind::Map(_) | Kind::Leaf => return true,
                 };
                 let Some(child) = self.children.get(&name) else { return true };
-                // An element goes with its keys, which are what is left of it.
-                let keys = match kind {
-                    Kind::Keyed(property) => property.keys.len(),
-                    _ => 0,
-                };
-                let inner = kind.child("");
-                child.remove(inner, item);
-                let left = item.as_object().map_or(0, Map::len);
-                !(child.member && left <= keys)
+                !goes(child, kind.child(""), item)
             }),
-            _ => {}
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
 }
@@ -366,22 +372,55 @@ fn merge(kind: Kind<'_>, object: &mut Value, applied: &Value) {
                 }
             }
         }
-        (Kind::Keyed(property), Value::Array(items), Value::Array(changes)) => {
-            for change in changes {
-                let key = key_of(property, change);
-                match items.iter_mut().find(|item| key_of(property, item) == key) {
-                    Some(item) => merge(kind.child(""), item, change),
-                    None => items.push(change.clone()),
-                }
-            }
-        }
-        (Kind::Set, Value::Array(items), Value::Array(changes)) => {
-            for change in changes {
-                if !items.contains(change) {
-                    items.push(change.clone());
-                }
-            }
+        (Kind::Keyed(_) | Kind::Set, Value::Array(items), Value::Array(changes)) => {
+            *items = merge_items(kind, std::mem::take(items), changes);
         }
         _ => *object = applied.clone(),
     }
+}
+
+fn item_name(kind: Kind<'_>, item: &Value) -> String {
+    match kind {
+        Kind::Keyed(property) => key_of(property, item),
+        _ => format!("v:{item}"),
+    }
+}
+
+/// Applied items come in their own order; items only the object has keep their place among those they stood with.
+fn merge_items(kind: Kind<'_>, items: Vec<Value>, changes: &[Value]) -> Vec<Value> {
+    let wanted: Vec<String> = changes.iter().map(|change| item_name(kind, change)).collect();
+    let mut placed = vec![false; wanted.len()];
+    let mut next = 0;
+    let mut merged = Vec::with_capacity(items.len() + changes.len());
+    let mut known: BTreeMap<String, Value> = BTreeMap::new();
+    let names: Vec<String> = items.iter().map(|item| item_name(kind, item)).collect();
+    for (name, item) in names.iter().zip(&items) {
+        if wanted.contains(name) {
+            known.entry(name.clone()).or_insert_with(|| item.clone());
+        }
+    }
+    let mut place = |at: usize, merged: &mut Vec<Value>| {
+        if std::mem::replace(&mut placed[at], true) {
+            return;
+        }
+        let mut item = known.remove(&wanted[at]).unwrap_or_else(|| changes[at].clone());
+        merge(kind.child(""), &mut item, &changes[at]);
+        merged.push(item);
+    };
+    for (name, item) in names.iter().zip(items) {
+        match wanted.iter().position(|wanted| wanted == name) {
+            None => merged.push(item),
+            Some(at) => {
+                while next <= at {
+                    place(next, &mut merged);
+                    next += 1;
+                }
+            }
+        }
+    }
+    while next < changes.len() {
+        place(next, &mut merged);
+        next += 1;
+    }
+    merged
 }

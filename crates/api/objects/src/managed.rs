@@ -23,6 +23,28 @@ pub struct Manager<'a> {
     pub now: Timestamp,
 }
 
+/// What to do about fields of others that would change.
+#[derive(Debug, Clone)]
+pub enum Force {
+    /// Refuse.
+    Never,
+    /// Take these over and refuse all others.
+    Only(Fields),
+    /// Take them over.
+    Always,
+}
+
+impl Force {
+    /// The part of a conflict that stands.
+    fn refuses(&self, conflict: &Fields) -> Fields {
+        match self {
+            Self::Never => conflict.clone(),
+            Self::Only(free) => conflict.difference(free),
+            Self::Always => Fields::default(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {
     manager: String,
@@ -69,6 +91,17 @@ impl Entry {
             time: time::seconds(manager.now),
             fields,
         }
+    }
+
+    fn conflict(&self, field: String) -> Cause {
+        let mut message = format!("conflict with \"{}\"", self.manager);
+        if !self.apply {
+            if !self.subresource.is_empty() {
+                message += &format!(" with subresource \"{}\"", self.subresource);
+            }
+            message += &format!(" using {}", self.api_version);
+        }
+        Cause { reason: "FieldManagerConflict".into(), message, field }
     }
 
     fn is(&self, manager: &Manager<'_>, apply: bool) -> bool {
@@ -167,52 +200,52 @@ fn present_with(present: &Fields, owned: &Fields) -> Fields {
 }
 
 /// Applies a configuration. On success `object` is the merged object with its managed fields; `object` may begin as null,
-/// for creation.
+/// for creation. `settle` fills in defaults: whatever they make equal to what is there is no change and so no conflict.
 ///
 /// # Errors
 /// The causes, one for each field that another manager owns and that would change, unless `force` takes it over.
+///
+/// Fields of a manager's earlier application that it no longer applies, and that nobody else owns, go.
 pub fn apply(
     definition: &Definition,
     object: &mut Value,
     configuration: &Value,
     manager: &Manager<'_>,
-    force: bool,
+    force: &Force,
+    settle: impl Fn(&mut Value),
 ) -> Result<(), Vec<Cause>> {
     let live = object.clone();
     let mut entries = read(&live);
     let wanted = Fields::of(definition, configuration);
     let mut merged = if live.is_null() { json!({}) } else { live.clone() };
     merge_applied(definition, &mut merged, configuration);
-    let changed = Fields::changed(definition, &live, &merged).intersection(&wanted);
-    let mut causes = Vec::new();
-    for entry in entries.iter_mut().filter(|entry| !entry.is(manager, true)) {
-        let conflict = entry.fields.intersection(&changed);
-        if conflict.is_empty() {
-            continue;
-        }
-        if force {
-            entry.fields = entry.fields.difference(&conflict);
-            continue;
-        }
-        let who = match entry.apply {
-            true => format!("conflict with \"{}\"", entry.manager),
-            false => format!("conflict with \"{}\" using {}", entry.manager, entry.api_version),
-        };
-        causes.extend(conflict.paths().into_iter().map(|field| Cause {
-            reason: "FieldManagerConflict".into(),
-            message: who.clone(),
-            field,
-        }));
-    }
-    if !causes.is_empty() {
-        return Err(causes);
-    }
     let own = entries.iter().position(|entry| entry.is(manager, true));
     let before = own.map(|place| entries.remove(place));
     if let Some(before) = &before {
-        let others = entries.iter().fold(Fields::default(), |all, entry| all.union(&entry.fields));
-        let gone = before.fields.difference(&wanted).difference(&others);
+        // What this manager applied before and nobody wants any more. A field with something wanted inside is wanted.
+        let managed = entries.iter().fold(wanted.clone(), |all, entry| all.union(&entry.fields));
+        let gone = before.fields.clone().with_named(definition);
+        let gone = gone.difference(&managed.with_named(definition));
         gone.remove_from(definition, &mut merged);
+    }
+    let mut settled = merged.clone();
+    settle(&mut settled);
+    let changed = Fields::changed(definition, &live, &settled);
+    let changed = changed.intersection(&wanted.clone().with_named(definition));
+    let present = Fields::of(definition, &settled);
+    let mut causes = Vec::new();
+    for entry in &mut entries {
+        let conflict = entry.fields.intersection(&changed);
+        if !conflict.is_empty() {
+            let refused = force.refuses(&conflict);
+            causes.extend(refused.paths().into_iter().map(|field| entry.conflict(field)));
+            entry.fields = entry.fields.difference(&conflict);
+        }
+        // What went with this application is nobody's any more.
+        entry.fields = entry.fields.intersection(&present_with(&present, &entry.fields));
+    }
+    if !causes.is_empty() {
+        return Err(causes);
     }
     let mut entry = Entry::new(manager, true, wanted);
     if let Some(before) = before.filter(|before| before.fields == entry.fields) {
@@ -222,6 +255,14 @@ pub fn apply(
     write(&mut merged, entries);
     *object = merged;
     Ok(())
+}
+
+/// The fields that stand in an object as `kubectl apply` last applied them on its own side: whoever goes on with
+/// server-side apply may change them.
+#[must_use]
+pub fn unchanged(definition: &Definition, last: &Value, live: &Value) -> Fields {
+    let changed = Fields::changed(definition, live, last);
+    Fields::of(definition, last).difference(&changed.with_named(definition))
 }
 
 #[cfg(test)]
@@ -240,7 +281,8 @@ mod tests {
     fn run(object: &mut Value, name: &str, force: bool, spec: Value) -> Result<(), Vec<Cause>> {
         let configuration = json!({"apiVersion": "apps/v1", "kind": "Deployment",
             "metadata": {"name": "a"}, "spec": spec});
-        apply(schema(), object, &configuration, &by(name), force)
+        let force = if force { Force::Always } else { Force::Never };
+        apply(schema(), object, &configuration, &by(name), &force, |_| ())
     }
 
     #[test]

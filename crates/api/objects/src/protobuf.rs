@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::schema::{Definition, Form, Property, Schemas, Shape, Tag, Type, Wire};
+use crate::schema::{Definition, Form, JSON_SCHEMA, Property, Schemas, Shape, Tag, Type, Wire};
 use crate::{base64_encode, time};
 
 const MAGIC: &[u8] = b"k8s\0";
@@ -165,6 +165,9 @@ fn message(definition: &Definition, bytes: &[u8], depth: usize) -> Result<Value,
         }
         Form::IntOrString => int_or_string(bytes),
         Form::Time | Form::MicroTime => moment(definition.form, bytes),
+        Form::SchemaOrArray | Form::SchemaOrBool | Form::SchemaOrStrings => {
+            alternative(definition.form, bytes, depth)
+        }
         Form::Raw => {
             let mut value = Value::Null;
             for field in Fields(bytes) {
@@ -175,6 +178,29 @@ fn message(definition: &Definition, bytes: &[u8], depth: usize) -> Result<Value,
             Ok(value)
         }
     }
+}
+
+/// A schema, or what else may stand in its place.
+fn alternative(form: Form, bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
+    let schema = Schemas::builtin().definition(JSON_SCHEMA).ok_or(ProtobufError::Malformed)?;
+    let (mut items, mut found) = (Vec::new(), Value::Null);
+    for field in Fields(bytes) {
+        match (form, field?) {
+            (Form::SchemaOrBool, (1, Raw::Varint(allows))) if found.is_null() => {
+                found = (allows != 0).into();
+            }
+            (Form::SchemaOrBool, (2, Raw::Bytes(inner)))
+            | (Form::SchemaOrArray | Form::SchemaOrStrings, (1, Raw::Bytes(inner))) => {
+                found = message(schema, inner, depth + 1)?;
+            }
+            (Form::SchemaOrArray, (2, Raw::Bytes(inner))) => {
+                items.push(message(schema, inner, depth + 1)?);
+            }
+            (Form::SchemaOrStrings, (2, Raw::Bytes(text))) => items.push(text_of(text)?.into()),
+            _ => {}
+        }
+    }
+    Ok(if items.is_empty() { found } else { items.into() })
 }
 
 fn int_or_string(bytes: &[u8]) -> Result<Value, ProtobufError> {

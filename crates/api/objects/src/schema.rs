@@ -58,7 +58,17 @@ pub enum Form {
     MicroTime,
     /// Any JSON.
     Raw,
+    /// A schema or a list of schemas, within a custom resource's definition.
+    SchemaOrArray,
+    /// A schema or a flag.
+    SchemaOrBool,
+    /// A schema or a list of names.
+    SchemaOrStrings,
 }
+
+/// What stands in the alternative forms.
+pub const JSON_SCHEMA: &str =
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
 /// A basic type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -286,6 +296,12 @@ impl Property {
         self.map_type == Some("atomic")
             || matches!(self.shape(), Shape::Named(_, definition) if definition.atomic())
     }
+}
+
+/// The tables as they are written: another text is another description of the API.
+#[must_use]
+pub fn sources() -> [&'static str; 2] {
+    [TABLE, DESCRIPTIONS]
 }
 
 /// All texts, parsed anew at each call: definition → property → text, its own text under the empty name.

@@ -89,17 +89,23 @@ fn merge(
             items.retain(|item| !gone.contains(item));
         }
     }
+    // What the lists were before, for those whose order is given.
+    let mut orders = Vec::new();
+    for (directive, order) in changes {
+        let Some(name) = directive.strip_prefix(ORDER) else { continue };
+        let order = order.as_array().ok_or_else(|| PatchError::Form(directive.clone()))?;
+        let before = fields.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+        orders.push((name, order, before));
+    }
     for (name, change) in changes {
         if !name.starts_with('$') {
             field(definition, fields, name, change)?;
         }
     }
-    for (directive, order) in changes {
-        let Some(name) = directive.strip_prefix(ORDER) else { continue };
-        let order = order.as_array().ok_or_else(|| PatchError::Form(directive.clone()))?;
+    for (name, order, before) in orders {
         let key = definition.and_then(|schema| schema.property(name)?.merge_key);
         if let Some(Value::Array(items)) = fields.get_mut(name) {
-            arrange(items, order, key);
+            arrange(items, order, &before, key);
         }
     }
     Ok(())
@@ -142,17 +148,20 @@ fn field(
             }
             let Some(items) = place.as_array_mut() else { return Ok(()) };
             let element = property.and_then(|property| property.element.as_deref());
-            match property.and_then(|property| property.merge_key) {
-                Some(key) => elements(schema_of(element), items, changes, key),
+            let before = items.clone();
+            let key = property.and_then(|property| property.merge_key);
+            match key {
+                Some(key) => elements(schema_of(element), items, changes, key)?,
                 None => {
                     for change in changes.iter().filter(|change| !change.is_null()) {
                         if !items.contains(change) {
                             items.push(change.clone());
                         }
                     }
-                    Ok(())
                 }
             }
+            arrange(items, changes, &before, key);
+            Ok(())
         }
         other => {
             fields.insert(name.to_owned(), clean(other));
@@ -234,26 +243,26 @@ fn clean(value: &Value) -> Value {
     }
 }
 
-/// Orders the listed elements as listed; the others keep their place relative to the one before them.
-fn arrange(items: &mut Vec<Value>, order: &[Value], key: Option<&str>) {
-    let rank = |item: &Value| {
-        order.iter().position(|wanted| match key {
-            Some(key) => item.get(key).is_some() && item.get(key) == wanted.get(key),
-            None => item == wanted,
-        })
+/// Brings a merged list into its order: the elements named in `order` as they are named there, the others as they stood
+/// in `before`. Where both lists go on, an element that stood before the other stays before it; one that is new comes first.
+fn arrange(items: &mut Vec<Value>, order: &[Value], before: &[Value], key: Option<&str>) {
+    let same = |left: &Value, right: &Value| match key {
+        Some(key) => left.get(key).is_some() && left.get(key) == right.get(key),
+        None => left == right,
     };
-    let mut listed: Vec<(usize, Vec<Value>)> = Vec::new();
-    let mut leading = Vec::new();
-    for item in items.drain(..) {
-        match (rank(&item), listed.last_mut()) {
-            (Some(rank), _) => listed.push((rank, vec![item])),
-            (None, Some((_, group))) => group.push(item),
-            (None, None) => leading.push(item),
-        }
+    let place = |list: &[Value], item: &Value| list.iter().position(|other| same(other, item));
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
+        items.drain(..).partition(|item| place(order, item).is_some());
+    named.sort_by_key(|item| place(order, item));
+    others.sort_by_key(|item| place(before, item));
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    while let (Some(one), Some(other)) = (named.peek(), others.peek()) {
+        let stood = place(before, other).zip(place(before, one));
+        let other_first = stood.is_some_and(|(other, one)| other < one);
+        items.extend(if other_first { others.next() } else { named.next() });
     }
-    listed.sort_by_key(|(rank, _)| *rank);
-    items.extend(leading);
-    items.extend(listed.into_iter().flat_map(|(_, group)| group));
+    items.extend(named);
+    items.extend(others);
 }
 
 #[cfg(test)]

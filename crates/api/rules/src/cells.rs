@@ -1,7 +1,10 @@
 //! The tables people see: columns of each kind after its name, and the cells of one object.
 
 mod access;
+mod cluster;
+mod network;
 mod pod;
+mod storage;
 mod workload;
 
 use berth_objects::{Column, Object, time};
@@ -9,8 +12,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 pub(crate) use access::{ROLE, ROLE_BINDING, SIGNING_REQUEST, role, role_binding, signing_request};
+pub(crate) use cluster::*;
+pub(crate) use network::*;
 pub(crate) use pod::{POD, pod};
-pub(crate) use workload::{DEPLOYMENT, REPLICA_SET, deployment, replica_set};
+pub(crate) use storage::*;
+pub(crate) use workload::*;
 
 const AGE: Column = Column { name: "Age", kind: "string", wide: false };
 
@@ -33,6 +39,28 @@ fn since(moment: &str, now: Timestamp) -> Value {
 
 fn or_none(text: &str) -> Value {
     if text.is_empty() { "<none>".into() } else { text.into() }
+}
+
+fn or_unset(text: &str) -> Value {
+    if text.is_empty() { "<unset>".into() } else { text.into() }
+}
+
+/// A flag as people read it.
+fn truth(flag: Option<&Value>) -> Value {
+    match flag.and_then(Value::as_bool) {
+        Some(true) => "True".into(),
+        Some(false) => "False".into(),
+        None => "<unset>".into(),
+    }
+}
+
+/// The first few texts, and how many more there are.
+fn some_of(texts: Vec<String>) -> String {
+    const SHOWN: usize = 3;
+    match texts.len().checked_sub(SHOWN) {
+        Some(more) if more > 0 => format!("{} + {more} more...", texts[..SHOWN].join(",")),
+        _ => texts.join(","),
+    }
 }
 
 fn joined<'a>(texts: impl Iterator<Item = &'a str>) -> String {
@@ -323,11 +351,6 @@ pub(crate) const ENDPOINT_SLICE: &[Column] =
     &[Column::text("AddressType"), Column::text("Ports"), Column::text("Endpoints"), AGE];
 
 pub(crate) fn endpoint_slice(object: &Value, now: Timestamp) -> Vec<Value> {
-    const SHOWN: usize = 3;
-    let shorten = |texts: Vec<String>| match texts.len().checked_sub(SHOWN) {
-        Some(more) if more > 0 => format!("{} + {more} more...", texts[..SHOWN].join(",")),
-        _ => texts.join(","),
-    };
     let ports = object.list(&["ports"]).iter().map(|port| match port.integer(&["port"]) {
         Some(number) => number.to_string(),
         None => "*".to_owned(),
@@ -335,11 +358,10 @@ pub(crate) fn endpoint_slice(object: &Value, now: Timestamp) -> Vec<Value> {
     let addresses = object.list(&["endpoints"]).iter().flat_map(|endpoint| {
         endpoint.list(&["addresses"]).iter().filter_map(Value::as_str).map(String::from)
     });
-    let unset = |text: String| if text.is_empty() { "<unset>".to_owned() } else { text };
     vec![
         object.text(&["addressType"]).into(),
-        unset(shorten(ports.collect())).into(),
-        unset(shorten(addresses.collect())).into(),
+        or_unset(&some_of(ports.collect())),
+        or_unset(&some_of(addresses.collect())),
         age(object, now),
     ]
 }

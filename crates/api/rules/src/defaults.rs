@@ -3,6 +3,9 @@
 //! A path goes through `[]` into every element of a list. A row applies where the parent of its last name exists, so a
 //! parent that is itself a default stands before its children.
 
+mod cluster;
+mod workload;
+
 use berth_objects::{Object, Quantity, Resource};
 use serde_json::{Map, Value, json};
 
@@ -59,8 +62,6 @@ const PROBE: &[Row] = &[
 const POD: &[Row] = &[
     ("spec.enableServiceLinks", Always, "true"),
     ("spec.serviceAccountName", Always, r#""default""#),
-    ("spec.priority", Always, "0"),
-    ("spec.preemptionPolicy", Always, r#""PreemptLowerPriority""#),
 ];
 
 const ROLLING: When = Is("type", &["RollingUpdate"]);
@@ -113,7 +114,41 @@ pub(crate) fn apply(resource: &Resource, object: &mut Value) {
         crate::validate::rbac::defaults(object);
     }
     match (resource.group, resource.kind) {
-        ("", "Pod") => {
+        ("", kind) => core(kind, object),
+        ("apps" | "batch" | "autoscaling", _) => workloads(resource, object),
+        ("storage.k8s.io", "StorageClass") => rows(object, STORAGE_CLASS),
+        ("storage.k8s.io", "CSIDriver") => rows(object, cluster::CSI_DRIVER),
+        ("networking.k8s.io", "NetworkPolicy") => network_policy(object),
+        ("networking.k8s.io", "IngressClass") => rows(object, cluster::INGRESS_CLASS),
+        ("discovery.k8s.io", "EndpointSlice") => rows(object, ENDPOINT_SLICE),
+        ("scheduling.k8s.io", "PriorityClass") => rows(object, cluster::PRIORITY_CLASS),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => {
+            cluster::admission_policy(object);
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            rows(object, cluster::ADMISSION_BINDING);
+        }
+        ("admissionregistration.k8s.io", kind) => {
+            rows(object, cluster::WEBHOOKS);
+            if kind == "MutatingWebhookConfiguration" {
+                rows(object, cluster::MUTATING);
+            }
+        }
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => rows(object, cluster::FLOW_SCHEMA),
+        ("flowcontrol.apiserver.k8s.io", _) => rows(object, cluster::PRIORITY_LEVEL),
+        ("resource.k8s.io", "ResourceClaim") => cluster::device_requests(object, "/spec"),
+        ("resource.k8s.io", "ResourceClaimTemplate") => {
+            cluster::device_requests(object, "/spec/spec");
+        }
+        _ => {}
+    }
+}
+
+pub(crate) use workload::autoscaler;
+
+fn core(kind: &str, object: &mut Value) {
+    match kind {
+        "Pod" => {
             rows(object, POD);
             if let Some(spec) = object.get_mut("spec") {
                 pod_spec(spec);
@@ -121,25 +156,39 @@ pub(crate) fn apply(resource: &Resource, object: &mut Value) {
                 tolerations(spec);
             }
         }
-        ("apps", "Deployment") => {
-            rows(object, DEPLOYMENT);
-            template(object);
-        }
-        ("apps", "ReplicaSet") => {
-            rows(object, &DEPLOYMENT[..1]);
-            template(object);
-        }
-        ("", "Service") => service(object),
-        ("", "Namespace") => {
+        "Service" => service(object),
+        "Namespace" => {
             let name = object.name().to_owned();
             object.set(&["metadata", "labels", "kubernetes.io/metadata.name"], name);
         }
-        ("", "Secret") => rows(object, &[("type", Always, r#""Opaque""#)]),
-        ("", "PersistentVolume") => rows(object, VOLUME),
-        ("", "PersistentVolumeClaim") => rows(object, &VOLUME[1..2]),
-        ("storage.k8s.io", "StorageClass") => rows(object, STORAGE_CLASS),
-        ("networking.k8s.io", "NetworkPolicy") => network_policy(object),
-        ("discovery.k8s.io", "EndpointSlice") => rows(object, ENDPOINT_SLICE),
+        "Secret" => rows(object, &[("type", Always, r#""Opaque""#)]),
+        "PersistentVolume" => rows(object, VOLUME),
+        "PersistentVolumeClaim" => rows(object, &VOLUME[1..2]),
+        "Endpoints" => rows(object, cluster::ENDPOINTS),
+        "ReplicationController" => workload::replication_controller(object),
+        "PodTemplate" => workload::pod_template(object),
+        "LimitRange" => cluster::limit_range(object),
+        "Node" => cluster::node(object),
+        _ => {}
+    }
+}
+
+fn workloads(resource: &Resource, object: &mut Value) {
+    match (resource.kind, resource.version) {
+        ("Deployment", _) => {
+            rows(object, DEPLOYMENT);
+            template(object);
+        }
+        ("ReplicaSet", _) => {
+            rows(object, &DEPLOYMENT[..1]);
+            template(object);
+        }
+        ("StatefulSet", _) => workload::stateful_set(object),
+        ("DaemonSet", _) => workload::daemon_set(object),
+        ("Job", _) => workload::job(object),
+        ("CronJob", _) => workload::cron_job(object),
+        ("HorizontalPodAutoscaler", "v1") => workload::autoscaler_v1(object),
+        ("HorizontalPodAutoscaler", _) => autoscaler(object),
         _ => {}
     }
 }

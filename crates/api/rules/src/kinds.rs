@@ -1,16 +1,24 @@
 //! The table of built-in resources, one module for each group. A new kind is a row there, a schema, and whatever rules it
 //! needs.
 
+mod admission;
 mod apps;
 mod authentication;
 mod authorization;
+mod autoscaling;
+mod batch;
 mod certificates;
 mod coordination;
 mod core;
+mod devices;
 mod discovery;
 mod events;
+mod flowcontrol;
 mod networking;
+mod node;
+mod policy;
 mod rbac;
+mod scheduling;
 mod storage;
 
 use berth_objects::{Resource, Scope, VERBS};
@@ -41,13 +49,21 @@ const fn v1(
     }
 }
 
-static GROUPS: [&[Resource]; 11] = [
+static GROUPS: [&[Resource]; 19] = [
     &core::RESOURCES,
+    &admission::RESOURCES,
     &apps::RESOURCES,
+    &autoscaling::RESOURCES,
+    &batch::RESOURCES,
     &coordination::RESOURCES,
+    &devices::RESOURCES,
     &discovery::RESOURCES,
     &events::RESOURCES,
+    &flowcontrol::RESOURCES,
     &networking::RESOURCES,
+    &node::RESOURCES,
+    &policy::RESOURCES,
+    &scheduling::RESOURCES,
     &storage::RESOURCES,
     &authentication::RESOURCES,
     &authorization::RESOURCES,

@@ -4,6 +4,7 @@
 //! server, on the command line, in a test. What needs the cluster's state (addresses, quotas) is the server's business.
 
 mod cells;
+mod convert;
 mod defaults;
 mod kinds;
 mod prepare;
@@ -13,6 +14,7 @@ use berth_objects::{FieldError, Resource};
 use serde_json::Value;
 
 pub use kinds::{find, resources};
+pub use validate::SYSTEM_PRIORITIES;
 
 /// Fills in what was left out.
 pub fn default(resource: &Resource, object: &mut Value) {
@@ -44,4 +46,36 @@ pub fn validate(resource: &Resource, object: &Value) -> Vec<FieldError> {
 #[must_use]
 pub fn validate_update(resource: &Resource, object: &Value, old: &Value) -> Vec<FieldError> {
     validate::update(resource, object, old)
+}
+
+/// The object as this resource shows it, from its stored form. Some objects are shown by several resources.
+#[must_use]
+pub fn present(resource: &Resource, object: Value) -> Value {
+    convert::present(resource, object)
+}
+
+/// The stored form of an object that this resource shows.
+#[must_use]
+pub fn stored(resource: &Resource, object: Value) -> Value {
+    convert::stored(resource, object)
+}
+
+/// What to tell those who create an object of a kind that is kept, but that nothing acts on.
+#[must_use]
+pub fn inert(resource: &Resource) -> Option<&'static str> {
+    match (resource.group, resource.kind) {
+        ("admissionregistration.k8s.io", _) => Some(
+            "this server keeps the object, but does not call webhooks or judge by policies yet",
+        ),
+        ("flowcontrol.apiserver.k8s.io", _) => {
+            Some("this server keeps the object, but does not order requests by it")
+        }
+        ("networking.k8s.io", "ServiceCIDR" | "IPAddress") => {
+            Some("this server keeps the object, but takes addresses of Services from its own range")
+        }
+        ("resource.k8s.io", _) => {
+            Some("this server keeps the object, but does not allocate devices")
+        }
+        _ => None,
+    }
 }

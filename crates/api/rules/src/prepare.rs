@@ -6,48 +6,67 @@ use serde_json::{Value, json};
 use crate::defaults;
 
 pub(crate) fn create(resource: &Resource, object: &mut Value) {
-    if resource.subresources.contains(&Subresource::Status) {
-        // A node reports itself by creating itself, so its status may come along.
-        if resource.kind != "Node" {
-            object.unset(&["status"]);
+    // A node reports itself by creating itself, so its status may come along.
+    if resource.subresources.contains(&Subresource::Status) && resource.kind != "Node" {
+        match first_status(resource, object) {
+            Some(status) => object.set(&["status"], status),
+            None => drop(object.unset(&["status"])),
         }
-        if object.get("spec").is_some_and(|spec| !spec.is_null()) && counts(resource) {
-            object.set(&["metadata", "generation"], 1);
-        }
+    }
+    if counts(resource) {
+        object.set(&["metadata", "generation"], 1);
     }
     match (resource.group, resource.kind) {
-        ("", "Pod") => {
-            let quality = defaults::quality(object.get("spec").unwrap_or(&Value::Null));
-            object.set(&["status"], json!({"phase": "Pending", "qosClass": quality}));
-        }
-        ("", "Namespace") => {
-            object.set_default(&["spec", "finalizers"], json!(["kubernetes"]));
-            object.set(&["status"], json!({"phase": "Active"}));
-        }
-        ("", "Service") => object.set(&["status"], json!({"loadBalancer": {}})),
-        ("", "PersistentVolume" | "PersistentVolumeClaim") => {
-            object.set(&["status"], json!({"phase": "Pending"}));
-        }
-        ("apps", _) => object.set(&["status"], json!({"replicas": 0})),
+        ("", "Namespace") => object.set_default(&["spec", "finalizers"], json!(["kubernetes"])),
         ("", "Secret") => encode(object),
+        ("batch", "Job") => {
+            select_own_pods(object);
+            // With its template's labels filled in, the job has them, too, if it has none of its own.
+            defaults::apply(resource, object);
+        }
         _ => {}
     }
-    if (resource.group, resource.kind) == ("apps", "Deployment") {
-        object.set(&["status"], json!({}));
-    }
+}
+
+/// The status of an object nobody has looked at yet.
+fn first_status(resource: &Resource, object: &Value) -> Option<Value> {
+    Some(match (resource.group, resource.kind) {
+        ("", "Pod") => {
+            let quality = defaults::quality(object.get("spec").unwrap_or(&Value::Null));
+            json!({"phase": "Pending", "qosClass": quality})
+        }
+        ("", "Namespace") => json!({"phase": "Active"}),
+        ("", "Service") | ("networking.k8s.io", "Ingress") => json!({"loadBalancer": {}}),
+        ("", "PersistentVolume" | "PersistentVolumeClaim") => json!({"phase": "Pending"}),
+        ("", "ReplicationController") | ("apps", "ReplicaSet") => json!({"replicas": 0}),
+        ("apps", "StatefulSet") => json!({"replicas": 0, "availableReplicas": 0}),
+        ("apps", "DaemonSet") => json!({"currentNumberScheduled": 0, "numberMisscheduled": 0,
+            "desiredNumberScheduled": 0, "numberReady": 0}),
+        ("policy", _) => json!({"currentHealthy": 0, "desiredHealthy": 0,
+            "disruptionsAllowed": 0, "expectedPods": 0}),
+        ("autoscaling", _) => json!({"currentReplicas": 0, "desiredReplicas": 0}),
+        ("storage.k8s.io", "VolumeAttachment") => json!({"attached": false}),
+        ("certificates.k8s.io" | "networking.k8s.io", _) => return None,
+        _ => json!({}),
+    })
 }
 
 /// Kinds whose generation upstream counts.
 fn counts(resource: &Resource) -> bool {
-    !matches!(
-        resource.kind,
-        "Namespace"
-            | "Node"
-            | "Service"
-            | "PersistentVolume"
-            | "PersistentVolumeClaim"
-            | "CertificateSigningRequest"
-    )
+    match resource.group {
+        "" => matches!(resource.kind, "Pod" | "ReplicationController" | "PodTemplate"),
+        "apps" => resource.kind != "ControllerRevision",
+        "storage.k8s.io" => resource.kind == "CSIDriver",
+        "resource.k8s.io" => matches!(resource.kind, "ResourceSlice" | "DeviceClass"),
+        "batch"
+        | "networking.k8s.io"
+        | "policy"
+        | "discovery.k8s.io"
+        | "scheduling.k8s.io"
+        | "admissionregistration.k8s.io"
+        | "flowcontrol.apiserver.k8s.io" => true,
+        _ => false,
+    }
 }
 
 /// Clear texts given for convenience become data.
@@ -56,6 +75,28 @@ fn encode(object: &mut Value) {
     for (name, text) in texts {
         let text = text.as_str().unwrap_or_default();
         object.set(&["data", &name], berth_objects::base64_encode(text.as_bytes()));
+    }
+}
+
+/// Unless it says that it selects by hand, a job selects the pods it made: by its uid, which is in no other's template.
+fn select_own_pods(job: &mut Value) {
+    if job.flag(&["spec", "manualSelector"]) {
+        return;
+    }
+    let (uid, name) = (job.uid().to_owned(), job.name().to_owned());
+    let labels = ["spec", "template", "metadata", "labels"];
+    for (label, value) in [
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("batch.kubernetes.io/job-name", &name),
+        ("controller-uid", &uid),
+        ("job-name", &name),
+    ] {
+        let path: Vec<&str> = labels.iter().copied().chain([label]).collect();
+        job.set_default(&path, value.as_str());
+    }
+    if job.at(&["spec", "selector"]).is_none() {
+        let own = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
+        job.set(&["spec", "selector"], own);
     }
 }
 
@@ -72,11 +113,19 @@ pub(crate) fn update(resource: &Resource, object: &mut Value, old: &Value) {
             object.set(&["spec", "finalizers"], finalizers);
         }
     }
-    let generation = old.integer(&["metadata", "generation"]);
-    if let Some(generation) = generation {
-        let changed = object.get("spec") != old.get("spec");
+    if let Some(generation) = old.integer(&["metadata", "generation"]) {
+        let changed = wanted(object).ne(wanted(old));
         object.set(&["metadata", "generation"], generation + i64::from(changed));
     }
+}
+
+/// What somebody wants: all that is neither about the object nor about how far it got, by name.
+fn wanted(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    const ABOUT: [&str; 4] = ["apiVersion", "kind", "metadata", "status"];
+    let fields = object.as_object().into_iter().flatten();
+    let mut fields: Vec<_> = fields.filter(|(name, _)| !ABOUT.contains(&name.as_str())).collect();
+    fields.sort_by_key(|(name, _)| *name);
+    fields.into_iter()
 }
 
 pub(crate) fn status(_resource: &Resource, object: &mut Value, old: &Value) {

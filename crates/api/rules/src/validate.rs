@@ -1,13 +1,22 @@
 //! Validation of what matters: names, labels, required fields, words from a known set, and what may not change.
 
+mod admission;
+mod batch;
+mod cluster;
 mod names;
+mod network;
 mod pod;
 pub(crate) mod rbac;
+mod scaling;
+mod schedule;
 mod service;
+mod storage;
 mod workload;
 
 use berth_objects::{FieldError, Object, Quantity, Resource};
 use serde_json::{Value, json};
+
+pub use cluster::SYSTEM_PRIORITIES;
 
 /// Errors found so far. A walk adds to it and never stops at the first.
 pub(crate) type Errors = Vec<FieldError>;
@@ -15,78 +24,119 @@ pub(crate) type Errors = Vec<FieldError>;
 pub(crate) fn create(resource: &Resource, object: &Value) -> Errors {
     let mut errors = Errors::new();
     names::metadata(resource, object, &mut errors);
-    content(resource, object, &mut errors);
+    content(resource, object, true, &mut errors);
     errors
 }
 
 pub(crate) fn update(resource: &Resource, object: &Value, old: &Value) -> Errors {
-    let mut errors = create(resource, object);
-    let mut fixed = |path: &[&str]| {
-        let (new, before) = (object.at(path), old.at(path));
-        if new != before {
-            let value = new.cloned().unwrap_or(Value::Null);
-            errors.push(FieldError::invalid(&path.join("."), &value, "field is immutable"));
-        }
-    };
+    let mut errors = Errors::new();
+    names::metadata(resource, object, &mut errors);
+    content(resource, object, false, &mut errors);
+    let errors_of = &mut errors;
     match (resource.group, resource.kind) {
-        ("apps", _) => fixed(&["spec", "selector"]),
-        ("", "Secret") => fixed(&["type"]),
-        ("storage.k8s.io", _) => {
-            for path in [["parameters"], ["provisioner"], ["reclaimPolicy"], ["volumeBindingMode"]]
-            {
-                fixed(&path);
-            }
+        ("", kind) => core_update(kind, object, old, errors_of),
+        ("apps", kind) => workload::update(kind, object, old, errors_of),
+        ("batch", "Job") => batch::job_update(object, old, errors_of),
+        ("storage.k8s.io", kind) => storage::update(kind, object, old, errors_of),
+        ("discovery.k8s.io", _) => immutable(object, old, &["addressType"], errors_of),
+        ("networking.k8s.io", "IngressClass") => {
+            immutable(object, old, &["spec", "controller"], errors_of);
         }
-        ("discovery.k8s.io", _) => fixed(&["addressType"]),
-        _ => {}
-    }
-    match (resource.group, resource.kind) {
-        ("", "Pod") => pod::update(object, old, &mut errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
-            rbac::update(object, old, &mut errors);
+            rbac::update(object, old, errors_of);
         }
-        ("certificates.k8s.io", _) => rbac::signing_request_update(object, old, &mut errors),
-        ("", "Service") => service::update(object, old, &mut errors),
-        ("", "PersistentVolumeClaim") => claim_update(object, old, &mut errors),
-        ("", "Secret" | "ConfigMap") if old.flag(&["immutable"]) => {
-            for field in ["data", "binaryData"] {
-                if object.get(field) != old.get(field) {
-                    let why = "field is immutable when `immutable` is set";
-                    errors.push(FieldError::forbidden(field, why));
-                }
-            }
-            if !object.flag(&["immutable"]) {
-                let why = "field is immutable when `immutable` is set";
-                errors.push(FieldError::forbidden("immutable", why));
-            }
+        ("certificates.k8s.io", _) => rbac::signing_request_update(object, old, errors_of),
+        ("networking.k8s.io", "IPAddress") => immutable(object, old, &["spec"], errors_of),
+        ("networking.k8s.io", "ServiceCIDR") => {
+            immutable(object, old, &["spec", "cidrs"], errors_of);
         }
+        ("scheduling.k8s.io", _) => cluster::priority_class_update(object, old, errors_of),
+        ("node.k8s.io", _) => immutable(object, old, &["handler"], errors_of),
+        ("resource.k8s.io", kind) => cluster::devices_update(kind, object, old, errors_of),
         _ => {}
     }
     errors
 }
 
-fn content(resource: &Resource, object: &Value, errors: &mut Errors) {
-    match (resource.group, resource.kind) {
-        ("", "Pod") => pod::spec(&Place::root(object).field("spec"), errors),
-        ("", "Service") => service::create(object, errors),
-        ("apps", _) => workload::create(resource, object, errors),
-        ("", "ConfigMap" | "Secret") => data(object, errors),
-        ("", "PersistentVolumeClaim") => claim(object, errors),
-        ("", "PersistentVolume") => volume(object, errors),
-        ("storage.k8s.io", _) => {
-            let root = Place::root(object);
-            root.field("provisioner").required(errors);
-            root.field("reclaimPolicy").one_of(&["Delete", "Retain"], errors);
-            root.field("volumeBindingMode").one_of(&["Immediate", "WaitForFirstConsumer"], errors);
+/// Complains when a field is not what it was.
+pub(crate) fn immutable(object: &Value, old: &Value, path: &[&str], errors: &mut Errors) {
+    let (new, before) = (object.at(path), old.at(path));
+    if new != before {
+        let value = new.cloned().unwrap_or(Value::Null);
+        errors.push(FieldError::invalid(&path.join("."), &value, "field is immutable"));
+    }
+}
+
+fn core_update(kind: &str, object: &Value, old: &Value, errors: &mut Errors) {
+    match kind {
+        "Pod" => pod::update(object, old, errors),
+        "Service" => service::update(object, old, errors),
+        "PersistentVolumeClaim" => storage::claim_update(object, old, errors),
+        "ResourceQuota" => immutable(object, old, &["spec", "scopes"], errors),
+        "Secret" | "ConfigMap" => {
+            if kind == "Secret" {
+                immutable(object, old, &["type"], errors);
+            }
+            if old.flag(&["immutable"]) {
+                let why = "field is immutable when `immutable` is set";
+                for field in ["data", "binaryData"] {
+                    if object.get(field) != old.get(field) {
+                        errors.push(FieldError::forbidden(field, why));
+                    }
+                }
+                if !object.flag(&["immutable"]) {
+                    errors.push(FieldError::forbidden("immutable", why));
+                }
+            }
         }
-        ("networking.k8s.io", _) => network_policy(object, errors),
+        _ => {}
+    }
+}
+
+fn content(resource: &Resource, object: &Value, creating: bool, errors: &mut Errors) {
+    match (resource.group, resource.kind) {
+        ("", kind) => core(resource, kind, object, errors),
+        ("apps", "ControllerRevision") => cluster::controller_revision(object, errors),
+        ("apps", _) => workload::create(resource, object, errors),
         ("rbac.authorization.k8s.io", _) => rbac::create(resource, object, errors),
         ("certificates.k8s.io", _) => rbac::signing_request(object, errors),
-        ("discovery.k8s.io", _) => {
-            let kind = Place::root(object).field("addressType");
-            kind.required(errors);
-            kind.one_of(&["IPv4", "IPv6", "FQDN"], errors);
+        ("batch", "Job") => batch::job(object, errors),
+        ("batch", _) => batch::cron_job(object, errors),
+        ("autoscaling", _) => scaling::autoscaler(object, errors),
+        ("policy", _) => scaling::disruption_budget(object, errors),
+        ("storage.k8s.io", kind) => storage::create(kind, object, errors),
+        ("networking.k8s.io", "NetworkPolicy") => network::network_policy(object, errors),
+        ("networking.k8s.io", "Ingress") => network::ingress(object, creating, errors),
+        ("networking.k8s.io", "IngressClass") => network::ingress_class(object, errors),
+        ("networking.k8s.io", "IPAddress") => network::ip_address(object, errors),
+        ("networking.k8s.io", _) => network::service_cidr(object, errors),
+        ("discovery.k8s.io", _) => network::endpoint_slice(object, errors),
+        ("scheduling.k8s.io", _) => cluster::priority_class(object, errors),
+        ("node.k8s.io", _) => cluster::runtime_class(object, errors),
+        ("admissionregistration.k8s.io", kind) => admission::create(kind, object, errors),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => cluster::flow_schema(object, errors),
+        ("flowcontrol.apiserver.k8s.io", _) => cluster::priority_level(object, errors),
+        ("resource.k8s.io", kind) => cluster::devices(kind, object, errors),
+        _ => {}
+    }
+}
+
+fn core(resource: &Resource, kind: &str, object: &Value, errors: &mut Errors) {
+    match kind {
+        "Pod" => pod::spec(&Place::root(object).field("spec"), errors),
+        "PodTemplate" => {
+            let template = Place::root(object).field("template");
+            names::labels(&template.field("metadata").field("labels"), errors);
+            pod::spec(&template.field("spec"), errors);
         }
+        "Service" => service::create(object, errors),
+        "ReplicationController" => workload::create(resource, object, errors),
+        "ConfigMap" | "Secret" => data(object, errors),
+        "PersistentVolumeClaim" => storage::claim(object, errors),
+        "PersistentVolume" => storage::volume(object, errors),
+        "Endpoints" => network::endpoints(object, errors),
+        "ResourceQuota" => cluster::resource_quota(object, errors),
+        "LimitRange" => cluster::limit_range(object, errors),
         _ => {}
     }
 }
@@ -169,6 +219,35 @@ impl<'value> Place<'value> {
         }
     }
 
+    /// A number must be at least this.
+    pub fn at_least(&self, least: i64, errors: &mut Errors) {
+        if self.value.as_i64().is_some_and(|number| number < least) {
+            self.invalid(format!("must be greater than or equal to {least}"), errors);
+        }
+    }
+
+    /// A count, or a share of all.
+    pub fn number_or_percent(&self, errors: &mut Errors) {
+        self.not_negative(errors);
+        let Some(text) = self.value.as_str() else { return };
+        match text.strip_suffix('%').and_then(|number| number.parse::<u32>().ok()) {
+            Some(percent) if percent > 100 => {
+                self.invalid("must not be greater than 100%", errors);
+            }
+            Some(_) => {}
+            None => {
+                let why = "a valid percent string must be a numeric string followed by an ending \
+                           '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+                self.invalid(why, errors);
+            }
+        }
+    }
+
+    /// Whether this is a number or a share, and nothing.
+    pub fn is_zero(&self) -> bool {
+        matches!(self.value.as_i64(), Some(0)) || self.value.as_str() == Some("0%")
+    }
+
     /// No two items may have the same value at `name`.
     pub fn unique(&self, name: &str, errors: &mut Errors) {
         let mut seen = Vec::new();
@@ -234,88 +313,6 @@ pub(crate) fn quantity(place: &Place<'_>, errors: &mut Errors) -> Option<Quantit
         Err(error) => {
             place.invalid(error.to_string(), errors);
             None
-        }
-    }
-}
-
-const MODES: &[&str] = &["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"];
-
-fn claim(object: &Value, errors: &mut Errors) {
-    let spec = Place::root(object).field("spec");
-    if spec.field("accessModes").required(errors) {
-        spec.field("accessModes").items().for_each(|mode| mode.one_of(MODES, errors));
-    }
-    let storage = spec.field("resources").field("requests").field("storage");
-    if storage.required(errors) && quantity(&storage, errors) == Some(Quantity::ZERO) {
-        storage.invalid("must be greater than zero", errors);
-    }
-    spec.field("volumeMode").one_of(&["Block", "Filesystem"], errors);
-}
-
-fn claim_update(object: &Value, old: &Value, errors: &mut Errors) {
-    let mask = |claim: &Value| {
-        let mut spec = claim.get("spec").cloned().unwrap_or_default();
-        for path in [&["resources"][..], &["volumeAttributesClassName"]] {
-            spec.unset(path);
-        }
-        if old.text(&["spec", "volumeName"]).is_empty() {
-            spec.unset(&["volumeName"]);
-        }
-        if old.at(&["spec", "storageClassName"]).is_none() {
-            spec.unset(&["storageClassName"]);
-        }
-        spec
-    };
-    if mask(object) != mask(old) {
-        let why = "spec is immutable after creation except resources.requests and \
-                   volumeAttributesClassName for bound claims";
-        errors.push(FieldError::forbidden("spec", why));
-    }
-}
-
-fn volume(object: &Value, errors: &mut Errors) {
-    let spec = Place::root(object).field("spec");
-    if spec.field("accessModes").required(errors) {
-        spec.field("accessModes").items().for_each(|mode| mode.one_of(MODES, errors));
-    }
-    if spec.field("capacity").required(errors) {
-        let storage = spec.field("capacity").field("storage");
-        if storage.required(errors) {
-            quantity(&storage, errors);
-        }
-    }
-    let policy = spec.field("persistentVolumeReclaimPolicy");
-    policy.one_of(&["Delete", "Recycle", "Retain"], errors);
-}
-
-fn network_policy(object: &Value, errors: &mut Errors) {
-    let spec = Place::root(object).field("spec");
-    spec.field("policyTypes").items().for_each(|kind| kind.one_of(&["Ingress", "Egress"], errors));
-    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
-        for rule in spec.field(direction).items() {
-            for port in rule.field("ports").items() {
-                port.field("protocol").one_of(&["TCP", "UDP", "SCTP"], errors);
-                port.field("port").port(errors);
-            }
-            for peer in rule.field(peers).items() {
-                let block = peer.field("ipBlock");
-                let selects = !peer.field("podSelector").is_empty()
-                    || !peer.field("namespaceSelector").is_empty();
-                if block.is_empty() && !selects {
-                    errors.push(FieldError::required(&peer.path, "must specify a peer"));
-                } else if !block.is_empty() && selects {
-                    let why = "may not specify both ipBlock and another peer";
-                    errors.push(FieldError::forbidden(&peer.path, why));
-                }
-                if !block.is_empty() {
-                    let exceptions = block.field("except");
-                    for cidr in std::iter::once(block.field("cidr")).chain(exceptions.items()) {
-                        if cidr.text().parse::<ipnet::IpNet>().is_err() {
-                            cidr.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24)", errors);
-                        }
-                    }
-                }
-            }
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Server-side apply, and the note of who manages which fields.
 
-use berth_objects::managed::{self, Manager};
-use berth_objects::{Object, Status, Subresource};
+use std::collections::BTreeMap;
+
+use berth_objects::managed::{self, Force, Manager};
+use berth_objects::{Cause, Object, Status, Subresource};
 use http::Response;
 use serde_json::Value;
 
@@ -18,7 +20,7 @@ impl Call {
         Manager {
             name: &self.manager,
             api_version,
-            subresource: self.subresource.map_or("", Subresource::name),
+            subresource: self.via.or(self.subresource).map_or("", Subresource::name),
             now: self.shared.now(),
         }
     }
@@ -32,6 +34,71 @@ impl Call {
         let schema = self.resource.schema().1;
         managed::track_update(schema, old, object, &self.manager(&version));
     }
+}
+
+/// Only what this path may write can be applied to it.
+fn narrow(call: &Call, configuration: &mut Value) {
+    if !call.resource.subresources.contains(&Subresource::Status) {
+        return;
+    }
+    let Some(fields) = configuration.as_object_mut() else { return };
+    match call.subresource {
+        Some(Subresource::Status) => {
+            let kept = ["apiVersion", "kind", "metadata", "status"];
+            fields.retain(|name, _| kept.contains(&name.as_str()));
+            for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+                configuration.unset(&["metadata", field]);
+            }
+        }
+        _ => drop(fields.shift_remove("status")),
+    }
+}
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// What kubectl applied last on its own side, when kubectl now goes on here. Other managers have no part in that note.
+fn last_applied(call: &Call, live: &Value) -> Option<Value> {
+    let text = live.annotation(LAST_APPLIED).filter(|_| call.manager == "kubectl")?;
+    // A note that is no object was written by hand; it allows nothing.
+    let mut last: Value = serde_json::from_str(text).ok().filter(Value::is_object)?;
+    berth_objects::decode(call.resource.schema().1, &mut last).ok()?;
+    Some(last)
+}
+
+/// An object as kubectl notes it: with its fields in order.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let ordered: BTreeMap<_, _> =
+                fields.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
+            Value::Object(ordered.into_iter().collect())
+        }
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
+}
+
+/// One conflict in one line; many by manager.
+fn conflict(causes: Vec<Cause>) -> Status {
+    let message = match causes.as_slice() {
+        [one] => format!("Apply failed with 1 conflict: {}: {}", one.message, one.field),
+        many => {
+            let mut managers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            for cause in many {
+                let manager = cause.message.trim_start_matches("conflict with ");
+                managers.entry(manager).or_default().push(&cause.field);
+            }
+            let texts: Vec<_> = managers
+                .into_iter()
+                .map(|(manager, fields)| {
+                    let lines: String = fields.iter().map(|field| format!("\n- {field}")).collect();
+                    format!("conflicts with {manager}:{lines}")
+                })
+                .collect();
+            format!("Apply failed with {} conflicts: {}", many.len(), texts.join("\n"))
+        }
+    };
+    Status { causes, ..Status::new(409, "Conflict", message) }
 }
 
 pub(crate) async fn apply(
@@ -52,18 +119,25 @@ pub(crate) async fn apply(
     }
     let wanted = configuration.unset(&["metadata", "resourceVersion"]);
     let wanted = wanted.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
+    narrow(call, &mut configuration);
     let (force, schema) = (call.query.flag("force"), call.resource.schema().1);
     let version = call.resource.api_version();
     let merge = |call: &Call, object: &mut Value| {
         let manager = call.manager(&version);
-        managed::apply(schema, object, &configuration, &manager, force).map_err(|causes| {
-            let count = causes.len();
-            let texts: Vec<_> =
-                causes.iter().map(|cause| format!("{}: {}", cause.message, cause.field)).collect();
-            let plural = if count == 1 { "conflict" } else { "conflicts" };
-            let message = format!("Apply failed with {count} {plural}: {}", texts.join("\n"));
-            Status { causes, ..Status::new(409, "Conflict", message) }
-        })
+        let settle = |object: &mut Value| berth_rules::default(call.resource, object);
+        let last = last_applied(call, object);
+        let force = match (&last, force) {
+            (_, true) => Force::Always,
+            (Some(last), false) => Force::Only(managed::unchanged(schema, last, object)),
+            (None, false) => Force::Never,
+        };
+        managed::apply(schema, object, &configuration, &manager, &force, settle)
+            .map_err(conflict)?;
+        if last.is_some() {
+            let text = format!("{}\n", sorted(&configuration));
+            object.set(&["metadata", "annotations", LAST_APPLIED], text);
+        }
+        Ok(())
     };
     call.applies = true;
     let existing = call.shared.fetch(call.resource, &call.namespace, &call.name).await?;

@@ -30,6 +30,17 @@ pub(crate) async fn objects(server: &ApiServer) -> Result<(), Status> {
     for name in NAMESPACES {
         ensure(server, ("", "namespaces"), "", json!({"metadata": {"name": name}})).await?;
     }
+    for (name, value) in berth_rules::SYSTEM_PRIORITIES {
+        let class = json!({"metadata": {"name": name}, "value": value,
+        "description": match name {
+            "system-node-critical" => "For pods a node cannot do without; they are never moved.",
+            _ => "For pods the cluster cannot do without; they may move to another node.",
+        }});
+        ensure(server, ("scheduling.k8s.io", "priorityclasses"), "", class).await?;
+    }
+    let block = server.shared.options.service_addresses.trunc().to_string();
+    let block = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [block]}});
+    ensure(server, ("networking.k8s.io", "servicecidrs"), "", block).await?;
     let address = server.shared.addresses.first().to_string();
     let target = server.shared.options.advertise.map_or(6443, |at| at.port());
     let service = json!({

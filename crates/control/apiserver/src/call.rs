@@ -7,12 +7,13 @@ use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response};
 use serde_json::Value;
 
-use crate::Identity;
 use crate::output::Form;
 use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
 use crate::service::{header, json};
-use crate::{Body, accounts, delete, list, patch, pods, reviews, scale, watch, write};
+use crate::{
+    Body, Identity, accounts, delete, evict, list, patch, pods, reviews, room, scale, watch, write,
+};
 
 /// What to do about fields nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(crate) struct Call {
     pub namespace: String,
     pub name: String,
     pub subresource: Option<Subresource>,
+    /// The subresource of the request where the change is made as one of the whole object.
+    pub via: Option<Subresource>,
     pub query: Query,
     pub form: Form,
     /// Who is noted as the manager of fields.
@@ -82,6 +85,7 @@ impl Call {
             namespace: target.namespace,
             name: target.name,
             subresource: target.subresource,
+            via: None,
             form: Form::negotiate(headers, query.text("includeObject")),
             query,
             manager,
@@ -90,6 +94,26 @@ impl Call {
             field_validation,
             warnings: Vec::new(),
         })
+    }
+
+    /// A call for another object of the same namespace on behalf of the same client.
+    pub fn beside(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            identity: self.identity.clone(),
+            resource: self.resource,
+            namespace: self.namespace.clone(),
+            name: String::new(),
+            subresource: None,
+            via: None,
+            query: Query::default(),
+            form: Form::Whole,
+            manager: self.manager.clone(),
+            dry_run: self.dry_run,
+            applies: false,
+            field_validation: self.field_validation,
+            warnings: Vec::new(),
+        }
     }
 
     /// Does what the verb says.
@@ -102,12 +126,15 @@ impl Call {
             Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log,
             PortForward, Resize, Scale, Token,
         };
+        if self.resource.is_kept() {
+            room::check(&*self.shared.options.room, &self.identity, verb, self.subresource)?;
+        }
         let mut response = match (self.subresource, verb) {
             (Some(Log | Exec | Attach | PortForward), "get" | "create") => {
                 return pods::stream(&self, request).await;
             }
             (Some(Binding), "create") => pods::bind(&mut self, request).await?,
-            (Some(Eviction), "create") => pods::evict(&mut self, request).await?,
+            (Some(Eviction), "create") => evict::evict(&mut self, request).await?,
             (Some(Scale), "get") => scale::get(&self).await?,
             (Some(Scale), "update" | "patch") => scale::change(&mut self, request).await?,
             (Some(Token), "create") => accounts::token(&mut self, request).await?,

@@ -78,11 +78,8 @@ pub(crate) async fn delete(
 
 /// Deletes the object of a call, and says what it was or is and whether it is gone.
 pub(crate) async fn delete_object(call: &Call, options: &Options) -> Result<(Value, bool), Status> {
-    const KEPT: [&str; 3] = ["default", "kube-system", "kube-public"];
-    if (call.resource.group, call.resource.kind) == ("", "Namespace")
-        && KEPT.contains(&call.name.as_str())
-    {
-        return Err(Status::forbidden(call.subject(), "this namespace may not be deleted"));
+    if let Some(why) = kept(call) {
+        return Err(Status::forbidden(call.subject(), why));
     }
     let mut gone = false;
     let object = call
@@ -105,6 +102,25 @@ pub(crate) async fn delete_object(call: &Call, options: &Options) -> Result<(Val
         call.shared.addresses.release(&object, None);
     }
     Ok((object, gone))
+}
+
+/// Why an object that the cluster cannot do without stays.
+fn kept(call: &Call) -> Option<&'static str> {
+    const NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
+    match (call.resource.group, call.resource.kind) {
+        ("", "Namespace") if NAMESPACES.contains(&call.name.as_str()) => {
+            Some("this namespace may not be deleted")
+        }
+        ("scheduling.k8s.io", _)
+            if berth_rules::SYSTEM_PRIORITIES.iter().any(|(name, _)| *name == call.name) =>
+        {
+            Some("this is a system priority class and cannot be deleted")
+        }
+        ("networking.k8s.io", "ServiceCIDR") if call.name == "kubernetes" => {
+            Some("this is where addresses of Services come from")
+        }
+        _ => None,
+    }
 }
 
 /// What a deletion makes of an object.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::service::{header, json as respond, raw};
-use crate::{Body, VERSION, body, openapi};
+use crate::{Body, VERSION, body, openapi, swagger};
 
 pub(crate) fn answer(parts: &[String], request: &Request<Body>) -> Result<Response<Body>, Status> {
     let not_found =
@@ -34,20 +34,23 @@ pub(crate) fn answer(parts: &[String], request: &Request<Body>) -> Result<Respon
                 groups().into_keys().filter(|g| !g.is_empty()).map(group).collect();
             respond(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         })),
-        ["api", "v1"] => Ok(respond(200, &resource_list(""))),
+        ["api", "v1"] => Ok(respond(200, &resource_list("", "v1"))),
         ["apis", name] if groups().contains_key(name) => {
             let mut value = group(name);
             value["kind"] = "APIGroup".into();
             value["apiVersion"] = "v1".into();
             Ok(respond(200, &value))
         }
-        ["apis", name, "v1"] if groups().contains_key(name) => {
-            Ok(respond(200, &resource_list(name)))
+        ["apis", name, version] if versions(name).contains(version) => {
+            Ok(respond(200, &resource_list(name, version)))
         }
         [".well-known", "openid-configuration"] => Ok(respond(200, &crate::accounts::discovery())),
+        ["openapi", "v2"] => Ok(swagger::answer(request.headers())),
         ["openapi", "v3"] => Ok(respond(200, &openapi::index())),
-        ["openapi", "v3", "api", "v1"] => openapi::document("").ok_or_else(not_found),
-        ["openapi", "v3", "apis", name, "v1"] => openapi::document(name).ok_or_else(not_found),
+        ["openapi", "v3", "api", "v1"] => openapi::document("", "v1").ok_or_else(not_found),
+        ["openapi", "v3", "apis", name, version] => {
+            openapi::document(name, version).ok_or_else(not_found)
+        }
         _ => Err(not_found()),
     }
 }
@@ -83,18 +86,33 @@ pub(crate) fn groups() -> BTreeMap<&'static str, Vec<&'static Resource>> {
     groups
 }
 
+/// The versions of a group, the preferred one first.
+pub(crate) fn versions(group: &str) -> Vec<&'static str> {
+    let mut versions = Vec::new();
+    for resource in berth_rules::resources().filter(|resource| resource.group == group) {
+        if !versions.contains(&resource.version) {
+            versions.push(resource.version);
+        }
+    }
+    versions
+}
+
 fn group(name: &str) -> Value {
-    let version = json!({"groupVersion": format!("{name}/v1"), "version": "v1"});
-    json!({"name": name, "versions": [version], "preferredVersion": version})
+    let versions: Vec<_> = versions(name)
+        .into_iter()
+        .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
+        .collect();
+    json!({"name": name, "preferredVersion": versions[0], "versions": versions})
 }
 
 fn kind_of(resource: &Resource, part: Subresource) -> (&'static str, &'static str, &'static str) {
     part.body().unwrap_or((resource.group, resource.version, resource.kind))
 }
 
-fn resource_list(group: &str) -> Value {
+fn resource_list(group: &str, version: &str) -> Value {
     let mut resources = Vec::new();
-    for resource in groups().remove(group).unwrap_or_default() {
+    let all = groups().remove(group).unwrap_or_default();
+    for resource in all.into_iter().filter(|resource| resource.version == version) {
         let mut value = json!({
             "name": resource.plural,
             "singularName": resource.singular,
@@ -125,7 +143,7 @@ fn resource_list(group: &str) -> Value {
             resources.push(value);
         }
     }
-    let version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
+    let version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version,
         "resources": resources})
 }
@@ -145,10 +163,17 @@ impl Document {
             .into_iter()
             .filter(|(group, _)| group.is_empty() == core)
             .map(|(group, resources)| {
-                let resources: Vec<_> = resources.into_iter().map(aggregate).collect();
+                let versions: Vec<_> = versions(group)
+                    .into_iter()
+                    .map(|version| {
+                        let of_version = resources.iter().filter(|r| r.version == version);
+                        let resources: Vec<_> = of_version.copied().map(aggregate).collect();
+                        json!({"version": version, "resources": resources,
+                            "freshness": "Current"})
+                    })
+                    .collect();
                 let metadata = if core { json!({}) } else { json!({"name": group}) };
-                json!({"metadata": metadata, "versions": [
-                    {"version": "v1", "resources": resources, "freshness": "Current"}]})
+                json!({"metadata": metadata, "versions": versions})
             })
             .collect();
         let render = |version: &str| {

@@ -31,8 +31,8 @@ impl ObjectChange {
     }
 }
 
-/// The group distinguishes the two views of one event.
-type Place = (&'static str, Revision, Bytes);
+/// Group and version distinguish the views of one object.
+type Place = (&'static str, &'static str, Revision, Bytes);
 
 #[derive(Default)]
 struct Kept {
@@ -58,7 +58,7 @@ impl Decoded {
             Event::Delete { revision, previous } => (*revision, &previous.key),
             Event::Progress(_) | Event::Compacted(_) => return Ok(None),
         };
-        let place = (resource.group, revision, key.clone());
+        let place = (resource.group, resource.version, revision, key.clone());
         if let Some(known) = self.lock().changes.get(&place) {
             return Ok(Some(Arc::clone(known)));
         }

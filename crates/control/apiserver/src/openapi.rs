@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use berth_objects::schema::{
-    Definition, Form, ListType, Property, Schemas, Shape, Type, descriptions,
+    Definition, Form, ListType, Property, Schemas, Shape, Type, descriptions, sources,
 };
 use berth_objects::{Resource, Subresource};
 use http::Response;
 use serde_json::{Map, Value, json};
 
-use crate::discovery::{groups, tag};
+use crate::discovery::{groups, tag, versions};
 use crate::service::raw;
 use crate::{Body, VERSION};
 
@@ -24,36 +24,72 @@ type Texts = std::collections::HashMap<
     std::collections::HashMap<&'static str, std::borrow::Cow<'static, str>>,
 >;
 
-fn root(group: &str) -> String {
-    if group.is_empty() { "api/v1".to_owned() } else { format!("apis/{group}/v1") }
+fn root(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-/// Where the documents are. Clients keep a document as long as its hash is the same.
+/// What all documents are made from, in short. Clients keep a document as long as this is the same; making the documents
+/// only to name them would take far longer.
+pub(crate) fn edition() -> &'static str {
+    static EDITION: LazyLock<String> = LazyLock::new(|| {
+        let mut all = VERSION.as_bytes().to_vec();
+        sources().iter().for_each(|text| all.extend_from_slice(text.as_bytes()));
+        for resource in berth_rules::resources() {
+            let parts: Vec<_> = resource.subresources.iter().map(|part| part.name()).collect();
+            let names = (resource.group, resource.version, resource.plural, resource.scope, parts);
+            all.extend_from_slice(format!("{names:?}").as_bytes());
+        }
+        tag(&all)
+    });
+    &EDITION
+}
+
+/// Where the documents are.
 pub(crate) fn index() -> Value {
-    static INDEX: LazyLock<Value> = LazyLock::new(|| {
-        let mut paths = Map::new();
-        for group in groups().into_keys() {
-            let root = root(group);
-            let hash = tag(render(group).to_string().as_bytes());
-            let url = format!("/openapi/v3/{root}?hash={hash}");
+    let mut paths = Map::new();
+    for group in groups().into_keys() {
+        for version in versions(group) {
+            let root = root(group, version);
+            let url = format!("/openapi/v3/{root}?hash={}", edition());
             paths.insert(root, json!({"serverRelativeURL": url}));
         }
-        json!({"paths": paths})
-    });
-    INDEX.clone()
+    }
+    json!({"paths": paths})
 }
 
-/// The document of a group.
-pub(crate) fn document(group: &str) -> Option<Response<Body>> {
-    groups().contains_key(group).then(|| raw(200, "application/json", render(group).to_string()))
+/// The document of a group in a version.
+pub(crate) fn document(group: &str, version: &str) -> Option<Response<Body>> {
+    let known = versions(group).contains(&version);
+    known.then(|| raw(200, "application/json", render(group, version).to_string()))
 }
 
-fn render(group: &str) -> Value {
+fn render(group: &str, version: &str) -> Value {
+    let mut paths = BTreeMap::new();
+    let all = groups().remove(group).unwrap_or_default();
+    let of_version = all.into_iter().filter(|resource| resource.version == version);
+    let schemas = components(of_version, &mut paths);
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    })
+}
+
+/// The schemas of all kinds.
+pub(crate) fn schemas() -> Map<String, Value> {
+    components(berth_rules::resources(), &mut BTreeMap::new())
+}
+
+/// The schemas of these kinds and of all they refer to; their paths are added.
+fn components(
+    resources: impl Iterator<Item = &'static Resource>,
+    paths: &mut BTreeMap<String, Value>,
+) -> Map<String, Value> {
     let texts = descriptions();
     let mut names = BTreeSet::new();
-    let mut paths = BTreeMap::new();
     let mut schemas = BTreeMap::new();
-    for resource in groups().remove(group).unwrap_or_default() {
+    for resource in resources {
         let name = resource.schema().0;
         collect(name, &mut names);
         for part in resource.subresources {
@@ -67,7 +103,7 @@ fn render(group: &str) -> Value {
         if resource.is_kept() {
             schemas.insert(list.clone(), list_schema(resource, name));
         }
-        resource_paths(resource, name, &list, &mut paths);
+        resource_paths(resource, name, &list, paths);
     }
     for extra in ["ListMeta", "DeleteOptions", "Status"] {
         collect(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{extra}"), &mut names);
@@ -78,12 +114,7 @@ fn render(group: &str) -> Value {
             schemas.insert(name.to_owned(), definition_schema(name, definition, &texts));
         }
     }
-    json!({
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": VERSION},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    })
+    schemas.into_iter().collect()
 }
 
 /// A definition and all it refers to.
@@ -143,6 +174,7 @@ fn definition_schema(name: &'static str, definition: &Definition, texts: &Texts)
     }
     match definition.form {
         Form::Object | Form::Raw => drop(schema.insert("type".into(), "object".into())),
+        Form::SchemaOrArray | Form::SchemaOrBool | Form::SchemaOrStrings => {}
         Form::Quantity => {
             drop(schema.insert("oneOf".into(), json!([{"type": "string"}, {"type": "number"}])))
         }
@@ -281,7 +313,7 @@ fn resource_paths(
     const OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
     const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
     let kind = (resource.group, resource.version, resource.kind);
-    let base = format!("/{}", root(resource.group));
+    let base = format!("/{}", root(resource.group, resource.version));
     if !resource.is_kept() {
         let (folder, variables) = if resource.namespaced() {
             let folder = format!("{base}/namespaces/{{namespace}}/{}", resource.plural);

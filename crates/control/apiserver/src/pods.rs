@@ -1,4 +1,4 @@
-//! What pods have and nothing else does: binding, eviction, and the streams that only their node can serve.
+//! What pods have and nothing else does: binding, and the streams that only their node can serve.
 
 use berth_objects::{Object, Status};
 use futures::FutureExt;
@@ -11,14 +11,13 @@ use tower::ServiceExt;
 use berth_objects::Subresource;
 
 use crate::call::Call;
-use crate::delete::{self, Options};
 use crate::registry::Change;
 use crate::service::json as respond;
 use crate::{Body, BoxError, NodeService, input};
 
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
-fn success(code: u16) -> Response<Body> {
+pub(crate) fn success(code: u16) -> Response<Body> {
     respond(
         code,
         &json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
@@ -66,7 +65,7 @@ pub(crate) async fn bind(
     Ok(success(201))
 }
 
-fn condition(pod: &mut Value, wanted: Value) {
+pub(crate) fn condition(pod: &mut Value, wanted: Value) {
     let place = pod.place(&["status", "conditions"]);
     if !place.is_array() {
         *place = json!([]);
@@ -75,18 +74,6 @@ fn condition(pod: &mut Value, wanted: Value) {
         conditions.retain(|known| known["type"] != wanted["type"]);
         conditions.push(wanted);
     }
-}
-
-/// A deletion that asks politely. Budgets that could refuse it are not served yet, so it is always granted.
-pub(crate) async fn evict(
-    call: &mut Call,
-    request: Request<Body>,
-) -> Result<Response<Body>, Status> {
-    let eviction = input::other(request, ("policy", "v1", "Eviction")).await?;
-    let options = eviction.get("deleteOptions").unwrap_or(&Value::Null);
-    let options = Options::from_body(call, options)?;
-    delete::delete_object(call, &options).await?;
-    Ok(success(201))
 }
 
 /// Hands the request on to the pod's node, upgrades and all.

@@ -32,45 +32,14 @@ pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> Bytes {
 pub(crate) fn decode(resource: &Resource, record: &Record) -> Result<Value, Status> {
     let mut object: Value = serde_json::from_slice(&record.value).map_err(Status::internal)?;
     object.set(&["metadata", "resourceVersion"], record.revision.to_string());
-    Ok(present(resource, object))
+    Ok(berth_rules::present(resource, object))
 }
 
 /// The stored form of an object.
 pub(crate) fn encode(resource: &Resource, object: &Value) -> Result<Bytes, Status> {
-    let mut object = stored(resource, object.clone());
+    let mut object = berth_rules::stored(resource, object.clone());
     object.unset(&["metadata", "resourceVersion"]);
     Ok(serde_json::to_vec(&object).map_err(Status::internal)?.into())
-}
-
-/// Names of the same fields of events in the older and the newer group.
-const EVENT_FIELDS: [(&str, &str); 7] = [
-    ("involvedObject", "regarding"),
-    ("message", "note"),
-    ("source", "deprecatedSource"),
-    ("firstTimestamp", "deprecatedFirstTimestamp"),
-    ("lastTimestamp", "deprecatedLastTimestamp"),
-    ("count", "deprecatedCount"),
-    ("reportingComponent", "reportingController"),
-];
-
-fn present(resource: &Resource, object: Value) -> Value {
-    if resource.group == "events.k8s.io" { rename(object, false, resource) } else { object }
-}
-
-fn stored(resource: &Resource, object: Value) -> Value {
-    if resource.group == "events.k8s.io" { rename(object, true, resource) } else { object }
-}
-
-fn rename(mut event: Value, to_core: bool, resource: &Resource) -> Value {
-    for (core, newer) in EVENT_FIELDS {
-        let (from, to) = if to_core { (newer, core) } else { (core, newer) };
-        if let Some(value) = event.unset(&[from]) {
-            event.set(&[to], value);
-        }
-    }
-    let version = if to_core { "v1".to_owned() } else { resource.api_version() };
-    event.set(&["apiVersion"], version);
-    event
 }
 
 impl Shared {

@@ -1,13 +1,14 @@
 //! The scale subresource: the number of replicas, alike for every kind that has one.
 
-use berth_objects::{LabelSelector, Object, Status};
+use berth_objects::{Column, LabelSelector, Object, Status, time};
 use http::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::call::Call;
+use crate::output::{Form, partial};
 use crate::patch::Patch;
 use crate::service::json as respond;
-use crate::{Body, input, write};
+use crate::{Body, input, table, write};
 
 fn of(object: &Value) -> Value {
     let mut metadata = json!({});
@@ -16,7 +17,13 @@ fn of(object: &Value) -> Value {
             metadata[field] = value.clone();
         }
     }
-    let selector = LabelSelector::from_object(object.at(&["spec", "selector"]));
+    // The oldest kind with replicas selects by a plain map.
+    let plain = object.text(&["kind"]) == "ReplicationController";
+    let selector = if plain {
+        Ok(object.map(&["spec", "selector"]).map(LabelSelector::from_map))
+    } else {
+        LabelSelector::from_object(object.at(&["spec", "selector"]))
+    };
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
@@ -29,8 +36,30 @@ fn of(object: &Value) -> Value {
     })
 }
 
+const COLUMNS: [Column; 3] =
+    [Column::number("Desired"), Column::number("Available"), Column::text("Age")];
+
+/// A Scale in the form the client asked for.
+fn answer(call: &Call, scale: Value) -> Response<Body> {
+    let cells = || {
+        let count = |path: &[&str]| Value::from(scale.integer(path).unwrap_or(0));
+        let born = time::parse(scale.text(&["metadata", "creationTimestamp"]));
+        let age = born.map(|born| time::age(born, call.shared.now())).unwrap_or_default();
+        vec![count(&["spec", "replicas"]), count(&["status", "replicas"]), age.into()]
+    };
+    let value = match call.form {
+        Form::Whole => scale,
+        Form::Metadata => partial(scale),
+        Form::Table(include) => {
+            let cells = cells();
+            table::of_cells(&COLUMNS, cells, scale, include)
+        }
+    };
+    respond(200, &value)
+}
+
 pub(crate) async fn get(call: &Call) -> Result<Response<Body>, Status> {
-    Ok(respond(200, &of(&call.read().await?)))
+    Ok(answer(call, of(&call.read().await?)))
 }
 
 pub(crate) async fn change(
@@ -44,7 +73,7 @@ pub(crate) async fn change(
         Patch::Merge(input::other(request, ("autoscaling", "v1", "Scale")).await?)
     };
     // Everything but the number is the object's own, so that validation and generation work as for any change.
-    call.subresource = None;
+    call.via = call.subresource.take();
     let call = &*call;
     let changed = write::change(call, |old| {
         let mut scale = of(old);
@@ -65,5 +94,5 @@ pub(crate) async fn change(
         Ok(object)
     })
     .await?;
-    Ok(respond(200, &of(&changed)))
+    Ok(answer(call, of(&changed)))
 }

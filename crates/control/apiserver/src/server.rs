@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::addresses::Addresses;
 use crate::authorize::Access;
 use crate::feed::Decoded;
-use crate::{ApiService, Audit, Identity, NoNodes, Nodes, SharedOperations, bootstrap, roles};
+use crate::{
+    ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap, roles,
+};
 
 /// Says what time it is.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -37,6 +39,8 @@ pub struct Options {
     pub audit: Option<Audit>,
     /// What administrators may have the server do.
     pub operations: Option<SharedOperations>,
+    /// How much the store may still take.
+    pub room: Arc<dyn Room>,
     /// What time it is.
     pub clock: Clock,
 }
@@ -54,6 +58,7 @@ impl Default for Options {
             ),
             audit: None,
             operations: None,
+            room: Arc::new(Endless),
             clock: Arc::new(Timestamp::now),
         }
     }

@@ -1,6 +1,6 @@
 //! Tables, as `kubectl get` shows them.
 
-use berth_objects::{Object, Resource};
+use berth_objects::{Column, Object, Resource};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -29,19 +29,15 @@ fn name_is_last(resource: &Resource) -> bool {
     resource.kind == "Event"
 }
 
-fn columns(resource: &Resource) -> Vec<Value> {
+fn columns(known: &[Column], name_is_last: bool) -> Vec<Value> {
     let column = |name: &str, kind: &str, format: &str, wide: bool| {
         json!({"name": name, "type": kind, "format": format, "description": name,
             "priority": i32::from(wide)})
     };
-    let last = name_is_last(resource);
-    let name = column("Name", "string", "name", last);
-    let mut columns: Vec<_> = resource
-        .columns
-        .iter()
-        .map(|known| column(known.name, known.kind, "", known.wide))
-        .collect();
-    columns.insert(if last { columns.len() } else { 0 }, name);
+    let name = column("Name", "string", "name", name_is_last);
+    let mut columns: Vec<_> =
+        known.iter().map(|known| column(known.name, known.kind, "", known.wide)).collect();
+    columns.insert(if name_is_last { columns.len() } else { 0 }, name);
     columns
 }
 
@@ -49,6 +45,10 @@ fn row(resource: &Resource, object: Value, include: Include, now: Timestamp) -> 
     let mut cells = (resource.cells)(&object, now);
     let place = if name_is_last(resource) { cells.len() } else { 0 };
     cells.insert(place, object.name().into());
+    with_cells(cells, object, include)
+}
+
+fn with_cells(cells: Vec<Value>, object: Value, include: Include) -> Value {
     match include {
         Include::Nothing => json!({"cells": cells}),
         Include::Metadata => json!({"cells": cells, "object": partial(object)}),
@@ -56,14 +56,30 @@ fn row(resource: &Resource, object: Value, include: Include, now: Timestamp) -> 
     }
 }
 
-fn table(resource: &Resource, metadata: Value, rows: Vec<Value>) -> Value {
+fn table(columns: Vec<Value>, metadata: Value, rows: Vec<Value>) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
         "metadata": metadata,
-        "columnDefinitions": columns(resource),
+        "columnDefinitions": columns,
         "rows": rows,
     })
+}
+
+fn columns_of(resource: &Resource) -> Vec<Value> {
+    columns(resource.columns, name_is_last(resource))
+}
+
+/// One object with cells of its own after the name.
+pub(crate) fn of_cells(
+    known: &[Column],
+    mut cells: Vec<Value>,
+    object: Value,
+    include: Include,
+) -> Value {
+    cells.insert(0, object.name().into());
+    let metadata = json!({"resourceVersion": object.resource_version()});
+    table(columns(known, false), metadata, vec![with_cells(cells, object, include)])
 }
 
 pub(crate) fn of_object(
@@ -73,7 +89,7 @@ pub(crate) fn of_object(
     now: Timestamp,
 ) -> Value {
     let metadata = json!({"resourceVersion": object.resource_version()});
-    table(resource, metadata, vec![row(resource, object, include, now)])
+    table(columns_of(resource), metadata, vec![row(resource, object, include, now)])
 }
 
 pub(crate) fn of_list(
@@ -84,5 +100,5 @@ pub(crate) fn of_list(
     now: Timestamp,
 ) -> Value {
     let rows = items.into_iter().map(|item| row(resource, item, include, now)).collect();
-    table(resource, metadata, rows)
+    table(columns_of(resource), metadata, rows)
 }

@@ -10,7 +10,7 @@ use crate::addresses::Reservation;
 use crate::audit::Created;
 use crate::call::Call;
 use crate::registry::Change;
-use crate::{Body, accounts, delete, guard};
+use crate::{Body, accounts, delete, guard, priority};
 
 /// Letters and digits that spell no words and are not mistaken for each other.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -77,11 +77,15 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
         object.unset(&["metadata", "managedFields"]);
     }
     if (resource.group, resource.kind) == ("", "Pod") {
+        priority::resolve(call, &mut object).await?;
         accounts::admit(call, &mut object).await?;
     }
     berth_rules::default(resource, &mut object);
     berth_rules::prepare_create(resource, &mut object);
     guard::create(call, &mut object)?;
+    if let Some(inert) = berth_rules::inert(resource) {
+        call.warnings.push(inert.to_owned());
+    }
     let reservation = reserve(call, &mut object, None)?;
     let errors = berth_rules::validate(resource, &object);
     if !errors.is_empty() {
@@ -228,6 +232,9 @@ fn ready(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
             Some(value) => object.set(&["metadata", field], value.clone()),
             None => drop(object.unset(&["metadata", field])),
         }
+    }
+    if (call.resource.group, call.resource.kind) == ("", "Pod") {
+        priority::keep(object, old);
     }
     berth_rules::default(call.resource, object);
     match call.subresource {

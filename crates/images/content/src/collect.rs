@@ -183,10 +183,15 @@ impl ContentStore {
                     let began = began.on_disk("look at", &lock)?;
                     oldest = Some(oldest.map_or(began, |oldest| oldest.min(began)));
                 }
-                Ok(_) => {
-                    collected.sessions += 1;
-                    throw(&path, trash)?;
-                }
+                Ok(_) => match throw(&path, trash) {
+                    // It has just ended by itself.
+                    Err(ContentError::Disk { source, .. })
+                        if source.kind() == io::ErrorKind::NotFound => {}
+                    thrown => {
+                        thrown?;
+                        collected.sessions += 1;
+                    }
+                },
                 // Another collection's trash, a file being replaced, or a session just ending; unless it is
                 // old, and so left by a crash.
                 Err(_) => {

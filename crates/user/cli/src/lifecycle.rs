@@ -92,7 +92,7 @@ async fn target(client: &Client, name: &str, project: Option<&str>) -> Result<Ta
 
 /// The pod of a container that `berth run` made.
 async fn run_pod(client: &Client, name: &str) -> Result<Option<Pod>, Failure> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let api: Api<Pod> = Api::namespaced(client.clone(), crate::run::NAMESPACE);
     let pod = api.get_opt(name).await.asking(format!("cannot look for `{name}`"))?;
     Ok(pod
         .filter(|pod| pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(RUN))))
@@ -133,7 +133,7 @@ async fn stop_run(client: &Client, pod: &Pod) -> Result<(), Failure> {
 
 /// Waits until a pod has ended or is gone.
 async fn finished(client: &Client, pod: &Pod) -> Result<(), Failure> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let api: Api<Pod> = Api::namespaced(client.clone(), crate::run::NAMESPACE);
     let mut changes = One::after(api, pod);
     while let Some(pod) = changes.next().await.doing("cannot watch the container")? {
         if words::finished(&pod) {
@@ -195,7 +195,7 @@ async fn start_service(session: &Session, deployment: &Deployment) -> Result<(),
 /// Makes the pod anew from its record.
 async fn again(client: &Client, pod: &Pod) -> Result<(), Failure> {
     let name = pod.metadata.name.clone().unwrap_or_default();
-    let api: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let api: Api<Pod> = Api::namespaced(client.clone(), crate::run::NAMESPACE);
     let fresh = renewed(pod);
     let gone = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
     api.delete(&name, &gone).await.asking(format!("cannot replace `{name}`"))?;
@@ -275,7 +275,7 @@ pub async fn remove(arguments: RemoveArguments, data: &Path) -> Result<u8, Failu
 pub async fn discard_pod(client: &Client, name: &str) -> Result<(), Failure> {
     let what = format!("cannot remove `{name}`");
     let pods = cluster::kind("v1", "Pod").ok_or_else(|| Failure::defect(what.clone()))?;
-    cluster::delete(&pods.api(client, "default"), name, Some(0)).await.asking(&what)
+    cluster::delete(&pods.api(client, crate::run::NAMESPACE), name, Some(0)).await.asking(&what)
 }
 
 /// Removes what belongs to a container of `berth run` besides its pod.
@@ -284,7 +284,7 @@ pub async fn discard_companions(client: &Client, name: &str) -> Result<(), Failu
     let selection = kube::api::ListParams::default().labels(&format!("{RUN_NAME}={name}"));
     for (version, kind) in [("v1", "Service"), ("networking.k8s.io/v1", "NetworkPolicy")] {
         let kind = cluster::kind(version, kind).ok_or_else(|| Failure::defect(what.clone()))?;
-        let api = kind.api(client, "default");
+        let api = kind.api(client, crate::run::NAMESPACE);
         for object in api.list(&selection).await.asking(&what)? {
             let object = object.metadata.name.unwrap_or_default();
             cluster::delete(&api, &object, None).await.asking(&what)?;

@@ -1,6 +1,7 @@
 //! `berth run`: one container, as with docker.
 //!
-//! The container is a bare pod in namespace `default`. Its exit codes are docker's: that of the process, 125 when berth
+//! The container is a bare pod in a namespace of its own, [`NAMESPACE`], where pods may use the host as docker's may; all other
+//! namespaces are stricter. Its exit codes are docker's: that of the process, 125 when berth
 //! could not do its part, 126 and 127 when the command cannot be executed or is not there.
 
 pub mod follow;
@@ -10,9 +11,10 @@ mod syntax;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use serde_json::json;
 
 use crate::arguments::{Pull, RegistryFlags};
 use crate::cluster;
@@ -23,6 +25,8 @@ use crate::session::Session;
 use crate::up::ports;
 use crate::{lifecycle, screen, terminal};
 
+/// Where containers of `berth run` live.
+pub const NAMESPACE: &str = "berth-run";
 /// Berth could not do its part.
 const NOT_DONE: u8 = 125;
 
@@ -163,7 +167,7 @@ async fn run_container(
     let wanted: Vec<ports::Wanted> = arguments.publish.iter().map(syntax::Port::wanted).collect();
     ports::check(&session.client, &wanted, None, &[]).await?;
     let alone = plan.companions.is_empty();
-    let pod = create(&session.client, plan).await?;
+    let pod = create(&session.client, &plan).await?;
     let outcome = if arguments.detach {
         follow::begun(&session.client, pod).await.map(|()| {
             screen::line(&name);
@@ -182,9 +186,33 @@ async fn run_container(
     outcome
 }
 
+/// Brings the objects to the server, in their namespace, which is made when it is missed.
+async fn create(client: &Client, plan: &plan::Plan) -> Result<Pod, Failure> {
+    let failure = match create_in(client, plan).await {
+        Ok(pod) => return Ok(pod),
+        Err(failure) => failure,
+    };
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let there = namespaces.get_opt(NAMESPACE).await;
+    if there.asking(format!("cannot look for the namespace `{NAMESPACE}`"))?.is_some() {
+        return Err(failure);
+    }
+    let namespace = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": { "name": NAMESPACE, "labels": {
+            "app.kubernetes.io/managed-by": "berth",
+            // Who runs containers this way is root on this machine, and may mount its folders as with docker.
+            "pod-security.kubernetes.io/enforce": "privileged",
+        } },
+    });
+    cluster::apply(client, &namespace).await?;
+    create_in(client, plan).await
+}
+
 /// Brings the objects to the server; the pod last. Takes back what it made if it fails half-way.
-async fn create(client: &Client, plan: plan::Plan) -> Result<Pod, Failure> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+async fn create_in(client: &Client, plan: &plan::Plan) -> Result<Pod, Failure> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let name = plan.pod.metadata.name.clone().unwrap_or_default();
     for claim in &plan.claims {
         cluster::apply(client, claim).await?;

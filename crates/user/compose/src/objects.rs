@@ -11,9 +11,10 @@ mod workload;
 
 use std::collections::BTreeMap;
 
+use berth_standards::{Level, Pod, Policy, Version, judge};
 use serde_json::{Value, json};
 
-use crate::model::{HealthCheck, MountSource, NetworkMode, Project, Protocol, Service};
+use crate::model::{HealthCheck, Project, Protocol, Service};
 use crate::order::order;
 
 pub use network::{Published, published};
@@ -75,9 +76,8 @@ pub fn objects(
         };
         known.insert(key.as_str(), image);
     }
-    let mut planned: Vec<Planned> = [namespace(project)]
-        .into_iter()
-        .chain(storage::sources(project))
+    let sources = storage::sources(project).into_iter();
+    let mut planned: Vec<Planned> = sources
         .chain(storage::claims(project))
         .chain(network::policies(project))
         .map(|object| Planned { service: None, object })
@@ -92,11 +92,15 @@ pub fn objects(
         each.map(|subject| (subject.key, subject)).collect();
     let keys = order(project).into_iter().flatten();
     let ordered: Vec<&Subject<'_>> = keys.filter_map(|key| subjects.get(key.as_str())).collect();
+    let workloads: Vec<Planned> =
+        ordered.iter().map(|subject| subject.planned(workload::workload(subject))).collect();
+    let namespace = Planned { service: None, object: namespace(project, &workloads) };
     for subject in &ordered {
         let objects = network::services(subject).into_iter().chain(network::own_policies(subject));
         planned.extend(objects.map(|object| subject.planned(object)));
     }
-    planned.extend(ordered.iter().map(|subject| subject.planned(workload::workload(subject))));
+    planned.extend(workloads);
+    planned.insert(0, namespace);
     Ok(planned)
 }
 
@@ -164,62 +168,21 @@ fn project_metadata(project: &Project, name: &str, named_after: &str) -> Value {
     })
 }
 
-/// The namespace admits no more than the project needs.
-fn namespace(project: &Project) -> Value {
-    let trusted = project.services.values().any(|service| needs_trust(project, service));
+/// The namespace admits no more than the project's workloads need.
+fn namespace(project: &Project, workloads: &[Planned]) -> Value {
+    let baseline = Policy { level: Level::Baseline, version: Version::Latest };
+    let trusted = workloads.iter().any(|workload| {
+        let object = &workload.object;
+        let template = object.pointer("/spec/template").unwrap_or(object);
+        let pod = Pod { metadata: &template["metadata"], spec: &template["spec"] };
+        !judge(baseline, pod).is_empty()
+    });
     let mut labels = labels(project, &project.name, false);
-    let level = if trusted { "privileged" } else { "baseline" };
-    labels["pod-security.kubernetes.io/enforce"] = json!(level);
+    let level = if trusted { Level::Privileged } else { Level::Baseline };
+    labels["pod-security.kubernetes.io/enforce"] = json!(level.to_string());
     json!({
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": { "name": project.name, "labels": labels },
     })
-}
-
-/// Whether the service does what the baseline of the Pod Security Standards forbids.
-fn needs_trust(project: &Project, service: &Service) -> bool {
-    const BASELINE: [&str; 13] = [
-        "AUDIT_WRITE",
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "MKNOD",
-        "NET_BIND_SERVICE",
-        "SETFCAP",
-        "SETGID",
-        "SETPCAP",
-        "SETUID",
-        "SYS_CHROOT",
-    ];
-    const SYSCTLS: [&str; 9] = [
-        "kernel.shm_rmid_forced",
-        "net.ipv4.ip_local_port_range",
-        "net.ipv4.ip_unprivileged_port_start",
-        "net.ipv4.tcp_syncookies",
-        "net.ipv4.ping_group_range",
-        "net.ipv4.ip_local_reserved_ports",
-        "net.ipv4.tcp_keepalive_time",
-        "net.ipv4.tcp_fin_timeout",
-        "net.ipv4.tcp_keepalive_intvl",
-    ];
-    let security = &service.security;
-    let binds = service.mounts.iter().any(|mount| match &mount.source {
-        MountSource::Bind { .. } => true,
-        MountSource::Volume { volume, .. } => {
-            project.volumes.get(volume).is_some_and(|volume| volume.bind.is_some())
-        }
-        MountSource::Anonymous | MountSource::Memory { .. } => false,
-    });
-    binds
-        || security.privileged
-        || service.host_pid
-        || service.host_ipc
-        || service.network == NetworkMode::Host
-        || security.seccomp_unconfined
-        || security.apparmor_unconfined
-        || security.add.iter().any(|name| !BASELINE.contains(&name.as_str()))
-        || security.sysctls.keys().any(|name| !SYSCTLS.contains(&name.as_str()))
 }

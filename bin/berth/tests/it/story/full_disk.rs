@@ -75,6 +75,7 @@ fn a_full_disk_is_said_and_harms_nothing() {
     assert!(said.to_lowercase().contains("no space left"), "{said}");
     let said = berth.berth(&["run", "--name", "refused", "busybox", "true"]).bad(125);
     assert!(said.to_lowercase().contains("no space left"), "{said}");
+    assert!(berth.pods("berth-run", None).len() == 1, "nothing of it is left");
     // What was there is still there, and can be looked at.
     berth.kubectl(&["get", "configmap", "before"]).good();
     assert!(berth.berth(&["ps"]).good().contains("stays"));
@@ -86,6 +87,8 @@ fn a_full_disk_is_said_and_harms_nothing() {
     berth.kubectl(&["get", "configmap", "before"]).good();
     assert!(berth.berth(&["ps"]).good().contains("stays"));
 
+    // Deletions still work, and are how room is made.
+    berth.kubectl(&["delete", "configmap", "before"]).good();
     fs::remove_file(filler).unwrap();
     berth.kubectl(&["create", "configmap", "after", &big]).good();
     assert_eq!(berth.berth(&["run", "--rm", "busybox", "echo", "well"]).good(), "well\n");

@@ -34,7 +34,7 @@ fn containers_run_stop_and_go_with_dockers_exit_codes() {
     assert_eq!((both.output.as_str(), both.errors.as_str()), ("out\n", "err\n"));
     a_server_container(&berth);
     volumes_keep_what_is_written(&berth);
-    until("nothing is left", SHORT, || berth.pods("default", None).is_empty());
+    until("nothing is left", SHORT, || berth.pods("berth-run", None).is_empty());
 }
 
 fn a_server_container(berth: &Berth) {

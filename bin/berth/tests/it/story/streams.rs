@@ -19,7 +19,9 @@ fn every_kubectl_reaches_into_containers() {
     let serve = "mkdir /www && echo hi > /www/index.html && exec httpd -f -p 8000 -h /www";
     berth.berth(&["run", "-d", "--name", "web", "busybox", "sh", "-c", serve]).good();
     for minor in MINORS {
-        let kubectl = |arguments: &[&str]| berth.kubectl_of(minor, arguments);
+        let kubectl = |line: &[&str]| {
+            berth.kubectl_of(minor, &[&["--namespace", "berth-run"], line].concat())
+        };
         commands_run(&kubectl);
         files_are_copied(&berth, &kubectl);
         ports_are_forwarded(&kubectl);
@@ -173,7 +175,7 @@ fn a_prompt_is_seen(berth: &Berth) {
         drop(input);
         assert!(child.wait().expect("it ends").success());
     }
-    until("nothing is left", SHORT, || berth.pods("default", None).len() == 1);
+    until("nothing is left", SHORT, || berth.pods("berth-run", None).len() == 1);
 }
 
 /// Runs a command on a terminal of its own.

@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "apps";
 
-pub(super) static RESOURCES: [Resource; 2] = [
+pub(super) static RESOURCES: [Resource; 5] = [
     Resource {
         short: &["deploy"],
         categories: &["all"],
@@ -25,5 +25,26 @@ pub(super) static RESOURCES: [Resource; 2] = [
         columns: cells::REPLICA_SET,
         cells: cells::replica_set,
         ..v1(GROUP, "ReplicaSet", "replicasets", "replicaset")
+    },
+    Resource {
+        short: &["sts"],
+        categories: &["all"],
+        subresources: &[Status, Scale],
+        columns: cells::STATEFUL_SET,
+        cells: cells::stateful_set,
+        ..v1(GROUP, "StatefulSet", "statefulsets", "statefulset")
+    },
+    Resource {
+        short: &["ds"],
+        categories: &["all"],
+        subresources: &[Status],
+        columns: cells::DAEMON_SET,
+        cells: cells::daemon_set,
+        ..v1(GROUP, "DaemonSet", "daemonsets", "daemonset")
+    },
+    Resource {
+        columns: cells::CONTROLLER_REVISION,
+        cells: cells::controller_revision,
+        ..v1(GROUP, "ControllerRevision", "controllerrevisions", "controllerrevision")
     },
 ];

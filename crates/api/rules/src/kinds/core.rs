@@ -2,7 +2,7 @@
 
 use berth_objects::Subresource::{
     Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Resize,
-    Status, Token,
+    Scale, Status, Token,
 };
 use berth_objects::{Resource, Scope};
 
@@ -23,7 +23,7 @@ const EVENT_FIELDS: &[&str] = &[
     "type",
 ];
 
-pub(super) static RESOURCES: [Resource; 10] = [
+pub(super) static RESOURCES: [Resource; 15] = [
     Resource {
         short: &["ns"],
         scope: Scope::Cluster,
@@ -120,5 +120,38 @@ pub(super) static RESOURCES: [Resource; 10] = [
         columns: cells::CLAIM,
         cells: cells::claim,
         ..v1("", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
+    },
+    Resource {
+        short: &["ep"],
+        columns: cells::ENDPOINTS,
+        cells: cells::endpoints,
+        ..v1("", "Endpoints", "endpoints", "endpoints")
+    },
+    Resource {
+        short: &["rc"],
+        categories: &["all"],
+        subresources: &[Status, Scale],
+        selectable: &["status.replicas"],
+        columns: cells::REPLICA_SET,
+        cells: cells::replication_controller,
+        ..v1("", "ReplicationController", "replicationcontrollers", "replicationcontroller")
+    },
+    Resource {
+        columns: cells::POD_TEMPLATE,
+        cells: cells::pod_template,
+        ..v1("", "PodTemplate", "podtemplates", "podtemplate")
+    },
+    Resource {
+        short: &["limits"],
+        columns: cells::LIMIT_RANGE,
+        cells: cells::limit_range,
+        ..v1("", "LimitRange", "limitranges", "limitrange")
+    },
+    Resource {
+        short: &["quota"],
+        subresources: &[Status],
+        columns: cells::RESOURCE_QUOTA,
+        cells: cells::resource_quota,
+        ..v1("", "ResourceQuota", "resourcequotas", "resourcequota")
     },
 ];

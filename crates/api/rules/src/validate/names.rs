@@ -34,8 +34,13 @@ fn has_label_form(text: &str) -> bool {
         && text.bytes().all(|byte| inner(byte) || byte == b'-')
 }
 
-fn is_subdomain(text: &str) -> bool {
+pub(crate) fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(has_label_form)
+}
+
+/// Complains that this is no DNS name.
+pub(crate) fn subdomain(place: &Place<'_>, errors: &mut Errors) {
+    place.invalid(SUBDOMAIN, errors);
 }
 
 /// A DNS label with its complaint.
@@ -55,6 +60,8 @@ pub(crate) fn metadata(resource: &Resource, object: &Value, errors: &mut Errors)
             super::rbac::name(&name, errors);
         }
         let (fits, why) = match (resource.group, resource.kind) {
+            // Named by their address, which has rules of its own.
+            ("networking.k8s.io", "IPAddress") => (true, SUBDOMAIN),
             ("", "Namespace") => (is_label(name.text()), LABEL),
             // Judged above.
             ("rbac.authorization.k8s.io", _) => (true, ""),

@@ -4,6 +4,10 @@
 mod access;
 mod audit;
 mod contract;
+mod kinds;
 mod kubectl;
 mod people;
+mod samples;
+mod script;
+mod suite;
 mod support;

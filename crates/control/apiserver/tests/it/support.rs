@@ -93,6 +93,16 @@ impl Client {
         answer(self.service.clone().oneshot(request).await.unwrap()).await
     }
 
+    /// A GET with an Accept header.
+    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        let request = Request::builder()
+            .uri(path)
+            .header("accept", accept)
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        answer(self.service.clone().oneshot(request).await.unwrap()).await
+    }
+
     pub async fn send(
         &self,
         method: &str,

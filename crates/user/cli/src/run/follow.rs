@@ -86,7 +86,7 @@ pub async fn ended(api: &Api<Pod>, pod: Pod) -> Result<Option<Ended>, Failure> {
 
 /// Waits until the process runs or has run.
 pub async fn begun(client: &Client, pod: Pod) -> Result<(), Failure> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let api: Api<Pod> = Api::namespaced(client.clone(), super::NAMESPACE);
     let mut watch = Watch::new(api, pod);
     match watch.begun().await? {
         Stage::Ended(ended) => refusal(&watch.name, ended).map(drop),
@@ -176,7 +176,7 @@ pub async fn foreground(
 }
 
 async fn until_the_end(client: &Client, pod: Pod, arguments: &RunArguments) -> Result<u8, Failure> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let api: Api<Pod> = Api::namespaced(client.clone(), super::NAMESPACE);
     let mut watch = Watch::new(api, pod);
     let mut input_sent = false;
     loop {
@@ -226,7 +226,9 @@ async fn show_stream(
     print: fn(&[u8]) -> std::io::Result<()>,
 ) -> Result<(), Failure> {
     let what = || format!("cannot read the output of `{name}`");
-    let path = format!("/api/v1/namespaces/default/pods/{name}/log?follow=true&stream={stream}");
+    let namespace = super::NAMESPACE;
+    let path =
+        format!("/api/v1/namespaces/{namespace}/pods/{name}/log?follow=true&stream={stream}");
     let request = http::Request::get(path).body(Vec::new()).doing(what())?;
     let mut log = Box::pin(client.request_stream(request).await.asking(what())?);
     let mut buffer = vec![0; CHUNK];
@@ -273,7 +275,7 @@ async fn pass_signals(client: Client, pod: Pod) {
         }
         let outcome = if asked {
             let Some(kind) = cluster::kind("v1", "Pod") else { return };
-            cluster::delete(&kind.api(&client, "default"), &name, Some(0)).await
+            cluster::delete(&kind.api(&client, super::NAMESPACE), &name, Some(0)).await
         } else {
             let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             cluster::annotate(&client, &pod, STOP, &now).await

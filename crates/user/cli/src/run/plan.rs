@@ -42,7 +42,7 @@ pub fn plan(
 ) -> Result<Plan, Failure> {
     let metadata = json!({
         "name": name,
-        "namespace": "default",
+        "namespace": super::NAMESPACE,
         "labels": labels(name),
         "annotations": annotations(arguments)?,
     });
@@ -285,7 +285,7 @@ fn claims(arguments: &RunArguments) -> Vec<Value> {
         json!({
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": { "name": name, "namespace": "default",
+            "metadata": { "name": name, "namespace": super::NAMESPACE,
                 "labels": { "app.kubernetes.io/managed-by": "berth" } },
             "spec": { "accessModes": ["ReadWriteOnce"],
                 "resources": { "requests": { "storage": CLAIM_SIZE } } },
@@ -296,7 +296,7 @@ fn claims(arguments: &RunArguments) -> Vec<Value> {
 
 /// Published ports, a Service per address; and for a container without a network the policy that cuts it off.
 fn companions(arguments: &RunArguments, name: &str) -> Result<Vec<Value>, Failure> {
-    let metadata = |name_of: String| json!({ "name": name_of, "namespace": "default", "labels": labels(name) });
+    let metadata = |name_of: String| json!({ "name": name_of, "namespace": super::NAMESPACE, "labels": labels(name) });
     if arguments.network != Network::Default && !arguments.publish.is_empty() {
         return Err(Failure::usage("`-p` needs the container's own network")
             .hint("leave `-p` away: with `--network host` all ports are open as they are, with `none` nothing is")
