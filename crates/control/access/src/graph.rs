@@ -121,9 +121,7 @@ impl Graph {
                 verdict(wanted.verb == "create" && used(Kind::Account), no_path)
             }
             ("", "pods", part) if !read => match (part, wanted.verb) {
-                ("" | "eviction" | "status", "delete" | "update" | "patch" | "create")
-                    if (part, wanted.verb) != ("", "create") =>
-                {
+                ("", "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
                     verdict(used(Kind::Pod), "can only touch pods bound to this node")
                 }
                 _ => refuse("cannot do this with pods"),
@@ -268,6 +266,8 @@ mod tests {
         assert!(ask(&graph, "n1", "delete", "pods", "web"));
         assert!(!ask(&graph, "n2", "patch", "pods/status", "web"));
         assert!(!ask(&graph, "n1", "create", "pods", ""));
+        assert!(!ask(&graph, "n1", "patch", "pods", "web"));
+        assert!(ask(&graph, "n1", "create", "pods/eviction", "web"));
         assert!(!ask(&graph, "n1", "create", "pods/exec", "web"));
         assert!(ask(&graph, "n1", "patch", "nodes/status", "n1"));
         assert!(!ask(&graph, "n1", "patch", "nodes/status", "n2"));

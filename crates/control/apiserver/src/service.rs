@@ -253,7 +253,8 @@ fn named(query: &Query) -> String {
     selector.and_then(|it| it.exact("metadata.name").map(str::to_owned)).unwrap_or_default()
 }
 
-async fn check(
+/// Judges a request.
+pub(crate) async fn check(
     shared: &Shared,
     identity: &Identity,
     wanted: &Attributes<'_>,

@@ -377,3 +377,19 @@ async fn pods_get_an_account_and_its_token_unless_they_decline() {
     assert_eq!(made["spec"].get("volumes"), None);
     assert_eq!(made["spec"]["imagePullSecrets"][0]["name"], "registry");
 }
+
+#[tokio::test]
+async fn a_patch_that_creates_needs_the_right_to_create() {
+    let client = Client::start().await;
+    let rules = json!([{"verbs": ["patch"], "apiGroups": [""], "resources": ["configmaps"]}]);
+    let patcher = json!({"metadata": {"name": "patcher"}, "rules": rules});
+    client.post(&format!("{RBAC}/clusterroles"), &patcher).await.expect(201);
+    bind(&client, "default", "patcher", "ann").await;
+    let ann = client.as_user(user("ann"));
+    let path = "/api/v1/namespaces/default/configmaps/m";
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": "b"}});
+    let refused = ann.apply(path, "x", false, &map).await.expect(403);
+    assert!(refused["message"].as_str().unwrap().contains("cannot create resource"), "{refused}");
+    client.apply(path, "y", false, &map).await.expect(201);
+    ann.apply(path, "y", false, &map).await.expect(200);
+}
