@@ -1,6 +1,6 @@
 //! One request for a resource: what it names, what it wants, how it wants the answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_objects::{FieldSelector, LabelSelector, Object, Resource, Status, Subject, Subresource};
 use http::header::HeaderValue;
@@ -42,6 +42,8 @@ pub(crate) struct Call {
     pub applies: bool,
     pub field_validation: FieldValidation,
     pub warnings: Vec<String>,
+    /// Warnings that are found while the call is only read.
+    pub remarks: Mutex<Vec<String>>,
 }
 
 impl Call {
@@ -93,6 +95,7 @@ impl Call {
             applies: false,
             field_validation,
             warnings: Vec::new(),
+            remarks: Mutex::default(),
         })
     }
 
@@ -113,6 +116,7 @@ impl Call {
             applies: false,
             field_validation: self.field_validation,
             warnings: Vec::new(),
+            remarks: Mutex::default(),
         }
     }
 
@@ -161,7 +165,8 @@ impl Call {
             (None, "deletecollection") => delete::delete_collection(&mut self, request).await?,
             (Some(_), _) | (None, _) => return Err(not_allowed()),
         };
-        for warning in self.warnings {
+        let remarks = self.remarks.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for warning in self.warnings.into_iter().chain(remarks) {
             let text: String = warning.chars().filter(|c| !c.is_control()).collect();
             let text = text.replace('\\', "\\\\").replace('"', "\\\"");
             if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
@@ -169,6 +174,11 @@ impl Call {
             }
         }
         Ok(response)
+    }
+
+    /// Adds warnings.
+    pub fn remark(&self, warnings: Vec<String>) {
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).extend(warnings);
     }
 
     /// One object in the form the client asked for.

@@ -39,6 +39,7 @@ mod room;
 mod scale;
 mod server;
 mod service;
+mod standards;
 mod status;
 mod swagger;
 mod table;

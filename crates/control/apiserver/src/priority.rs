@@ -1,11 +1,9 @@
 //! The priority of new pods, from the class they name or the default class.
 
 use berth_objects::{Object, Status};
-use berth_store::Range;
 use serde_json::Value;
 
 use crate::call::Call;
-use crate::{registry, status};
 
 /// Fills in priority and preemption policy. What the client says must be what the class says.
 pub(crate) async fn resolve(call: &Call, pod: &mut Value) -> Result<(), Status> {
@@ -13,13 +11,9 @@ pub(crate) async fn resolve(call: &Call, pod: &mut Value) -> Result<(), Status> 
         .ok_or_else(|| Status::internal("priority classes are not served"))?;
     let name = pod.text(&["spec", "priorityClassName"]).to_owned();
     let class = if name.is_empty() {
-        let prefix = registry::prefix(resource, "").into();
-        let page = call.shared.store.range(Range { prefix, ..Range::default() });
-        let page = page.await.map_err(status::store)?;
-        let classes: Result<Vec<_>, _> =
-            page.records.iter().map(|record| registry::decode(resource, record)).collect();
         // Where several claim to be the default, the lowest is.
-        classes?
+        let classes = call.shared.list(resource, "").await?;
+        classes
             .into_iter()
             .filter(|class| class.flag(&["globalDefault"]))
             .min_by_key(|class| class.integer(&["value"]))

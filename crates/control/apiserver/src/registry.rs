@@ -1,7 +1,7 @@
 //! Objects in the store: keys, encoding, reads, and changes that are retried until they fit.
 
 use berth_objects::{Object, Resource, Status, Subject};
-use berth_store::{Expect, Operation, Record, Revision, StoreError};
+use berth_store::{Expect, Operation, Range, Record, Revision, StoreError};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -52,6 +52,14 @@ impl Shared {
         let key = key(resource, namespace, name);
         let found = self.store.get(key, None).await.map_err(status::store)?;
         found.record.map(|record| Ok((decode(resource, &record)?, record.revision))).transpose()
+    }
+
+    /// All objects of a resource, in one namespace or in all.
+    pub async fn list(&self, resource: &Resource, namespace: &str) -> Result<Vec<Value>, Status> {
+        let prefix = prefix(resource, namespace).into();
+        let page = self.store.range(Range { prefix, ..Range::default() });
+        let page = page.await.map_err(status::store)?;
+        page.records.iter().map(|record| decode(resource, record)).collect()
     }
 }
 

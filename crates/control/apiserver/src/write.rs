@@ -1,6 +1,6 @@
 //! Creation and replacement: what happens between the body and the store, the same for every kind.
 
-use berth_objects::{Object, Status, Subresource, time};
+use berth_objects::{FieldError, Object, Status, Subresource, time};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Request, Response};
@@ -10,7 +10,7 @@ use crate::addresses::Reservation;
 use crate::audit::Created;
 use crate::call::Call;
 use crate::registry::Change;
-use crate::{Body, accounts, delete, guard, priority};
+use crate::{Body, accounts, delete, guard, priority, standards};
 
 /// Letters and digits that spell no words and are not mistaken for each other.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -87,9 +87,13 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
         call.warnings.push(inert.to_owned());
     }
     let reservation = reserve(call, &mut object, None)?;
-    let errors = berth_rules::validate(resource, &object);
+    let mut errors = berth_rules::validate(resource, &object);
+    errors.extend(labels_of_namespace(call, &object, None));
     if !errors.is_empty() {
         return Err(Status::invalid(call.kind_subject(&object), &errors));
+    }
+    if let Some(policies) = standards::policies(call).await? {
+        call.remark(standards::admit(call, &policies, &object, None)?);
     }
     call.track(&mut object, None);
     let created = call.insert(object).await?;
@@ -175,6 +179,8 @@ pub(crate) fn change<'call>(
     mut make: impl FnMut(&Value) -> Result<Value, Status> + Send + 'call,
 ) -> BoxFuture<'call, Result<Value, Status>> {
     async move {
+        let policies = standards::policies(call).await?;
+        let mut remarks = Vec::new();
         let mut reservation = None;
         let mut last = None;
         let attempt = |old: Value| {
@@ -185,13 +191,20 @@ pub(crate) fn change<'call>(
             reservation = reserve(call, &mut object, Some(&old))?;
             check(call, &object, &old)?;
             guard::update(call, &mut object, &old)?;
+            if let Some(policies) = &policies {
+                remarks = standards::admit(call, policies, &object, Some(&old))?;
+            }
             call.track(&mut object, Some(&old));
             let gone = delete::is_finished(call.resource, &object);
             last = Some(old);
             Ok(if gone { Change::Remove(object) } else { Change::Put(object) })
         };
         let changed = call.modify(attempt).await?;
+        call.remark(remarks);
         let gone = delete::is_finished(call.resource, &changed);
+        if let Some(old) = last.as_ref().filter(|_| is_namespace(call) && !gone) {
+            call.remark(standards::existing(call, &changed, old).await?);
+        }
         if !call.dry_run
             && let Some(old) = last.filter(|_| call.resource.kind == "Service")
         {
@@ -277,9 +290,21 @@ fn resize(object: &mut Value, old: &Value) {
     }
 }
 
+fn is_namespace(call: &Call) -> bool {
+    (call.resource.group, call.resource.kind) == ("", "Namespace")
+}
+
+fn labels_of_namespace(call: &Call, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    if is_namespace(call) { standards::check_labels(object, old) } else { Vec::new() }
+}
+
 fn check(call: &Call, object: &Value, old: &Value) -> Result<(), Status> {
     let errors = match call.subresource {
-        None => berth_rules::validate_update(call.resource, object, old),
+        None => {
+            let mut errors = berth_rules::validate_update(call.resource, object, old);
+            errors.extend(labels_of_namespace(call, object, Some(old)));
+            errors
+        }
         Some(Subresource::EphemeralContainers | Subresource::Resize) => {
             berth_rules::validate(call.resource, object)
         }

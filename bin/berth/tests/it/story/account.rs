@@ -45,6 +45,9 @@ fn a_pod_asks_the_api_with_its_own_token_and_may_what_its_roles_say() {
     berth.berth(&["image", "bootstrap", "busybox"]).good();
     std::fs::write(berth.data.join("pod.yaml"), POD).unwrap();
     let file = berth.data.join("pod.yaml");
+    // The machine's directories are not for ordinary pods.
+    let label = "pod-security.kubernetes.io/enforce=privileged";
+    berth.kubectl(&["label", "namespace", "default", label]).good();
     berth.kubectl(&["apply", "-f", file.to_str().unwrap()]).good();
     berth.kubectl(&["wait", "--for=condition=Ready", "pod/caller", "--timeout=30s"]).good();
     let ask = |path: &str| {
@@ -66,6 +69,9 @@ fn a_pod_asks_the_api_with_its_own_token_and_may_what_its_roles_say() {
     assert_eq!(berth.berth(&["exec", "caller", "--", "sh", "-c", namespace]).good(), "default");
     let can = ["auth", "can-i", "list", "nodes", "--as", "system:serviceaccount:default:reader"];
     berth.kubectl(&can).bad(1);
+    // Tokens and Secrets of pods are nobody else's on this machine.
+    let pods = std::fs::metadata(berth.data.join("pods")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&pods) & 0o777, 0o700);
     // The components run with their own, small rights, and none of them is refused anything it needs.
     let log = std::fs::read_to_string(berth.data.join("server.log")).unwrap();
     assert!(!log.contains("is forbidden"), "{log}");

@@ -9,5 +9,6 @@ mod kubectl;
 mod people;
 mod samples;
 mod script;
+mod standards;
 mod suite;
 mod support;
