@@ -2,6 +2,7 @@
 
 mod background;
 mod ballast;
+mod custody;
 mod host;
 mod names;
 mod nodes;

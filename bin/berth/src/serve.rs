@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use berth_agent::{Agent, AgentError};
 use berth_apiserver::{ApiServer, Identity, Options};
-use berth_authority::{Authority, Kubeconfig};
+use berth_authority::{Authority, Kubeconfig, TokenKeys};
 use berth_cli::{ServeSettings, ServerState};
 use berth_network::NodeNetwork;
-use berth_store::{Disk, DiskOptions};
+use berth_secrets::UnsealError;
 use futures::future::try_join;
 use kube::Client;
 use rustix::fs::{FlockOperation, flock};
@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::custody::{OwnOperations, open_audit, sealed_store};
 use crate::nodes::OwnNode;
 
 /// Why the server does not run.
@@ -37,6 +38,9 @@ pub enum ServeError {
     /// The store.
     #[error("cannot open the store")]
     Store(#[from] berth_store::StoreError),
+    /// The keys that seal Secrets.
+    #[error("cannot open the sealed Secrets")]
+    Secrets(#[from] UnsealError),
     /// Certificates.
     #[error(transparent)]
     Authority(#[from] berth_authority::AuthorityError),
@@ -84,58 +88,58 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     }
     let data = settings.data.clone();
     let failed = |source| ServeError::Data { path: data.clone(), source };
-    std::fs::create_dir_all(&data).map_err(failed)?;
-    std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o711))
-        .map_err(failed)?;
-    let _only = lock(&data)?;
-    crate::ballast::trim(&data).map_err(failed)?;
-    remember(&settings).map_err(failed)?;
+    let _only = prepare(&settings)?;
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone()));
 
-    let authority = Authority::open(&data.join("pki"))?;
-    let store = open_store(&data).await?;
+    let authority = Arc::new(Authority::open(&data.join("pki"))?);
+    let store = sealed_store(&data, settings.secrets_key.as_deref()).await?;
+    let audit = open_audit(&settings)?;
+    let journal = audit.journal.clone();
     let node = settings.node_name.clone().unwrap_or_else(hostname);
     let own = OwnNode::default();
-    let options = Options {
-        service_addresses: settings.service_cidr,
-        nodes: Arc::new(own.clone()),
-        room: Arc::new(crate::ballast::Disk(data.clone())),
-        ..Options::default()
-    };
-    let api = ApiServer::start(Arc::new(store), options).await?;
     let listener = TcpListener::bind(settings.listen)
         .await
         .map_err(|source| ServeError::Listen { address: settings.listen, source })?;
     let address = listener.local_addr().map_err(failed)?;
-    let kubeconfig = data.join("kubeconfig");
-    write_kubeconfigs(&authority, address, &data)?;
-    let tls = server_tls(&authority, address)?;
+    let network = network(&settings);
+    let inside = for_pods(address, &network);
+    let options = Options {
+        service_addresses: settings.service_cidr,
+        nodes: Arc::new(own.clone()),
+        advertise: Some(inside),
+        room: Arc::new(crate::ballast::Disk(data.clone())),
+        tokens: Arc::new(TokenKeys::open(&data.join("pki/tokens"))?),
+        audit: Some(audit),
+        operations: Some(Arc::new(OwnOperations::new(store.clone()))),
+        ..Options::default()
+    };
+    let api = ApiServer::start(Arc::new(store), options).await?;
+    let kubeconfig = write_kubeconfigs(&authority, address, &data)?;
+    let tls = server_tls(&authority, address, &network)?;
     let listening = {
-        let (api, stop) = (api.clone(), stop.clone());
+        let (api, tls, stop) = (api.clone(), tls.clone(), stop.clone());
         tokio::spawn(async move { api.serve(listener, tls, stop).await })
     };
-    let client = |user: &str, group: &str| {
-        Client::new(api.service(Identity::new(user, &[group])), "default")
-    };
     let control = tokio::spawn(control(
-        client("system:kube-controller-manager", "system:controllers"),
-        client("system:kube-scheduler", "system:controllers"),
+        api.clone(),
         berth_controllers::Settings {
             ca_pem: authority.certificate().to_owned(),
             volumes_root: data.join("volumes"),
             node_name: node.clone(),
+            authority: Some(authority.clone()),
         },
         stop.clone(),
     ));
     let agent = Agent::start(
-        client(&format!("system:node:{node}"), "system:nodes"),
+        client(&api, &format!("system:node:{node}"), &["system:nodes"]),
         agent_settings(&settings, &node).map_err(failed)?,
         stop.clone(),
     )
     .await?;
+    let listening_inside = listen_inside(&api, address, inside, tls, &stop).await?;
     own.set(node, agent.access());
-    crate::names::ensure(&data, &network(&settings), address)?;
+    crate::names::ensure(&data, &network, address)?;
     let state = ServerState { pid: std::process::id(), address, kubeconfig: kubeconfig.clone() };
     state.write(&data).map_err(failed)?;
     announce(address, &kubeconfig);
@@ -143,11 +147,13 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     let outcome = tokio::select! {
         ended = control => Err(ended_early("control plane", ended.map(|result| result.err()), &stop)),
         ended = listening => Err(ended_early("API listener", ended.map(|result| result.err().map(|error| chain(&error))), &stop)),
+        ended = listening_inside => Err(ended_early("API listener for pods", ended.map(|result| result.err().map(|error| chain(&error))), &stop)),
         ended = running => Err(ended_early("node agent", ended.map(|()| None), &stop)),
         () = stop.cancelled() => Ok(()),
     };
     stop.cancel();
     api.close();
+    crate::custody::close(journal).await;
     info!("server stopped, containers go on");
     match outcome {
         Err(error) if !matches!(&error, ServeError::Ended { reason, .. } if reason.is_empty()) => {
@@ -157,22 +163,26 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     }
 }
 
-async fn open_store(data: &Path) -> Result<Disk, ServeError> {
-    let path = data.join("store.redb");
-    let opened = {
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || Disk::open(&path, DiskOptions::default())).await
-    };
-    let broke = |error| ServeError::Data { path, source: io::Error::other(error) };
-    Ok(opened.map_err(broke)??)
+/// The data directory, ours alone from now on: the lock ends with the process.
+fn prepare(settings: &ServeSettings) -> Result<std::fs::File, ServeError> {
+    let data = &settings.data;
+    let failed = |source| ServeError::Data { path: data.clone(), source };
+    std::fs::create_dir_all(data).map_err(failed)?;
+    std::fs::set_permissions(data, std::os::unix::fs::PermissionsExt::from_mode(0o711))
+        .map_err(failed)?;
+    let only = lock(data)?;
+    crate::ballast::trim(data).map_err(failed)?;
+    remember(settings).map_err(failed)?;
+    Ok(only)
 }
 
 /// A certificate for every name this server is reached by.
 fn server_tls(
     authority: &Authority,
     address: SocketAddr,
+    network: &NodeNetwork,
 ) -> Result<Arc<berth_tls::ServerConfig>, ServeError> {
-    let issued = authority.server(&certificate_names(address))?;
+    let issued = authority.server(&certificate_names(address, network))?;
     let credentials = berth_tls::Credentials::from_pem(&issued.certificate, &issued.key)?;
     Ok(berth_tls::server(credentials, authority.certificate())?)
 }
@@ -191,14 +201,56 @@ fn ended_early(
     ServeError::Ended { part, reason }
 }
 
+/// A client in this process, judged as any other.
+fn client(api: &ApiServer, user: &str, groups: &[&str]) -> Client {
+    Client::new(api.service(Identity::new(user, groups)), "default")
+}
+
+/// Where pods reach the API: the address people use, or the node's own among the pods where that is for this machine only.
+fn for_pods(address: SocketAddr, network: &NodeNetwork) -> SocketAddr {
+    match address.ip() {
+        ip if ip.is_loopback() => SocketAddr::from((network.gateway(), address.port())),
+        ip if ip.is_unspecified() => SocketAddr::from((own_address(), address.port())),
+        _ => address,
+    }
+}
+
+/// A second listener for pods where the first is for this machine only. Nobody else reaches it: the address is the node's
+/// own, on the loopback interface, and only pods have a way to it.
+async fn listen_inside(
+    api: &ApiServer,
+    address: SocketAddr,
+    inside: SocketAddr,
+    tls: Arc<berth_tls::ServerConfig>,
+    stop: &CancellationToken,
+) -> Result<tokio::task::JoinHandle<Result<(), berth_apiserver::ListenError>>, ServeError> {
+    if !address.ip().is_loopback() {
+        let stop = stop.clone();
+        return Ok(tokio::spawn(async move {
+            stop.cancelled().await;
+            Ok(())
+        }));
+    }
+    let listener = TcpListener::bind(inside)
+        .await
+        .map_err(|source| ServeError::Listen { address: inside, source })?;
+    let (api, stop) = (api.clone(), stop.clone());
+    Ok(tokio::spawn(async move { api.serve(listener, tls, stop).await }))
+}
+
 async fn control(
-    controllers: Client,
-    scheduler: Client,
+    api: ApiServer,
     settings: berth_controllers::Settings,
     stop: CancellationToken,
 ) -> Result<(), String> {
+    let manager = client(&api, "system:kube-controller-manager", &[]);
+    let scheduler = client(&api, "system:kube-scheduler", &[]);
+    let accounts = move |name: &str| {
+        let user = format!("system:serviceaccount:kube-system:{name}");
+        client(&api, &user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+    };
     let controllers = async {
-        berth_controllers::run(controllers, settings, stop.clone())
+        berth_controllers::run(manager, accounts, settings, stop.clone())
             .await
             .map_err(|error| chain(&error))
     };
@@ -260,18 +312,18 @@ fn write_kubeconfigs(
     authority: &Authority,
     address: SocketAddr,
     data: &Path,
-) -> Result<(), ServeError> {
+) -> Result<PathBuf, ServeError> {
     let server = format!("https://{}", reachable(address));
     let certificate = authority.certificate();
     for (user, group, file) in [
         ("berth-admin", "system:masters", "kubeconfig"),
-        ("system:berth-dns", "system:nodes", "dns.kubeconfig"),
+        ("system:berth-dns", "", "dns.kubeconfig"),
     ] {
         let identity = authority.client(user, group, YEAR)?;
         Kubeconfig { name: "berth", server: &server, authority: certificate, identity: &identity }
             .write(&data.join(file))?;
     }
-    Ok(())
+    Ok(data.join("kubeconfig"))
 }
 
 /// The address clients of this machine use.
@@ -283,12 +335,15 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn certificate_names(address: SocketAddr) -> Vec<String> {
+fn certificate_names(address: SocketAddr, network: &NodeNetwork) -> Vec<String> {
     let mut names = vec![
         "localhost".to_owned(),
         "kubernetes".to_owned(),
         "kubernetes.default".to_owned(),
         "kubernetes.default.svc".to_owned(),
+        "kubernetes.default.svc.cluster.local".to_owned(),
+        Ipv4Addr::from_bits(network.services.0.to_bits() + 1).to_string(),
+        network.gateway().to_string(),
         "127.0.0.1".to_owned(),
         hostname(),
         own_address().to_string(),

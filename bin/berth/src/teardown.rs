@@ -74,11 +74,12 @@ fn remove(data: &Path) -> Result<(), TeardownError> {
         network.teardown()?;
         Firewall::remove(firewall_settings(&crate::teardown::bare(&instance, &network)))?;
     }
-    for name in ["pods", "pki"] {
+    for name in ["pods", "pki", "audit"] {
         remove_if_there(&data.join(name), true)?;
     }
     for name in [
         "store.redb",
+        "secrets.key",
         "server.json",
         "settings.json",
         "ballast",
@@ -133,6 +134,9 @@ fn read_settings(path: &Path) -> Result<(String, NodeNetwork), TeardownError> {
         pod_cidr: net("podCidr")?,
         service_cidr: net("serviceCidr")?,
         instance: instance.clone(),
+        secrets_key: None,
+        audit_policy: None,
+        audit_log: None,
         insecure_registries: Vec::new(),
     };
     Ok((instance, crate::serve::network(&settings)))

@@ -1,7 +1,9 @@
 //! What the README promises, run as a user would: the real binary, kubectl, real Redis and PostgreSQL.
 
+mod account;
 mod bad_input;
 mod full_disk;
+mod people;
 mod single;
 mod streams;
 mod votes;

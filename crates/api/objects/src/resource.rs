@@ -64,6 +64,8 @@ pub struct Resource {
     pub categories: &'static [&'static str],
     /// Where objects live.
     pub scope: Scope,
+    /// What may be done with it; [`VERBS`], or `create` alone for questions that are answered and not kept.
+    pub verbs: &'static [&'static str],
     /// The subresources served.
     pub subresources: &'static [Subresource],
     /// Fields that may be selected by, besides name and namespace.
@@ -93,6 +95,8 @@ pub enum Subresource {
     Finalize,
     /// A service account's token.
     Token,
+    /// Whether a certificate may be issued.
+    Approval,
     /// Output of a container.
     Log,
     /// A process in a container.
@@ -116,6 +120,7 @@ impl Subresource {
             Self::Resize => "resize",
             Self::Finalize => "finalize",
             Self::Token => "token",
+            Self::Approval => "approval",
             Self::Log => "log",
             Self::Exec => "exec",
             Self::Attach => "attach",
@@ -135,6 +140,7 @@ impl Subresource {
             Self::Attach => Some(("", "v1", "PodAttachOptions")),
             Self::PortForward => Some(("", "v1", "PodPortForwardOptions")),
             Self::Status
+            | Self::Approval
             | Self::EphemeralContainers
             | Self::Resize
             | Self::Finalize
@@ -146,9 +152,11 @@ impl Subresource {
     #[must_use]
     pub fn verbs(self) -> &'static [&'static str] {
         match self {
-            Self::Status | Self::Scale | Self::EphemeralContainers | Self::Resize => {
-                &["get", "patch", "update"]
-            }
+            Self::Status
+            | Self::Approval
+            | Self::Scale
+            | Self::EphemeralContainers
+            | Self::Resize => &["get", "patch", "update"],
             Self::Binding | Self::Eviction | Self::Token => &["create"],
             Self::Finalize => &["update"],
             Self::Log => &["get"],
@@ -157,7 +165,7 @@ impl Subresource {
     }
 }
 
-/// What may be done with every resource.
+/// What may be done with every resource that is kept.
 pub const VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
@@ -177,6 +185,12 @@ impl Resource {
         Schemas::builtin()
             .kind(self.group, self.version, self.kind)
             .expect("every resource has a schema, which a test checks")
+    }
+
+    /// Whether objects are kept; others are questions, answered on creation.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.verbs.contains(&"get")
     }
 
     /// Whether objects live in namespaces.

@@ -1,5 +1,6 @@
 //! The tables people see: columns of each kind after its name, and the cells of one object.
 
+mod access;
 mod cluster;
 mod network;
 mod pod;
@@ -10,6 +11,7 @@ use berth_objects::{Column, Object, time};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+pub(crate) use access::{ROLE, ROLE_BINDING, SIGNING_REQUEST, role, role_binding, signing_request};
 pub(crate) use cluster::*;
 pub(crate) use network::*;
 pub(crate) use pod::{POD, pod};

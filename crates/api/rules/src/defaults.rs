@@ -110,6 +110,9 @@ const ENDPOINT_SLICE: &[Row] =
     &[("ports[].protocol", Always, r#""TCP""#), ("ports[].name", Always, r#""""#)];
 
 pub(crate) fn apply(resource: &Resource, object: &mut Value) {
+    if resource.group == "rbac.authorization.k8s.io" {
+        crate::validate::rbac::defaults(object);
+    }
     match (resource.group, resource.kind) {
         ("", kind) => core(kind, object),
         ("apps" | "batch" | "autoscaling", _) => workloads(resource, object),

@@ -3,8 +3,11 @@
 
 mod admission;
 mod apps;
+mod authentication;
+mod authorization;
 mod autoscaling;
 mod batch;
+mod certificates;
 mod coordination;
 mod core;
 mod devices;
@@ -14,10 +17,11 @@ mod flowcontrol;
 mod networking;
 mod node;
 mod policy;
+mod rbac;
 mod scheduling;
 mod storage;
 
-use berth_objects::{Resource, Scope};
+use berth_objects::{Resource, Scope, VERBS};
 
 use crate::cells;
 
@@ -37,6 +41,7 @@ const fn v1(
         short: &[],
         categories: &[],
         scope: Scope::Namespaced,
+        verbs: &VERBS,
         subresources: &[],
         selectable: &[],
         columns: cells::ONLY_AGE,
@@ -44,7 +49,7 @@ const fn v1(
     }
 }
 
-static GROUPS: [&[Resource]; 15] = [
+static GROUPS: [&[Resource]; 19] = [
     &core::RESOURCES,
     &admission::RESOURCES,
     &apps::RESOURCES,
@@ -60,6 +65,10 @@ static GROUPS: [&[Resource]; 15] = [
     &policy::RESOURCES,
     &scheduling::RESOURCES,
     &storage::RESOURCES,
+    &authentication::RESOURCES,
+    &authorization::RESOURCES,
+    &certificates::RESOURCES,
+    &rbac::RESOURCES,
 ];
 
 /// All built-in resources.

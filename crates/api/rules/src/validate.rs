@@ -6,6 +6,7 @@ mod cluster;
 mod names;
 mod network;
 mod pod;
+pub(crate) mod rbac;
 mod scaling;
 mod schedule;
 mod service;
@@ -41,6 +42,10 @@ pub(crate) fn update(resource: &Resource, object: &Value, old: &Value) -> Errors
         ("networking.k8s.io", "IngressClass") => {
             immutable(object, old, &["spec", "controller"], errors_of);
         }
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+            rbac::update(object, old, errors_of);
+        }
+        ("certificates.k8s.io", _) => rbac::signing_request_update(object, old, errors_of),
         ("networking.k8s.io", "IPAddress") => immutable(object, old, &["spec"], errors_of),
         ("networking.k8s.io", "ServiceCIDR") => {
             immutable(object, old, &["spec", "cidrs"], errors_of);
@@ -93,6 +98,8 @@ fn content(resource: &Resource, object: &Value, creating: bool, errors: &mut Err
         ("", kind) => core(resource, kind, object, errors),
         ("apps", "ControllerRevision") => cluster::controller_revision(object, errors),
         ("apps", _) => workload::create(resource, object, errors),
+        ("rbac.authorization.k8s.io", _) => rbac::create(resource, object, errors),
+        ("certificates.k8s.io", _) => rbac::signing_request(object, errors),
         ("batch", "Job") => batch::job(object, errors),
         ("batch", _) => batch::cron_job(object, errors),
         ("autoscaling", _) => scaling::autoscaler(object, errors),

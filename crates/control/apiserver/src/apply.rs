@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use berth_access::Attributes;
 use berth_objects::managed::{self, Force, Manager};
 use berth_objects::{Cause, Object, Status, Subresource};
 use http::Response;
@@ -9,7 +10,7 @@ use serde_json::Value;
 
 use crate::Body;
 use crate::call::Call;
-use crate::write;
+use crate::{service, write};
 
 /// What only the server writes is no part of a configuration.
 const SERVERS: [&str; 6] =
@@ -147,6 +148,16 @@ pub(crate) async fn apply(
                 "uid mismatch: the provided object specified uid, and no existing object was found";
             return Err(Status::conflict(call.subject(), why));
         }
+        // Who may patch what is there may not therefore make it.
+        let wanted = Attributes {
+            verb: "create",
+            group: call.resource.group,
+            resource: call.resource.plural,
+            namespace: &call.namespace,
+            name: &call.name,
+            ..Attributes::default()
+        };
+        service::check(&call.shared, &call.identity, &wanted).await?;
         let mut object = Value::Null;
         merge(call, &mut object)?;
         match write::create_object(call, object).await {

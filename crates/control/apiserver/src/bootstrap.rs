@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::call::Call;
 use crate::path::{Query, ResourceTarget};
 use crate::server::{ApiServer, Shared};
-use crate::{registry, status, write};
+use crate::{Identity, registry, status, write};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -74,7 +74,8 @@ async fn ensure(
         watch: false,
     };
     let query = Query::parse(Some("fieldManager=berth"));
-    let mut call = Call::new(server.shared.clone(), target, query, &HeaderMap::new())?;
+    let identity = Identity::new("system:apiserver", &[berth_access::MASTERS]);
+    let mut call = Call::new(server.shared.clone(), identity, target, query, &HeaderMap::new())?;
     call.fit(&mut object)?;
     if call.shared.fetch(resource, namespace, &call.name).await?.is_none() {
         return match write::create_object(&mut call, object).await {

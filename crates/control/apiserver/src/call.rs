@@ -11,7 +11,9 @@ use crate::output::Form;
 use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
 use crate::service::{header, json};
-use crate::{Body, Identity, delete, evict, list, patch, pods, room, scale, watch, write};
+use crate::{
+    Body, Identity, accounts, delete, evict, list, patch, pods, reviews, room, scale, watch, write,
+};
 
 /// What to do about fields nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub(crate) enum FieldValidation {
 
 pub(crate) struct Call {
     pub shared: Arc<Shared>,
+    /// Who asks.
+    pub identity: Identity,
     pub resource: &'static Resource,
     pub namespace: String,
     pub name: String,
@@ -47,6 +51,7 @@ pub(crate) struct Call {
 impl Call {
     pub fn new(
         shared: Arc<Shared>,
+        identity: Identity,
         target: ResourceTarget,
         query: Query,
         headers: &HeaderMap,
@@ -79,6 +84,7 @@ impl Call {
         };
         Ok(Self {
             shared,
+            identity,
             resource: target.resource,
             namespace: target.namespace,
             name: target.name,
@@ -109,6 +115,7 @@ impl Call {
     pub fn beside(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
+            identity: self.identity.clone(),
             resource: self.resource,
             namespace: self.namespace.clone(),
             name: String::new(),
@@ -133,11 +140,12 @@ impl Call {
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
         use Subresource::{
-            Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward,
-            Resize, Scale, Token,
+            Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log,
+            PortForward, Resize, Scale, Token,
         };
-        let identity = request.extensions().get::<Identity>();
-        room::check(&*self.shared.options.room, identity, verb, self.subresource)?;
+        if self.resource.is_kept() {
+            room::check(&*self.shared.options.room, &self.identity, verb, self.subresource)?;
+        }
         let mut response = match (self.subresource, verb) {
             (Some(Log | Exec | Attach | PortForward), "get" | "create") => {
                 return pods::stream(&self, request).await;
@@ -146,8 +154,14 @@ impl Call {
             (Some(Eviction), "create") => evict::evict(&mut self, request).await?,
             (Some(Scale), "get") => scale::get(&self).await?,
             (Some(Scale), "update" | "patch") => scale::change(&mut self, request).await?,
+            (Some(Token), "create") => accounts::token(&mut self, request).await?,
+            (None, "create") if !self.resource.is_kept() => {
+                reviews::answer(&mut self, request).await?
+            }
+            (None, _) if !self.resource.is_kept() => return Err(not_allowed()),
             (
-                None | Some(Subresource::Status | Finalize | EphemeralContainers | Resize),
+                None
+                | Some(Subresource::Status | Finalize | EphemeralContainers | Resize | Approval),
                 "get" | "update" | "patch",
             ) => match verb {
                 "get" => {
@@ -162,10 +176,7 @@ impl Call {
             (None, "create") => write::create(&mut self, request).await?,
             (None, "delete") => delete::delete(&mut self, request).await?,
             (None, "deletecollection") => delete::delete_collection(&mut self, request).await?,
-            (Some(Token), _) | (Some(_), _) | (None, _) => {
-                let message = "the server does not allow this method on the requested resource";
-                return Err(Status::new(405, "MethodNotAllowed", message));
-            }
+            (Some(_), _) | (None, _) => return Err(not_allowed()),
         };
         let remarks = self.remarks.into_inner().unwrap_or_else(PoisonError::into_inner);
         for warning in self.warnings.into_iter().chain(remarks) {
@@ -216,4 +227,10 @@ impl Call {
         }
         Ok(selector)
     }
+}
+
+/// 405 for a method that a path does not have.
+pub(crate) fn not_allowed() -> Status {
+    let message = "the server does not allow this method on the requested resource";
+    Status::new(405, "MethodNotAllowed", message)
 }

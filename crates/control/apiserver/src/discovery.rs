@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use berth_objects::{Resource, Scope, Status, Subresource, VERBS};
+use berth_objects::{Resource, Scope, Status, Subresource};
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{Method, Request, Response};
 use serde_json::{Value, json};
@@ -44,6 +44,7 @@ pub(crate) fn answer(parts: &[String], request: &Request<Body>) -> Result<Respon
         ["apis", name, version] if versions(name).contains(version) => {
             Ok(respond(200, &resource_list(name, version)))
         }
+        [".well-known", "openid-configuration"] => Ok(respond(200, &crate::accounts::discovery())),
         ["openapi", "v2"] => Ok(swagger::answer(request.headers())),
         ["openapi", "v3"] => Ok(respond(200, &openapi::index())),
         ["openapi", "v3", "api", "v1"] => openapi::document("", "v1").ok_or_else(not_found),
@@ -117,7 +118,7 @@ fn resource_list(group: &str, version: &str) -> Value {
             "singularName": resource.singular,
             "namespaced": resource.namespaced(),
             "kind": resource.kind,
-            "verbs": VERBS,
+            "verbs": resource.verbs,
         });
         if !resource.short.is_empty() {
             value["shortNames"] = json!(resource.short);
@@ -208,7 +209,7 @@ fn aggregate(resource: &'static Resource) -> Value {
         "responseKind": kind((resource.group, resource.version, resource.kind)),
         "scope": scope,
         "singularResource": resource.singular,
-        "verbs": VERBS,
+        "verbs": resource.verbs,
     });
     if !resource.short.is_empty() {
         value["shortNames"] = json!(resource.short);

@@ -4,9 +4,12 @@
 //! row, the schema and the rules. In-process clients come through the same service as the network, with an identity, and
 //! are judged alike.
 
-mod access;
+mod accounts;
 mod addresses;
 mod apply;
+mod audit;
+mod authenticate;
+mod authorize;
 mod body;
 mod bootstrap;
 mod call;
@@ -15,18 +18,25 @@ mod delete;
 mod discovery;
 mod evict;
 mod feed;
+mod guard;
 mod hub;
+mod impersonate;
 mod input;
+mod join;
 mod list;
 mod listen;
 mod nodes;
 mod openapi;
+mod operations;
 mod output;
 mod patch;
 mod path;
 mod pods;
 mod priority;
 mod registry;
+mod restrict;
+mod reviews;
+mod roles;
 mod room;
 mod scale;
 mod server;
@@ -38,13 +48,18 @@ mod table;
 mod watch;
 mod write;
 
-pub use access::{Attributes, Authorizer, GroupAuthorizer, Identity, Verdict};
+pub use audit::Audit;
+pub use berth_access::Identity;
 pub use body::{Body, BoxError};
 pub use listen::ListenError;
 pub use nodes::{NoNodes, NodeService, Nodes};
+pub use operations::{Operations, Outcome, SharedOperations};
 pub use room::{Endless, Room};
 pub use server::{ApiServer, Clock, Options, StartError};
 pub use service::ApiService;
+
+/// Where Secrets lie in the store.
+pub const SECRETS: &str = "/registry/core/secrets/";
 
 /// The level of the API served, as `/version` says it.
 pub const VERSION: &str = "v1.35.0";

@@ -1,6 +1,7 @@
 //! The network's door: TLS with client certificates, HTTP/1.1 and HTTP/2.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,8 +49,8 @@ impl ApiServer {
                 () = shutdown.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) if is_passing(&error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "could not accept");
                     // Out of descriptors: others have to finish first.
@@ -62,6 +63,7 @@ impl ApiServer {
                 server: self.clone(),
                 acceptor: acceptor.clone(),
                 watcher: graceful.watcher(),
+                peer,
             };
             let end = end.clone();
             tasks.spawn(async move { end.run_until_cancelled(connection.run(stream)).await });
@@ -92,6 +94,7 @@ struct Connection {
     server: ApiServer,
     acceptor: TlsAcceptor,
     watcher: Watcher,
+    peer: SocketAddr,
 }
 
 impl Connection {
@@ -109,7 +112,7 @@ impl Connection {
         };
         let certificates = stream.get_ref().1.peer_certificates();
         let identity = certificates.and_then(|chain| identity(chain.first()?));
-        let service = ApiService::new(Arc::clone(&self.server.shared), identity);
+        let service = ApiService::new(Arc::clone(&self.server.shared), identity, Some(self.peer));
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
         builder
@@ -134,6 +137,6 @@ fn identity(certificate: &[u8]) -> Option<Identity> {
     let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok());
     let mut groups: Vec<String> = groups.map(String::from).collect();
-    groups.push("system:authenticated".into());
-    Some(Identity { user, groups })
+    groups.push(berth_access::AUTHENTICATED.into());
+    Some(Identity { user, groups, ..Identity::default() })
 }

@@ -100,7 +100,9 @@ fn components(
             }
         }
         let list = format!("{name}List");
-        schemas.insert(list.clone(), list_schema(resource, name));
+        if resource.is_kept() {
+            schemas.insert(list.clone(), list_schema(resource, name));
+        }
         resource_paths(resource, name, &list, paths);
     }
     for extra in ["ListMeta", "DeleteOptions", "Status"] {
@@ -312,6 +314,17 @@ fn resource_paths(
     const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
     let kind = (resource.group, resource.version, resource.kind);
     let base = format!("/{}", root(resource.group, resource.version));
+    if !resource.is_kept() {
+        let (folder, variables) = if resource.namespaced() {
+            let folder = format!("{base}/namespaces/{{namespace}}/{}", resource.plural);
+            (folder, vec![parameter("namespace", "path")])
+        } else {
+            (format!("{base}/{}", resource.plural), Vec::new())
+        };
+        let post = operation(resource, kind, "post", Some(name), name);
+        paths.insert(folder, json!({"post": post, "parameters": variables}));
+        return;
+    }
     let folder = if resource.namespaced() {
         let all = format!("{base}/{}", resource.plural);
         paths.insert(all, json!({"get": operation(resource, kind, "list", None, list)}));

@@ -26,7 +26,7 @@ pub(crate) struct ResourceTarget {
 }
 
 /// Decodes `%41` and, in queries, `+`.
-fn decode(text: &str, plus: bool) -> String {
+pub(crate) fn decode(text: &str, plus: bool) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut index = 0;

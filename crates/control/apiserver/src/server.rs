@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use berth_access::AUTHENTICATED;
+use berth_authority::TokenKeys;
 use berth_objects::Status;
 use berth_store::Store;
 use ipnet::Ipv4Net;
@@ -11,9 +13,10 @@ use jiff::Timestamp;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::addresses::Addresses;
+use crate::authorize::Access;
 use crate::hub::Hub;
 use crate::{
-    ApiService, Authorizer, Endless, GroupAuthorizer, Identity, NoNodes, Nodes, Room, bootstrap,
+    ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap, roles,
 };
 
 /// Says what time it is.
@@ -30,8 +33,12 @@ pub struct Options {
     pub advertise: Option<SocketAddr>,
     /// The way to nodes.
     pub nodes: Arc<dyn Nodes>,
-    /// Who may do what.
-    pub authorizer: Arc<dyn Authorizer>,
+    /// What signs and checks tokens of service accounts.
+    pub tokens: Arc<TokenKeys>,
+    /// What is recorded of requests, if anything.
+    pub audit: Option<Audit>,
+    /// What administrators may have the server do.
+    pub operations: Option<SharedOperations>,
     /// How much the store may still take.
     pub room: Arc<dyn Room>,
     /// What time it is.
@@ -45,7 +52,12 @@ impl Default for Options {
             node_ports: 30000..=32767,
             advertise: None,
             nodes: Arc::new(NoNodes),
-            authorizer: Arc::new(GroupAuthorizer),
+            tokens: Arc::new(
+                TokenKeys::ephemeral()
+                    .expect("a key needs nothing but randomness, which Linux has"),
+            ),
+            audit: None,
+            operations: None,
             room: Arc::new(Endless),
             clock: Arc::new(Timestamp::now),
         }
@@ -61,6 +73,9 @@ pub enum StartError {
     /// What is in the store could not be read.
     #[error("cannot read existing Services")]
     Services(#[source] Status),
+    /// Roles and bindings could not be read or brought to their defaults.
+    #[error("cannot set up roles")]
+    Roles(#[source] Status),
 }
 
 /// What requests share.
@@ -71,6 +86,7 @@ pub(crate) struct Shared {
     pub hub: Arc<Hub>,
     /// Ends the hub with the server.
     _hub: DropGuard,
+    pub access: Arc<Access>,
     /// Cancelled when the server stops: watches end.
     pub closing: CancellationToken,
 }
@@ -93,6 +109,8 @@ impl ApiServer {
     /// # Errors
     /// When the store fails, or holds what this server cannot read.
     pub async fn start(store: Arc<dyn Store>, options: Options) -> Result<Self, StartError> {
+        roles::reconcile(&*store, &options).await.map_err(StartError::Roles)?;
+        let access = Arc::new(Access::load(&*store).await.map_err(StartError::Roles)?);
         let addresses = Addresses::new(options.service_addresses, options.node_ports.clone());
         let hub = Hub::new(store.current());
         let stop = CancellationToken::new();
@@ -104,18 +122,25 @@ impl ApiServer {
             addresses,
             hub,
             _hub: stop.drop_guard(),
+            access,
             closing: CancellationToken::new(),
         };
         let server = Self { shared: Arc::new(shared) };
+        let (access, closing) = (server.shared.access.clone(), server.shared.closing.clone());
+        tokio::spawn(access.follow(Arc::downgrade(&server.shared.store), closing));
         bootstrap::services(&server.shared).await.map_err(StartError::Services)?;
         bootstrap::objects(&server).await.map_err(StartError::Bootstrap)?;
         Ok(server)
     }
 
-    /// The server as seen by one user, without a network. Requests are judged as any other.
+    /// The server as seen by one user, without a network. Requests are judged as any other; who is known here counts as
+    /// authenticated.
     #[must_use]
-    pub fn service(&self, identity: Identity) -> ApiService {
-        ApiService::new(Arc::clone(&self.shared), Some(identity))
+    pub fn service(&self, mut identity: Identity) -> ApiService {
+        if !identity.is_in(AUTHENTICATED) {
+            identity.groups.push(AUTHENTICATED.to_owned());
+        }
+        ApiService::new(Arc::clone(&self.shared), Some(identity), None)
     }
 
     /// Ends all watches. Requests are still answered.

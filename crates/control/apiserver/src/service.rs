@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,22 +13,32 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::BodyExt;
 
-use crate::access::{Attributes, Verdict};
-use crate::call::Call;
+use berth_access::{Attributes, Verdict};
+
+use crate::audit::{Reason, Trail};
+use crate::call::{Call, not_allowed};
 use crate::path::{self, Query, Target};
 use crate::server::Shared;
-use crate::{Body, BoxError, Identity, body, compress, discovery, output};
+use crate::{
+    Body, BoxError, Identity, authenticate, body, compress, discovery, impersonate, operations,
+    output, reviews,
+};
 
 /// The API for one identity, as a tower service.
 #[derive(Clone)]
 pub struct ApiService {
     shared: Arc<Shared>,
     identity: Option<Identity>,
+    peer: Option<SocketAddr>,
 }
 
 impl ApiService {
-    pub(crate) fn new(shared: Arc<Shared>, identity: Option<Identity>) -> Self {
-        Self { shared, identity }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        identity: Option<Identity>,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        Self { shared, identity, peer }
     }
 }
 
@@ -47,26 +58,42 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         let (shared, identity) = (Arc::clone(&self.shared), self.identity.clone());
-        Box::pin(async move { Ok(answer(shared, identity, request).await) })
+        let peer = self.peer;
+        Box::pin(async move { Ok(answer(shared, identity, peer, request).await) })
     }
 }
 
 async fn answer(
     shared: Arc<Shared>,
     identity: Option<Identity>,
-    mut request: Request<Body>,
+    peer: Option<SocketAddr>,
+    request: Request<Body>,
 ) -> Response<Body> {
-    let (yaml, gzip) =
-        (output::prefers_yaml(request.headers()), compress::accepted(request.headers()));
-    let outcome = match identity {
-        Some(identity) => {
-            request.extensions_mut().insert(identity.clone());
-            route(&shared, &identity, request).await
+    let (id, received) = (uuid::Uuid::new_v4().to_string(), shared.now());
+    let (parts, body) = request.into_parts();
+    let (yaml, gzip) = (output::prefers_yaml(&parts.headers), compress::accepted(&parts.headers));
+    let who = who(&shared, identity, &parts.headers).await;
+    let nobody = Identity::default();
+    let people = match &who {
+        Ok((asker, acting)) => (asker, acting.as_ref()),
+        Err(refused) => (refused.asker.as_ref().unwrap_or(&nobody), None),
+    };
+    let mut trail = shared
+        .options
+        .audit
+        .as_ref()
+        .and_then(|audit| Trail::begin(audit, &parts, &id, received, peer, people));
+    let request = Request::from_parts(parts, body);
+    let outcome = match who {
+        Ok((asker, acting)) => {
+            serve(&shared, acting.unwrap_or(asker), trail.as_mut(), request).await
         }
-        None => Err(Status::new(401, "Unauthorized", "Unauthorized")),
+        Err(refused) => Err(refused.status),
     };
     let mut response = outcome.unwrap_or_else(|status| refusal(&status));
-    let id = uuid::Uuid::new_v4().to_string();
+    if let Some(trail) = trail {
+        response = trail.end(response, shared.now()).await;
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("audit-id", id);
     }
@@ -78,6 +105,50 @@ async fn answer(
         output::as_yaml(&mut response);
     }
     if gzip { compress::squeeze(response).await } else { response }
+}
+
+async fn serve(
+    shared: &Arc<Shared>,
+    identity: Identity,
+    trail: Option<&mut Trail>,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    request.extensions_mut().insert(identity.clone());
+    if let Some(trail) = trail {
+        request = trail.take_request(request).await?;
+    }
+    route(shared, &identity, request).await
+}
+
+/// A request nobody answers for: whose it was, where that is known, and why it is refused.
+struct Refused {
+    asker: Option<Identity>,
+    status: Status,
+}
+
+/// Who asks: the certificate's holder, or else the token's; and as whom, if they act as another.
+async fn who(
+    shared: &Shared,
+    certified: Option<Identity>,
+    headers: &HeaderMap,
+) -> Result<(Identity, Option<Identity>), Refused> {
+    let unauthorized =
+        || Refused { asker: None, status: Status::new(401, "Unauthorized", "Unauthorized") };
+    let identity = match certified {
+        Some(identity) => identity,
+        None => match authenticate::bearer(shared, headers).await {
+            Some(Ok(identity)) => identity,
+            Some(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a token is not good");
+                return Err(unauthorized());
+            }
+            None => return Err(unauthorized()),
+        },
+    };
+    match impersonate::identity(shared, &identity, headers).await {
+        Ok(acting) => Ok((identity, acting)),
+        Err(status) => Err(Refused { asker: Some(identity), status }),
+    }
 }
 
 /// A Status as a response.
@@ -103,7 +174,8 @@ pub(crate) fn raw(code: u16, kind: &'static str, text: impl Into<Bytes>) -> Resp
     response
 }
 
-fn verb(method: &Method, named: bool, watch: bool) -> Option<&'static str> {
+/// The verb of a request for a resource.
+pub(crate) fn verb_of(method: &Method, named: bool, watch: bool) -> Option<&'static str> {
     Some(match (method.as_str(), named) {
         ("GET" | "HEAD", _) if watch => "watch",
         ("GET" | "HEAD", true) => "get",
@@ -127,52 +199,74 @@ async fn route(
     let target = match path::parse(&path)? {
         Target::Other(parts) => {
             let method = request.method().as_str().to_lowercase();
-            let attributes = Attributes {
-                verb: &method,
-                group: "",
-                resource: "",
-                subresource: "",
-                namespace: "",
-                name: "",
-                path: &path,
-            };
-            // Everyone who is somebody may ask for health, version and what there is.
-            let open = ["healthz", "livez", "readyz", "version", "api", "apis", "openapi"];
-            let is_open = parts.first().is_some_and(|first| open.contains(&first.as_str()));
-            if !is_open {
-                check(shared, identity, &attributes)?;
+            let attributes = Attributes { verb: &method, path: &path, ..Attributes::default() };
+            let reason = check(shared, identity, &attributes).await?;
+            if matches!(parts.as_slice(), [a, b, c] if a == "openid" && b == "v1" && c == "jwks") {
+                let keys = shared.options.tokens.key_set().to_string();
+                return Ok(raw(200, "application/jwk-set+json", keys));
             }
-            return discovery::answer(&parts, &request);
+            let mut response = match &shared.options.operations {
+                Some(operations) if parts.first().is_some_and(|first| first == "berth") => {
+                    operations::answer(&**operations, &parts, request.method()).await?
+                }
+                _ => discovery::answer(&parts, &request)?,
+            };
+            response.extensions_mut().insert(Reason(reason));
+            return Ok(response);
         }
         Target::Resource(target) => target,
     };
     let watch = target.watch || query.flag("watch");
-    let allowed = || {
-        let message = "the server does not allow this method on the requested resource";
-        Status::new(405, "MethodNotAllowed", message)
+    let verb = verb_of(request.method(), !target.name.is_empty(), watch).ok_or_else(not_allowed)?;
+    // Who asks for all objects of one name asks for one object.
+    let selected = match (verb, target.name.as_str()) {
+        ("list" | "watch" | "deletecollection", "") => named(&query),
+        _ => String::new(),
     };
-    let verb = verb(request.method(), !target.name.is_empty(), watch).ok_or_else(allowed)?;
     let attributes = Attributes {
         verb,
         group: target.resource.group,
         resource: target.resource.plural,
         subresource: target.subresource.map_or("", berth_objects::Subresource::name),
-        namespace: &target.namespace,
-        name: &target.name,
+        namespace: match (target.resource.group, target.resource.kind) {
+            // A namespace is judged as if it were inside itself, so that a role in it may show it.
+            ("", "Namespace") => &target.name,
+            _ => &target.namespace,
+        },
+        name: if selected.is_empty() { &target.name } else { &selected },
         path: &path,
     };
-    check(shared, identity, &attributes)?;
-    let call = Call::new(Arc::clone(shared), target, query, request.headers())?;
-    call.run(verb, request).await
+    let reason = check(shared, identity, &attributes).await?;
+    let decides = target.resource.group == berth_access::GROUP && verb_writes(verb);
+    let call = Call::new(Arc::clone(shared), identity.clone(), target, query, request.headers())?;
+    let mut response = call.run(verb, request).await?;
+    response.extensions_mut().insert(Reason(reason));
+    if decides {
+        // Whoever is told that a role was written may count on it.
+        shared.access.caught_up(shared.store.current()).await;
+    }
+    Ok(response)
 }
 
-fn check(shared: &Shared, identity: &Identity, wanted: &Attributes<'_>) -> Result<(), Status> {
-    match shared.options.authorizer.authorize(identity, wanted) {
-        Verdict::Allow => Ok(()),
-        Verdict::Deny(reason) => {
-            let subject = berth_objects::Subject::new(wanted.group, wanted.resource, wanted.name);
-            Err(Status::forbidden(subject, &wanted.refusal(identity, &reason)))
-        }
+fn verb_writes(verb: &str) -> bool {
+    !matches!(verb, "get" | "list" | "watch")
+}
+
+/// The one name a field selector asks for.
+fn named(query: &Query) -> String {
+    let selector = berth_objects::FieldSelector::parse(query.text("fieldSelector")).ok();
+    selector.and_then(|it| it.exact("metadata.name").map(str::to_owned)).unwrap_or_default()
+}
+
+/// Judges a request.
+pub(crate) async fn check(
+    shared: &Shared,
+    identity: &Identity,
+    wanted: &Attributes<'_>,
+) -> Result<String, Status> {
+    match shared.access.judge(&*shared.store, identity, wanted).await {
+        Verdict::Allow(reason) => Ok(reason),
+        verdict @ Verdict::Deny(_) => Err(reviews::refused(identity, wanted, &verdict)),
     }
 }
 

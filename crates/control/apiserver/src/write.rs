@@ -7,20 +7,24 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::addresses::Reservation;
+use crate::audit::Created;
 use crate::call::Call;
 use crate::registry::Change;
-use crate::{Body, delete, priority, standards};
+use crate::{Body, accounts, delete, guard, priority, standards};
 
 /// Letters and digits that spell no words and are not mistaken for each other.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 fn generated(prefix: &str) -> String {
     const ROOM: usize = 58;
-    let mut name: String = prefix.chars().take(ROOM).collect();
-    for _ in 0..5 {
-        name.push(char::from(NAME_LETTERS[rand::random_range(0..NAME_LETTERS.len())]));
-    }
-    name
+    let name: String = prefix.chars().take(ROOM).collect();
+    name + &suffix()
+}
+
+/// Five letters that make a name unique.
+pub(crate) fn suffix() -> String {
+    let letter = |_| char::from(NAME_LETTERS[rand::random_range(0..NAME_LETTERS.len())]);
+    (0..5).map(letter).collect()
 }
 
 pub(crate) async fn create(
@@ -29,7 +33,10 @@ pub(crate) async fn create(
 ) -> Result<Response<Body>, Status> {
     let object = call.body(request).await?;
     let created = create_object(call, object).await?;
-    Ok(call.respond(201, created))
+    let name = Created(created.name().to_owned());
+    let mut response = call.respond(201, created);
+    response.extensions_mut().insert(name);
+    Ok(response)
 }
 
 /// Creates an object that was already fitted to its schema.
@@ -71,9 +78,11 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
     }
     if (resource.group, resource.kind) == ("", "Pod") {
         priority::resolve(call, &mut object).await?;
+        accounts::admit(call, &mut object).await?;
     }
     berth_rules::default(resource, &mut object);
     berth_rules::prepare_create(resource, &mut object);
+    guard::create(call, &mut object)?;
     if let Some(inert) = berth_rules::inert(resource) {
         call.warnings.push(inert.to_owned());
     }
@@ -181,6 +190,7 @@ pub(crate) fn change<'call>(
             ready(call, &mut object, &old)?;
             reservation = reserve(call, &mut object, Some(&old))?;
             check(call, &object, &old)?;
+            guard::update(call, &mut object, &old)?;
             if let Some(policies) = &policies {
                 remarks = standards::admit(call, policies, &object, Some(&old))?;
             }
@@ -248,6 +258,7 @@ fn ready(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
             only(object, old, &[&["spec", "ephemeralContainers"]]);
         }
         Some(Subresource::Resize) => resize(object, old),
+        Some(Subresource::Approval) => only(object, old, &[&["status", "conditions"]]),
         Some(_) => {}
     }
     Ok(())

@@ -5,17 +5,21 @@
 
 mod file;
 mod kubeconfig;
+mod request;
+mod token;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
 };
 
 pub use kubeconfig::Kubeconfig;
+pub use request::{Asked, ask};
+pub use token::{LONGEST as LONGEST_TOKEN, TokenError, TokenKeys};
 
 const CERTIFICATE: &str = "ca.crt";
 const KEY: &str = "ca.key";
@@ -37,6 +41,12 @@ pub enum AuthorityError {
     /// The certificate library refused, for example a name that is no name.
     #[error("cannot make the certificate")]
     Certificate(#[from] rcgen::Error),
+    /// A key that signs tokens is damaged, or cannot be used.
+    #[error("cannot use the key that signs tokens")]
+    TokenKey,
+    /// A request for a certificate is damaged, or asks for what cannot be granted.
+    #[error("the request for a certificate is damaged or asks for what cannot be granted")]
+    Request,
 }
 
 /// A certificate chain and its key, both PEM. Its Debug prints neither.
@@ -103,7 +113,7 @@ impl Authority {
         self.issue(params, TEN_YEARS)
     }
 
-    /// Issues a client certificate for a user in one group.
+    /// Issues a client certificate for a user in one group, or in none where that is empty.
     ///
     /// # Errors
     /// When the library refuses.
@@ -114,7 +124,10 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<Issued, AuthorityError> {
         let mut params = CertificateParams::new([])?;
-        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.distinguished_name = DistinguishedName::new();
+        if !group.is_empty() {
+            params.distinguished_name.push(DnType::OrganizationName, group);
+        }
         params.distinguished_name.push(DnType::CommonName, user);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params, lifetime)
@@ -150,8 +163,18 @@ fn prepare(params: &mut CertificateParams, lifetime: Duration) {
     let now = SystemTime::now();
     params.not_before = (now - SKEW).into();
     params.not_after = (now + lifetime).into();
+    params.serial_number = Some(serial());
+}
+
+fn serial() -> SerialNumber {
     let mut serial: [u8; 16] = rand::random();
     // Serial numbers are positive, and a leading zero byte would have to be dropped (RFC 5280, 4.1.2.2).
     serial[0] = serial[0] & 0x7f | 0x40;
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    SerialNumber::from_slice(&serial)
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Authority").finish_non_exhaustive()
+    }
 }

@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
 use crate::Settings;
+use crate::account::Accounts;
 
 /// One copy of each kind, however many controllers look at it.
 #[derive(Clone, Default)]
@@ -76,11 +77,21 @@ impl Mirrors {
 /// What every controller is given.
 #[derive(Clone)]
 pub struct Context {
+    /// The client of the controller that has this.
     pub client: Client,
+    pub(crate) accounts: Accounts,
     pub mirrors: Mirrors,
     pub recorder: Recorder,
     pub settings: std::sync::Arc<Settings>,
     pub stop: CancellationToken,
+}
+
+impl Context {
+    /// The same for the controller of that name: what it does, it does as that service account of `kube-system`.
+    #[must_use]
+    pub(crate) fn as_account(&self, name: &str) -> Self {
+        Self { client: self.accounts.client(name), ..self.clone() }
+    }
 }
 
 /// Whether an answer says that the object is not there.

@@ -3,8 +3,11 @@
 //! Every controller observes from shared mirrors, plans as a function of values, and applies steps that are safe to
 //! repeat. They wake up on events and on points in time that an object names; none of them polls.
 
+mod account;
+mod aggregation;
 mod balancer;
 mod catalogue;
+mod certificates;
 mod context;
 pub mod deployment;
 pub mod disruption;
@@ -20,10 +23,12 @@ pub mod volume;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use berth_authority::Authority;
 use berth_client::Recorder;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
+use crate::account::Accounts;
 use crate::catalogue::Catalogue;
 use crate::context::{Context, Mirrors};
 
@@ -36,6 +41,8 @@ pub struct Settings {
     pub volumes_root: PathBuf,
     /// The node that local volumes are made on and whose address Services publish, when it is ready; otherwise another.
     pub node_name: String,
+    /// What signs certificates that were approved; without it nothing is signed.
+    pub authority: Option<Arc<Authority>>,
 }
 
 /// Why the controllers ended before they were told to.
@@ -49,10 +56,14 @@ pub enum ControllersError {
 /// Runs all controllers until told to stop. All work happens inside the future, on as many tasks as there are
 /// controllers; when it returns, none is left.
 ///
+/// `client` is that of `system:kube-controller-manager`, which reads and records Events; `accounts` makes the client of a
+/// service account of `kube-system`, as which one controller writes.
+///
 /// # Errors
 /// Only by our own fault: everything the API server can do is waited out.
 pub async fn run(
     client: Client,
+    accounts: impl Fn(&str) -> Client + Send + Sync + 'static,
     settings: Settings,
     stop: CancellationToken,
 ) -> Result<(), ControllersError> {
@@ -60,9 +71,12 @@ pub async fn run(
     let stop = stop.child_token();
     let (recorder, events) = Recorder::new(client.clone(), "berth-controllers", stop.clone());
     let mirrors = Mirrors::default();
+    let accounts = Accounts::new(accounts);
     let catalogue = Catalogue::new(client.clone());
+    let authority = settings.authority.clone();
     let context = Context {
         client: client.clone(),
+        accounts,
         mirrors: mirrors.clone(),
         recorder,
         settings: Arc::new(settings),
@@ -70,16 +84,21 @@ pub async fn run(
     };
     let mut tasks = tokio::task::JoinSet::new();
     // Controllers listen before the mirrors follow, so that the first list wakes them.
-    tasks.spawn(deployment::run(context.clone()));
-    tasks.spawn(replicaset::run(context.clone()));
-    tasks.spawn(disruption::run(context.clone()));
-    tasks.spawn(endpoints::run(context.clone()));
-    tasks.spawn(balancer::run(context.clone()));
-    tasks.spawn(namespace::run(context.clone(), catalogue.clone()));
-    tasks.spawn(garbage::run(context.clone(), catalogue.clone()));
-    tasks.spawn(node::run(context.clone()));
-    tasks.spawn(orphan::run(context.clone()));
-    tasks.spawn(volume::run(context.clone()));
+    let account = |name: &str| context.as_account(name);
+    tasks.spawn(deployment::run(account("deployment-controller")));
+    tasks.spawn(replicaset::run(account("replicaset-controller")));
+    tasks.spawn(disruption::run(account("disruption-controller")));
+    tasks.spawn(endpoints::run(account("endpointslice-controller")));
+    tasks.spawn(balancer::run(account("service-controller")));
+    tasks.spawn(namespace::run(account("namespace-controller"), catalogue.clone()));
+    tasks.spawn(garbage::run(account("generic-garbage-collector"), catalogue.clone()));
+    tasks.spawn(node::run(account("node-controller")));
+    tasks.spawn(orphan::run(account("pod-garbage-collector")));
+    tasks.spawn(volume::run(account("persistent-volume-binder")));
+    tasks.spawn(aggregation::run(account("clusterrole-aggregation-controller")));
+    if let Some(authority) = authority {
+        tasks.spawn(certificates::run(account("certificate-controller"), authority));
+    }
     tasks.spawn(events);
     let token = stop.clone();
     tasks.spawn(async move { mirrors.run(&client, &token).await });

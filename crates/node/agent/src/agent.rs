@@ -23,6 +23,7 @@ use crate::event::Events;
 use crate::image::Images;
 use crate::pod::worker::Worker;
 use crate::settings::Settings;
+use crate::token::Tokens;
 
 /// What all workers share.
 pub struct Shared {
@@ -32,6 +33,7 @@ pub struct Shared {
     pub zygote: Zygote,
     pub hierarchies: Hierarchies,
     pub events: Events,
+    pub tokens: Tokens,
     addresses: Mutex<Addresses>,
     ids: Mutex<BTreeSet<u32>>,
     /// UIDs of the pods that are here, by namespace and name.
@@ -145,6 +147,7 @@ impl Agent {
             images,
             zygote,
             events,
+            tokens: Tokens::default(),
             addresses: Mutex::new(Addresses::new(network, length)),
             ids: Mutex::default(),
             pods: Mutex::default(),
@@ -156,6 +159,7 @@ impl Agent {
             match directory.read() {
                 Ok(record) => {
                     shared.adopt(&record);
+                    shared.tokens.adopt(&directory);
                     adopted.insert(uid, record);
                 }
                 Err(error) => {
@@ -174,6 +178,10 @@ impl Agent {
         tasks.spawn({
             let (shared, stop) = (shared.clone(), stop.clone());
             async move { crate::reclaim::run(&shared, stop).await }
+        });
+        tasks.spawn({
+            let (shared, stop) = (shared.clone(), stop.clone());
+            async move { shared.tokens.run(&shared.client, &stop).await }
         });
         let traffic = crate::traffic::Traffic::install(rules).await?;
         tasks.spawn({

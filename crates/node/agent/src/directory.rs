@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -159,6 +160,8 @@ fn pods(data: &Path) -> PathBuf {
 pub fn known(data: &Path) -> io::Result<Vec<String>> {
     let directory = pods(data);
     fs::create_dir_all(&directory)?;
+    // What pods mount, their tokens and Secrets among it, is nobody else's on this machine.
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         if let Ok(name) = entry?.file_name().into_string() {

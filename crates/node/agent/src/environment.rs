@@ -1,6 +1,7 @@
 //! A container's environment, from all its sources, with `$(NAME)` expanded.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret};
 use kube::api::Api;
@@ -17,6 +18,8 @@ pub struct Facts {
     pub node: String,
     /// The node's address.
     pub node_address: String,
+    /// The address of the Service `kubernetes`.
+    pub api: Ipv4Addr,
 }
 
 /// `NAME=value` entries of a container; the image's come first and are overridden.
@@ -31,6 +34,9 @@ pub async fn resolve(
     for entry in image {
         let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
         set(&mut values, name, value.to_owned());
+    }
+    for (name, value) in api_server(facts.api) {
+        set(&mut values, name, value);
     }
     let namespace = pod.namespace().unwrap_or_default();
     for source in container.env_from.iter().flatten() {
@@ -64,6 +70,20 @@ pub async fn resolve(
         }
     }
     Ok(values.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+}
+
+/// Where clients in pods look for the API server.
+fn api_server(address: Ipv4Addr) -> [(&'static str, String); 7] {
+    let whole = format!("tcp://{address}:443");
+    [
+        ("KUBERNETES_SERVICE_HOST", address.to_string()),
+        ("KUBERNETES_SERVICE_PORT", "443".to_owned()),
+        ("KUBERNETES_SERVICE_PORT_HTTPS", "443".to_owned()),
+        ("KUBERNETES_PORT", whole.clone()),
+        ("KUBERNETES_PORT_443_TCP", whole),
+        ("KUBERNETES_PORT_443_TCP_PROTO", "tcp".to_owned()),
+        ("KUBERNETES_PORT_443_TCP_PORT", "443".to_owned()),
+    ]
 }
 
 fn set(values: &mut Vec<(String, String)>, name: &str, value: String) {

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod node;
 pub mod settings;
+mod token;
 pub mod traffic;
 
 mod agent;

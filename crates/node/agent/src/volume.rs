@@ -14,6 +14,7 @@ use kube::api::Api;
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::agent::Shared;
 use crate::config::Cause;
 use crate::directory::PodDirectory;
 use crate::environment::{Facts, config_map, expand, field_value, secret};
@@ -66,7 +67,7 @@ pub type Volumes = BTreeMap<String, Source>;
 
 /// Prepares all volumes of a pod.
 pub async fn prepare(
-    client: &Client,
+    shared: &Shared,
     pod: &Pod,
     directory: &PodDirectory,
     facts: &Facts,
@@ -78,8 +79,7 @@ pub async fn prepare(
         .and_then(|context| context.fs_group)
         .and_then(|group| u32::try_from(group).ok());
     for volume in spec.and_then(|spec| spec.volumes.as_ref()).into_iter().flatten() {
-        let path = directory.volume(&volume.name);
-        let source = prepare_one(client, pod, volume, &path, facts).await?;
+        let source = prepare_one(shared, pod, volume, directory, facts).await?;
         if let (Some(group), Source::Path(path)) = (group, &source)
             && volume.host_path.is_none()
         {
@@ -95,12 +95,13 @@ fn disk(volume: &str, error: &io::Error) -> Cause {
 }
 
 async fn prepare_one(
-    client: &Client,
+    shared: &Shared,
     pod: &Pod,
     volume: &Volume,
-    path: &Path,
+    directory: &PodDirectory,
     facts: &Facts,
 ) -> Result<Source, Cause> {
+    let (client, path) = (&shared.client, &directory.volume(&volume.name));
     let namespace = pod.namespace().unwrap_or_default();
     let failed = |error: io::Error| disk(&volume.name, &error);
     let here = || Source::Path(path.to_owned());
@@ -140,7 +141,7 @@ async fn prepare_one(
         files.mode = source.default_mode;
     } else if let Some(source) = &volume.projected {
         files.mode = source.default_mode;
-        project(client, pod, &volume.name, source, facts, &mut files).await?;
+        project(shared, pod, &volume.name, source, directory, facts, &mut files).await?;
     } else {
         return Err(Cause::config(format!(
             "volume `{}` is of a kind this node does not support yet",
@@ -153,13 +154,15 @@ async fn prepare_one(
 
 /// The files of a volume that is put together from several sources.
 async fn project(
-    client: &Client,
+    shared: &Shared,
     pod: &Pod,
     volume: &str,
     source: &ProjectedVolumeSource,
+    directory: &PodDirectory,
     facts: &Facts,
     files: &mut Files,
 ) -> Result<(), Cause> {
+    let client = &shared.client;
     let namespace = pod.namespace().unwrap_or_default();
     for part in source.sources.iter().flatten() {
         if let Some(source) = &part.config_map {
@@ -174,6 +177,10 @@ async fn project(
             }
         } else if let Some(source) = &part.downward_api {
             files.add_downward(source.items.as_deref().unwrap_or_default(), pod, facts)?;
+        } else if let Some(source) = &part.service_account_token {
+            let place = directory.volume(volume);
+            let token = shared.tokens.project(client, pod, directory, &place, source).await?;
+            files.put(&source.path, token, None)?;
         } else {
             return Err(Cause::config(format!(
                 "volume `{}` projects a source this node does not support yet",

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::access::AccessCommand;
 use crate::attach::AttachArguments;
+use crate::audit::AuditCommand;
 use crate::build::BuildArguments;
 use crate::complete::CompletionArguments;
 use crate::down::DownArguments;
@@ -18,6 +20,7 @@ use crate::logs::LogsArguments;
 use crate::ps::PsArguments;
 use crate::run::RunArguments;
 use crate::scale::ScaleArguments;
+use crate::secret::SecretCommand;
 use crate::serve::{ResetArguments, ServeArguments};
 use crate::up::UpArguments;
 
@@ -81,6 +84,15 @@ pub enum Command {
     Serve(ServeArguments),
     /// Stop the server and remove every trace of it from this machine, except images and volumes
     Reset(ResetArguments),
+    /// Give people and teams access to the cluster, list it, take it away
+    #[command(subcommand)]
+    Access(AccessCommand),
+    /// Work with the audit log
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Work with the key that seals Secrets
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Print where the kubeconfig for kubectl and helm is
     Kubeconfig,
     /// Show the server, its node and what is stored

@@ -38,6 +38,12 @@ pub struct ServeSettings {
     pub service_cidr: Ipv4Net,
     /// What the names of its interfaces, cgroups and packet rules begin with; 1 to 8 letters.
     pub instance: String,
+    /// File with the keys that seal Secrets; within the data directory if absent.
+    pub secrets_key: Option<PathBuf>,
+    /// File with the audit policy; the built-in one if absent.
+    pub audit_policy: Option<PathBuf>,
+    /// The audit log; within the data directory if absent.
+    pub audit_log: Option<PathBuf>,
     /// Registries spoken to without TLS.
     pub insecure_registries: Vec<String>,
 }

@@ -6,8 +6,10 @@
 //!
 //! All text for people is written here, and all of it through `screen`.
 
+mod access;
 mod arguments;
 mod attach;
+mod audit;
 mod build;
 mod cluster;
 mod complete;
@@ -27,6 +29,7 @@ mod ps;
 mod run;
 mod scale;
 mod screen;
+mod secret;
 mod serve;
 mod session;
 mod stream;
@@ -77,6 +80,9 @@ async fn dispatch(cli: Cli, host: &Arc<dyn Host>) -> Result<u8, Failure> {
         Command::Push(arguments) => image::push(arguments, &data).await,
         Command::Serve(arguments) => serve::serve(arguments, &data, &**host).await,
         Command::Reset(arguments) => serve::reset(arguments, &data, &**host).await,
+        Command::Access(command) => access::access(command, &data).await,
+        Command::Audit(command) => audit::audit(command, &data),
+        Command::Secret(command) => secret::secret(command, &data).await,
         Command::Kubeconfig => Ok(information::kubeconfig(&data)?),
         Command::Status => information::status(&data).await,
         Command::Version => Ok(information::version()),

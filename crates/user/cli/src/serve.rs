@@ -1,7 +1,7 @@
 //! `berth serve` and `berth reset`: the server itself, and its end.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ipnet::Ipv4Net;
@@ -30,6 +30,15 @@ pub struct ServeArguments {
     /// What names of interfaces, cgroups and packet rules begin with: 1 to 8 lower-case letters
     #[arg(long, default_value = "berth", value_name = "NAME", value_parser = instance)]
     pub instance: String,
+    /// File with the keys that seal Secrets; made if it is not there. Otherwise it is in the data directory
+    #[arg(long, value_name = "FILE")]
+    pub secrets_key: Option<PathBuf>,
+    /// What the audit log records: a Policy of `audit.k8s.io/v1`. Otherwise who did what, without the cluster's own routine
+    #[arg(long, value_name = "FILE")]
+    pub audit_policy: Option<PathBuf>,
+    /// Where the audit log is; otherwise in the data directory
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
     #[command(flatten)]
     pub registry: RegistryFlags,
 }
@@ -63,6 +72,9 @@ pub async fn serve(arguments: ServeArguments, data: &Path, host: &dyn Host) -> R
         pod_cidr: pods,
         service_cidr: services,
         instance: arguments.instance,
+        secrets_key: arguments.secrets_key,
+        audit_policy: arguments.audit_policy,
+        audit_log: arguments.audit_log,
         insecure_registries: arguments.registry.insecure_registry,
     };
     host.serve(settings)

@@ -2,7 +2,7 @@
 
 use berth_objects::Subresource::{
     Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Resize,
-    Scale, Status,
+    Scale, Status, Token,
 };
 use berth_objects::{Resource, Scope};
 
@@ -94,6 +94,7 @@ pub(super) static RESOURCES: [Resource; 15] = [
     },
     Resource {
         short: &["sa"],
+        subresources: &[Token],
         columns: cells::SERVICE_ACCOUNT,
         cells: cells::service_account,
         ..v1("", "ServiceAccount", "serviceaccounts", "serviceaccount")

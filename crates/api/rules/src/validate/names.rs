@@ -56,10 +56,15 @@ pub(crate) fn metadata(resource: &Resource, object: &Value, errors: &mut Errors)
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
     } else {
+        if resource.group == "rbac.authorization.k8s.io" {
+            super::rbac::name(&name, errors);
+        }
         let (fits, why) = match (resource.group, resource.kind) {
             // Named by their address, which has rules of its own.
             ("networking.k8s.io", "IPAddress") => (true, SUBDOMAIN),
             ("", "Namespace") => (is_label(name.text()), LABEL),
+            // Judged above.
+            ("rbac.authorization.k8s.io", _) => (true, ""),
             ("", "Service") => {
                 let letter = name.text().starts_with(|c: char| c.is_ascii_lowercase());
                 (is_label(name.text()) && letter, OLD_LABEL)

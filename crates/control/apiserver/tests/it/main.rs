@@ -1,10 +1,13 @@
 //! The API server as its clients see it: in memory, and through the network with the real kubectl.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
+mod audit;
 mod contract;
 mod kinds;
 mod kubectl;
 mod patches;
+mod people;
 mod reference;
 mod samples;
 mod script;

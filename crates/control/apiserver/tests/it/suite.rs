@@ -1,5 +1,6 @@
 //! Every kubectl command that needs no container, with the unmodified binaries of three minor versions.
 
+mod access;
 mod apply;
 mod change;
 mod cluster;
@@ -11,6 +12,9 @@ mod rollout;
 use crate::script::each_kubectl;
 
 each_kubectl! {
+    access::asks_who_may_what,
+    access::keeps_roles,
+    access::makes_tokens_and_certificates,
     apply::applies,
     apply::applies_on_the_server,
     apply::shows_differences,

@@ -85,6 +85,22 @@ impl Client {
         self.service.clone().oneshot(request).await.unwrap()
     }
 
+    /// A request with headers of its own.
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &'static str,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        answer(self.service.clone().oneshot(request).await.unwrap()).await
+    }
+
     /// A GET with an Accept header.
     pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
         let request = Request::builder()
@@ -92,11 +108,7 @@ impl Client {
             .header("accept", accept)
             .body(Full::new(Bytes::new()))
             .unwrap();
-        let (parts, body) = self.service.clone().oneshot(request).await.unwrap().into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        let body = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+        answer(self.service.clone().oneshot(request).await.unwrap()).await
     }
 
     pub async fn send(
@@ -106,11 +118,7 @@ impl Client {
         kind: &str,
         body: impl Into<Bytes>,
     ) -> Answer {
-        let (parts, body) = self.raw(method, path, kind, body).await.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        let body = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+        answer(self.raw(method, path, kind, body).await).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -143,6 +151,14 @@ impl Client {
         assert_eq!(response.status(), 200);
         Lines { body: response.into_body(), rest: Vec::new() }
     }
+}
+
+async fn answer(response: http::Response<berth_apiserver::Body>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    let body = serde_json::from_slice(&bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    Answer { code: parts.status.as_u16(), headers: parts.headers, body }
 }
 
 /// The events of a watch.

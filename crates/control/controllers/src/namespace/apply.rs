@@ -50,9 +50,14 @@ pub async fn apply(
 
 async fn one(context: &Context, namespace: &str, step: Step) -> Result<(), ApplyError> {
     match step {
-        Step::CreateAccount => create_account(context, namespace).await?,
-        Step::CreateRootCa => create_root_ca(context, namespace).await?,
+        Step::CreateAccount => {
+            create_account(&context.as_account("service-account-controller"), namespace).await?;
+        }
+        Step::CreateRootCa => {
+            create_root_ca(&context.as_account("root-ca-cert-publisher"), namespace).await?;
+        }
         Step::ChangeRootCa => {
+            let context = context.as_account("root-ca-cert-publisher");
             let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), namespace);
             let patch = json!({ "data": { ROOT_CA_KEY: context.settings.ca_pem } });
             let params = PatchParams::default();

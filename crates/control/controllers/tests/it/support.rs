@@ -24,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub struct Cluster {
     pub client: Client,
+    server: ApiServer,
     pub stop: CancellationToken,
     _guard: DropGuard,
 }
@@ -35,22 +36,41 @@ impl Cluster {
     pub async fn empty() -> Self {
         let server =
             ApiServer::start(Arc::new(Memory::default()), Options::default()).await.unwrap();
-        let client = |user: &str, group: &str| {
-            Client::new(server.service(Identity::new(user, &[group])), "default")
+        let api = server.clone();
+        let client = move |user: &str, groups: &[&str]| {
+            Client::new(api.service(Identity::new(user, groups)), "default")
         };
+        let accounts = {
+            let client = client.clone();
+            move |name: &str| {
+                client(
+                    &format!("system:serviceaccount:kube-system:{name}"),
+                    &["system:serviceaccounts", "system:serviceaccounts:kube-system"],
+                )
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let authority = berth_authority::Authority::open(folder.path()).unwrap();
         let stop = CancellationToken::new();
         let settings = Settings {
             ca_pem: "the certificate".to_owned(),
             volumes_root: PathBuf::from("/volumes"),
             node_name: "node-a".to_owned(),
+            authority: Some(Arc::new(authority)),
         };
-        let (to, token) =
-            (client("system:kube-controller-manager", "system:controllers"), stop.clone());
-        tokio::spawn(async move { berth_controllers::run(to, settings, token).await.unwrap() });
-        let (to, token) = (client("system:kube-scheduler", "system:controllers"), stop.clone());
+        let (to, token) = (client("system:kube-controller-manager", &[]), stop.clone());
+        tokio::spawn(async move {
+            berth_controllers::run(to, accounts, settings, token).await.unwrap();
+        });
+        let (to, token) = (client("system:kube-scheduler", &[]), stop.clone());
         tokio::spawn(async move { berth_scheduler::run(to, token).await.unwrap() });
-        let client = client("admin", "system:masters");
-        Self { client, _guard: stop.clone().drop_guard(), stop }
+        let client = client("admin", &["system:masters"]);
+        Self { client, server, _guard: stop.clone().drop_guard(), stop }
+    }
+
+    /// A client of somebody else.
+    pub fn as_user(&self, user: &str, groups: &[&str]) -> Client {
+        Client::new(self.server.service(Identity::new(user, groups)), "default")
     }
 
     /// A cluster with a node that pretends.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -55,6 +56,7 @@ impl Workshop {
                 .map_or_else(|| settings.address.to_string(), |address| address.to_string()),
             node: settings.node.clone(),
             node_address: settings.address.to_string(),
+            api: Ipv4Addr::from_bits(settings.network.services.0.to_bits() + 1),
         }
     }
 
@@ -201,7 +203,7 @@ impl Workshop {
         let environment =
             environment::resolve(client, pod, container, &from_image.unwrap_or_default(), &facts)
                 .await?;
-        let volumes = volume::prepare(client, pod, &self.directory, &facts).await?;
+        let volumes = volume::prepare(&self.shared, pod, &self.directory, &facts).await?;
         let mut mounts = volume::mounts(container, &volumes, &environment)?;
         self.own_mounts(container, &instance, &mut mounts).map_err(|error| {
             Cause::create(format!("cannot write the container's files: {error}"))

@@ -1,0 +1,235 @@
+//! What a request leaves in the audit log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use berth_audit::{Asked, Journal, Level, Policy};
+use berth_objects::{Object, Status};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::path::{self, Query, Target};
+use crate::service::{header, verb_of};
+use crate::{Body, Identity, body, input};
+
+/// What is recorded, and where.
+#[derive(Clone)]
+pub struct Audit {
+    /// What.
+    pub policy: Arc<Policy>,
+    /// Where.
+    pub journal: Journal,
+}
+
+/// Why a request was let through; travels in the extensions of the response.
+#[derive(Clone)]
+pub(crate) struct Reason(pub String);
+
+/// The name of what was created, which the path does not have; travels in the extensions of the response.
+#[derive(Clone)]
+pub(crate) struct Created(pub String);
+
+/// What one request leaves behind.
+pub(crate) struct Trail {
+    audit: Audit,
+    level: Level,
+    id: String,
+    received: Timestamp,
+    event: Value,
+    /// Whether the answer goes on for as long as the client likes.
+    long: bool,
+}
+
+/// A path as the log describes it.
+struct Described {
+    verb: String,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    namespace: String,
+    name: String,
+    long: bool,
+}
+
+fn describe(parts: &Parts) -> Described {
+    let mut described = Described {
+        verb: parts.method.as_str().to_lowercase(),
+        group: String::new(),
+        version: String::new(),
+        resource: String::new(),
+        subresource: String::new(),
+        namespace: String::new(),
+        name: String::new(),
+        long: false,
+    };
+    let Ok(Target::Resource(target)) = path::parse(parts.uri.path()) else { return described };
+    let query = Query::parse(parts.uri.query());
+    let watch = target.watch || query.flag("watch");
+    if let Some(verb) = verb_of(&parts.method, !target.name.is_empty(), watch) {
+        verb.clone_into(&mut described.verb);
+    }
+    target.resource.group.clone_into(&mut described.group);
+    target.resource.version.clone_into(&mut described.version);
+    target.resource.plural.clone_into(&mut described.resource);
+    let part = target.subresource.map_or("", berth_objects::Subresource::name);
+    part.clone_into(&mut described.subresource);
+    described.long = described.verb == "watch"
+        || matches!(part, "exec" | "attach" | "portforward" | "proxy")
+        || (part == "log" && query.flag("follow"));
+    described.namespace = target.namespace;
+    described.name = target.name;
+    described
+}
+
+impl Trail {
+    /// Begins a trail, unless the policy wants nothing of this request. `asker` is who asked, `acting` as whom.
+    pub fn begin(
+        audit: &Audit,
+        parts: &Parts,
+        id: &str,
+        received: Timestamp,
+        peer: Option<SocketAddr>,
+        (asker, acting): (&Identity, Option<&Identity>),
+    ) -> Option<Self> {
+        let described = describe(parts);
+        let asked = Asked {
+            user: &asker.user,
+            groups: &asker.groups,
+            verb: &described.verb,
+            group: &described.group,
+            resource: &described.resource,
+            subresource: &described.subresource,
+            namespace: &described.namespace,
+            name: &described.name,
+            path: parts.uri.path(),
+        };
+        let level = audit.policy.level(&asked);
+        if level == Level::None {
+            return None;
+        }
+        let mut event = json!({
+            "kind": "Event",
+            "apiVersion": "audit.k8s.io/v1",
+            "level": format!("{level:?}"),
+            "auditID": id,
+            "stage": if described.long { "ResponseStarted" } else { "ResponseComplete" },
+            "requestURI": parts.uri.path_and_query().map_or("", |whole| whole.as_str()),
+            "verb": described.verb,
+            "user": asker.to_value(),
+        });
+        if let Some(acting) = acting {
+            event["impersonatedUser"] = acting.to_value();
+        }
+        if let Some(peer) = peer {
+            event["sourceIPs"] = json!([peer.ip().to_string()]);
+        }
+        let agent = header(&parts.headers, "user-agent");
+        if !agent.is_empty() {
+            event["userAgent"] = agent.into();
+        }
+        if !described.resource.is_empty() {
+            let fields = [
+                ("resource", &described.resource),
+                ("namespace", &described.namespace),
+                ("name", &described.name),
+                ("apiGroup", &described.group),
+                ("apiVersion", &described.version),
+                ("subresource", &described.subresource),
+            ];
+            for (field, text) in fields.into_iter().filter(|(_, text)| !text.is_empty()) {
+                event["objectRef"][field] = text.as_str().into();
+            }
+        }
+        let (audit, id) = (audit.clone(), id.to_owned());
+        Some(Self { audit, level, id, received, event, long: described.long })
+    }
+
+    /// Keeps what was sent, if the policy wants that. The request stays whole.
+    pub async fn take_request(&mut self, request: Request<Body>) -> Result<Request<Body>, Status> {
+        let writes = matches!(
+            *request.method(),
+            Method::POST | Method::PUT | Method::PATCH | Method::DELETE
+        );
+        if self.level < Level::Request || !writes || self.long {
+            return Ok(request);
+        }
+        let (parts, sent) = request.into_parts();
+        let bytes = body::collect(sent).await?;
+        let kind = input::media_type(&parts.headers);
+        let kind = if kind.ends_with("+json") { "application/json" } else { kind };
+        let kind = if kind.ends_with("+yaml") { "application/yaml" } else { kind };
+        if !bytes.is_empty()
+            && let Ok(object) = input::parse(kind, &bytes)
+        {
+            self.event["requestObject"] = bare(object);
+        }
+        Ok(Request::from_parts(parts, body::full(bytes)))
+    }
+
+    /// Ends the trail: records it with the outcome. The response stays whole.
+    pub async fn end(mut self, response: Response<Body>, now: Timestamp) -> Response<Body> {
+        let code = response.status().as_u16();
+        self.event["responseStatus"] = json!({"metadata": {}, "code": code});
+        if let Some(Created(name)) = response.extensions().get::<Created>() {
+            self.event["objectRef"]["name"] = name.as_str().into();
+        }
+        let reason = response.extensions().get::<Reason>().map(|reason| reason.0.clone());
+        if code == 403 || reason.is_some() {
+            let decision = if reason.is_some() { "allow" } else { "forbid" };
+            self.event["annotations"] = json!({
+                "authorization.k8s.io/decision": decision,
+                "authorization.k8s.io/reason": reason.unwrap_or_default(),
+            });
+        }
+        let response = self.take_response(response, code).await;
+        self.event["requestReceivedTimestamp"] = precise(self.received);
+        self.event["stageTimestamp"] = precise(now);
+        debug_assert_eq!(self.event["auditID"], self.id.as_str());
+        self.audit.journal.record(&self.event).await;
+        response
+    }
+
+    async fn take_response(&mut self, response: Response<Body>, code: u16) -> Response<Body> {
+        let json = response
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        // Refusals are short and say why; of what was granted, only the highest level keeps the answer.
+        let wanted = !self.long && json && (code >= 400 || self.level == Level::RequestResponse);
+        if !wanted {
+            return response;
+        }
+        let (parts, sent) = response.into_parts();
+        let bytes = match sent.collect().await {
+            Ok(collected) => collected.to_bytes(),
+            Err(error) => {
+                tracing::warn!(error = &*error, "an answer could not be recorded");
+                Bytes::new()
+            }
+        };
+        if let Ok(object) = serde_json::from_slice::<Value>(&bytes) {
+            if code >= 400 {
+                self.event["responseStatus"]["reason"] = object.text(&["reason"]).into();
+                self.event["responseStatus"]["message"] = object.text(&["message"]).into();
+            } else {
+                self.event["responseObject"] = bare(object);
+            }
+        }
+        Response::from_parts(parts, body::full(bytes))
+    }
+}
+
+fn precise(time: Timestamp) -> Value {
+    time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string().into()
+}
+
+/// Without what nobody wants to read.
+fn bare(mut object: Value) -> Value {
+    object.unset(&["metadata", "managedFields"]);
+    object
+}

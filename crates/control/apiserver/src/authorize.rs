@@ -1,0 +1,178 @@
+//! Judges requests: keeps the index of roles and pods abreast of the store, and asks it.
+//!
+//! An answer never waits, with two exceptions that make access predictable: a refusal is judged once more when the index has
+//! seen everything that was written before the question, and who writes a role or binding is answered when it is in force.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::time::Duration;
+
+use berth_access::{Attributes, Identity, Policy, Verdict};
+use berth_objects::{Resource, Status};
+use berth_store::{Event, Range, Revision, Store, StoreError};
+use futures::StreamExt;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{registry, status};
+
+/// The longest a refusal waits for the index.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// One kind the index is made of.
+struct Source {
+    resource: &'static Resource,
+    seen: watch::Sender<Revision>,
+}
+
+/// Who may do what, as of now.
+pub(crate) struct Access {
+    policy: RwLock<Policy>,
+    sources: Vec<Source>,
+}
+
+const SOURCES: [(&str, &str); 5] = [
+    (berth_access::GROUP, "roles"),
+    (berth_access::GROUP, "rolebindings"),
+    (berth_access::GROUP, "clusterroles"),
+    (berth_access::GROUP, "clusterrolebindings"),
+    ("", "pods"),
+];
+
+impl Access {
+    /// Reads what is in the store.
+    pub async fn load(store: &dyn Store) -> Result<Self, Status> {
+        let mut sources = Vec::new();
+        for (group, plural) in SOURCES {
+            let resource = berth_rules::find(group, "v1", plural)
+                .ok_or_else(|| Status::internal("a kind that access needs is not served"))?;
+            sources.push(Source { resource, seen: watch::Sender::new(Revision(0)) });
+        }
+        let access = Self { policy: RwLock::default(), sources };
+        for source in &access.sources {
+            access.read_all(store, source).await?;
+        }
+        Ok(access)
+    }
+
+    async fn read_all(&self, store: &dyn Store, source: &Source) -> Result<(), Status> {
+        let prefix = registry::prefix(source.resource, "").into();
+        let page =
+            store.range(Range { prefix, ..Range::default() }).await.map_err(status::store)?;
+        let objects: Result<Vec<Value>, Status> =
+            page.records.iter().map(|record| registry::decode(source.resource, record)).collect();
+        let objects = objects?;
+        self.change(|policy| objects.iter().for_each(|object| policy.put(object)));
+        source.seen.send_replace(page.revision);
+        Ok(())
+    }
+
+    /// Follows the store until told to stop, or until the store is closed: following does not keep it open.
+    pub async fn follow(self: Arc<Self>, store: Weak<dyn Store>, stop: CancellationToken) {
+        let all = self.sources.iter().map(|source| self.follow_one(&store, source));
+        stop.run_until_cancelled(futures::future::join_all(all)).await;
+    }
+
+    async fn follow_one(&self, store: &Weak<dyn Store>, source: &Source) {
+        loop {
+            let from = *source.seen.borrow();
+            let prefix = registry::prefix(source.resource, "").into();
+            let Some(opened) = store.upgrade() else { return };
+            let watch = opened.watch(prefix, from).await;
+            drop(opened);
+            match watch {
+                Ok(mut events) => {
+                    while let Some(event) = events.next().await {
+                        self.take(source, &event);
+                    }
+                }
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot follow roles");
+                }
+            }
+            // The watch fell behind what the store keeps: read afresh. What is gone meanwhile is only known by rebuilding.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let Some(opened) = store.upgrade() else { return };
+            if let Err(error) = self.rebuild(&*opened).await {
+                tracing::error!(%error, "cannot read roles again");
+            }
+        }
+    }
+
+    async fn rebuild(&self, store: &dyn Store) -> Result<(), Status> {
+        let fresh = Self::load(store).await?;
+        let policy = fresh.policy.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.change(|old| *old = policy);
+        for (own, fresh) in self.sources.iter().zip(&fresh.sources) {
+            own.seen.send_replace(*fresh.seen.borrow());
+        }
+        Ok(())
+    }
+
+    fn take(&self, source: &Source, event: &Event) {
+        let revision = match event {
+            Event::Put { record, .. } => {
+                match registry::decode(source.resource, record) {
+                    Ok(object) => self.change(|policy| policy.put(&object)),
+                    Err(error) => tracing::error!(%error, "a role or pod cannot be read"),
+                }
+                record.revision
+            }
+            Event::Delete { revision, previous } => {
+                match registry::decode(source.resource, previous) {
+                    Ok(object) => self.change(|policy| policy.remove(&object)),
+                    Err(error) => tracing::error!(%error, "a role or pod cannot be read"),
+                }
+                *revision
+            }
+            Event::Progress(revision) => *revision,
+            Event::Compacted(_) => return,
+        };
+        // A commit may hold several changes; only progress says that all of it was told.
+        if matches!(event, Event::Progress(_)) {
+            source.seen.send_replace(revision);
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Policy)) {
+        change(&mut self.policy.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What holds now.
+    pub fn policy(&self) -> RwLockReadGuard<'_, Policy> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns once the index knows all that was written up to a revision, or after a while.
+    pub async fn caught_up(&self, to: Revision) {
+        let all = self.sources.iter().map(|source| async move {
+            let mut seen = source.seen.subscribe();
+            // The sender lives as long as this.
+            let _closed = seen.wait_for(|seen| *seen >= to).await;
+        });
+        let all = futures::future::join_all(all);
+        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+            tracing::warn!(revision = %to, "the index of roles lags behind the store");
+        }
+    }
+
+    /// Judges a request. A refusal is sure: the index has seen everything that was written before.
+    pub async fn judge(
+        &self,
+        store: &dyn Store,
+        identity: &Identity,
+        wanted: &Attributes<'_>,
+    ) -> Verdict {
+        let verdict = self.policy().judge(identity, wanted);
+        if verdict.is_allowed() || self.is_current(store.current()) {
+            return verdict;
+        }
+        self.caught_up(store.current()).await;
+        self.policy().judge(identity, wanted)
+    }
+
+    fn is_current(&self, revision: Revision) -> bool {
+        self.sources.iter().all(|source| *source.seen.borrow() >= revision)
+    }
+}

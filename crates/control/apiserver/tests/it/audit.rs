@@ -1,0 +1,138 @@
+//! What requests leave in the audit log.
+
+use std::sync::Arc;
+
+use berth_apiserver::{Audit, Identity, Operations, Options, Outcome};
+use berth_audit::{Journal, Limits, Policy, verify};
+use serde_json::{Value, json};
+
+use crate::support::Client;
+
+struct Log {
+    folder: tempfile::TempDir,
+    client: Client,
+    journal: Journal,
+}
+
+impl Log {
+    async fn start(policy: Policy) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&folder.path().join("audit.log"), Limits::default()).unwrap();
+        let audit = Audit { policy: Arc::new(policy), journal: journal.clone() };
+        let client = Client::with(Options { audit: Some(audit), ..Options::default() }).await;
+        Self { folder, client, journal }
+    }
+
+    /// Ends the server and returns what it has left.
+    async fn end(self) -> Vec<Value> {
+        drop(self.client);
+        let closing = move || self.journal.close(std::time::Duration::from_secs(10));
+        tokio::task::spawn_blocking(closing).await.unwrap();
+        let path = self.folder.path().join("audit.log");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let events: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(verify(&path).unwrap().last, events.len() as u64);
+        events
+    }
+}
+
+fn policy(level: &str) -> Policy {
+    Policy::parse(&json!({"rules": [{"level": level}]})).unwrap()
+}
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn a_line_says_who_did_what_and_how_it_ended() {
+    let log = Log::start(Policy::default()).await;
+    let made = json!({"metadata": {"name": "m"}, "data": {"a": "words"}});
+    let answer = log.client.post(MAPS, &made).await;
+    let id = answer.headers["audit-id"].to_str().unwrap().to_owned();
+    answer.expect(201);
+    let ann = log.client.as_user(Identity::new("ann", &[]));
+    ann.get(&format!("{MAPS}/m")).await.expect(403);
+    let headers = [("impersonate-user", "bob")];
+    log.client.ask("GET", MAPS, &headers, "").await.expect(403);
+    ann.ask("GET", MAPS, &headers, "").await.expect(403);
+    log.client.get("/healthz").await.expect(200);
+    drop(ann);
+    let events = log.end().await;
+    assert_eq!(events.len(), 4, "{events:#?}");
+    let first = &events[0];
+    assert_eq!(first["auditID"], id);
+    assert_eq!(
+        (&first["level"], &first["stage"]),
+        (&json!("Metadata"), &json!("ResponseComplete"))
+    );
+    assert_eq!(first["user"]["username"], "admin");
+    assert_eq!((&first["verb"], &first["requestURI"]), (&json!("create"), &json!(MAPS)));
+    assert_eq!(first["objectRef"]["resource"], "configmaps");
+    assert_eq!(first["responseStatus"]["code"], 201);
+    assert_eq!(first["annotations"]["authorization.k8s.io/decision"], "allow");
+    assert_eq!(first.get("requestObject"), None);
+    assert_eq!(events[1]["annotations"]["authorization.k8s.io/decision"], "forbid");
+    assert_eq!(events[1]["responseStatus"]["reason"], "Forbidden");
+    assert_eq!(events[2]["user"]["username"], "admin");
+    assert_eq!(events[2]["impersonatedUser"]["username"], "bob");
+    // Who may not act as another is recorded as who they are.
+    assert_eq!(events[3]["user"]["username"], "ann");
+    assert_eq!(events[3].get("impersonatedUser"), None);
+}
+
+#[tokio::test]
+async fn bodies_are_kept_where_the_policy_says_so_but_never_those_of_secrets() {
+    let log = Log::start(policy("RequestResponse")).await;
+    let object = |data: &str| json!({"metadata": {"name": "m"}, "stringData": {"a": data}});
+    let map = json!({"metadata": {"name": "m"}, "data": {"a": "words"}});
+    log.client.post(MAPS, &map).await.expect(201);
+    log.client.merge(&format!("{MAPS}/m"), &json!({"data": {"a": "other"}})).await.expect(200);
+    let secrets = "/api/v1/namespaces/default/secrets";
+    log.client.post(secrets, &object("hidden-words")).await.expect(201);
+    log.client.get(&format!("{secrets}/m")).await.expect(200);
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    log.client.post(accounts, &json!({"metadata": {"name": "bot"}})).await.expect(201);
+    let made = log.client.post(&format!("{accounts}/bot/token"), &json!({})).await.expect(201);
+    let token = made["status"]["token"].as_str().unwrap().to_owned();
+    let watch = log.client.watch(&format!("{MAPS}?watch=true")).await;
+    drop(watch);
+    let events = log.end().await;
+    assert_eq!(events[0]["requestObject"]["data"]["a"], "words");
+    assert_eq!(events[0]["responseObject"]["metadata"]["name"], "m");
+    assert_eq!(events[1]["requestObject"]["data"]["a"], "other");
+    assert_eq!(events[2]["level"], "Metadata");
+    assert_eq!(events.last().unwrap()["stage"], "ResponseStarted");
+    let all = format!("{events:?}");
+    assert!(!all.contains("hidden-words") && !all.contains(&token));
+    assert!(!all.contains(&berth_objects::base64_encode(b"hidden-words")));
+}
+
+struct Once;
+
+impl Operations for Once {
+    fn begin(&self, name: &str) -> Option<futures::future::BoxFuture<'static, Outcome>> {
+        let known = name == "secrets/rotate";
+        known.then(|| Box::pin(async { Ok(json!({"sealed": 3})) }) as _)
+    }
+}
+
+#[tokio::test]
+async fn operations_are_for_administrators_and_those_they_name() {
+    let options = Options { operations: Some(Arc::new(Once)), ..Options::default() };
+    let client = Client::with(options).await;
+    let path = "/berth/v1/secrets/rotate";
+    assert_eq!(client.post(path, &json!({})).await.expect(200)["sealed"], 3);
+    client.post("/berth/v1/nothing", &json!({})).await.expect(404);
+    client.post("/berth", &json!({})).await.expect(404);
+    client.get(path).await.expect(404);
+    let ann = client.as_user(Identity::new("ann", &[]));
+    ann.post(path, &json!({})).await.expect(403);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({"metadata": {"name": "rotate"}, "rules": [
+        {"verbs": ["post"], "nonResourceURLs": ["/berth/v1/secrets/rotate"]}]});
+    client.post(&format!("{rbac}/clusterroles"), &role).await.expect(201);
+    let binding = json!({"metadata": {"name": "rotate"}, "subjects": [{"kind": "User", "name": "ann"}],
+        "roleRef": {"kind": "ClusterRole", "name": "rotate"}});
+    client.post(&format!("{rbac}/clusterrolebindings"), &binding).await.expect(201);
+    ann.post(path, &json!({})).await.expect(200);
+}
