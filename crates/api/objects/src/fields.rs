@@ -245,6 +245,8 @@ impl Fields {
     /// With every named field that leads to a member made a member itself. Items of maps and lists are no such fields.
     pub(crate) fn with_named(mut self, definition: &Definition) -> Self {
         self.name_all(Kind::Object(definition));
+        // Nobody owns the metadata as such, nor its name.
+        self.strip(&mut Vec::new());
         self
     }
 

@@ -5,6 +5,7 @@
 
 mod decode;
 mod fields;
+pub mod json;
 pub mod managed;
 mod object;
 pub mod protobuf;

@@ -218,6 +218,11 @@ impl Schemas {
         self.definitions.get_key_value(name).map(|(name, definition)| (*name, definition))
     }
 
+    /// Group, version and kind of everything that has a schema.
+    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        self.kinds.keys().copied()
+    }
+
     /// The name and definition of a kind.
     #[must_use]
     pub fn kind(

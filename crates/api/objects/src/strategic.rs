@@ -63,9 +63,7 @@ fn merge(
     match changes.get(PATCH).map(|directive| directive.as_str().unwrap_or_default()) {
         None | Some("merge") => {}
         Some("replace") => {
-            let mut whole = changes.clone();
-            whole.shift_remove(PATCH);
-            *object = Value::Object(whole);
+            *object = clean(patch);
             return Ok(());
         }
         Some("delete") => {
@@ -124,7 +122,7 @@ fn field(
     let property = definition.and_then(|definition| definition.property(name));
     match change {
         Value::Object(_) if property.is_some_and(Property::replaces) => {
-            fields.insert(name.to_owned(), change.clone());
+            fields.insert(name.to_owned(), clean(change));
             Ok(())
         }
         Value::Object(changes) => {

@@ -25,13 +25,26 @@ pub enum YamlError {
 /// # Errors
 /// When the text is malformed, a key is no scalar or comes twice, or aliases multiply beyond reason.
 pub fn parse(text: &str) -> Result<Value, YamlError> {
+    let (value, duplicates) = parse_noting(text)?;
+    if duplicates.is_empty() { Ok(value) } else { Err(YamlError::Unusable("a key comes twice")) }
+}
+
+/// Reads the first document and the paths of the fields that it has twice, of which the last counts.
+///
+/// # Errors
+/// When the text is malformed, a key is no scalar, or aliases multiply beyond reason.
+pub fn parse_noting(text: &str) -> Result<(Value, Vec<String>), YamlError> {
     let mut parser = Parser::new_from_str(text);
-    let mut reader = Reader { anchors: HashMap::new(), values: 0 };
+    let mut reader =
+        Reader { anchors: HashMap::new(), values: 0, path: String::new(), duplicates: Vec::new() };
     loop {
         match next(&mut parser)? {
             Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
-            Event::StreamEnd | Event::DocumentEnd => return Ok(Value::Null),
-            event => return reader.value(event, &mut parser, 0),
+            Event::StreamEnd | Event::DocumentEnd => return Ok((Value::Null, Vec::new())),
+            event => {
+                let value = reader.value(event, &mut parser, 0)?;
+                return Ok((value, reader.duplicates));
+            }
         }
     }
 }
@@ -48,6 +61,8 @@ fn next<'text>(parser: &mut Input<'text>) -> Result<Event<'text>, YamlError> {
 struct Reader {
     anchors: HashMap<usize, (Value, usize)>,
     values: usize,
+    path: String,
+    duplicates: Vec<String>,
 }
 
 impl Reader {
@@ -75,7 +90,11 @@ impl Reader {
                 loop {
                     match next(parser)? {
                         Event::SequenceEnd => break,
-                        event => items.push(self.value(event, parser, depth + 1)?),
+                        event => {
+                            let length = self.enter(&format!("[{}]", items.len()));
+                            items.push(self.value(event, parser, depth + 1)?);
+                            self.path.truncate(length);
+                        }
                     }
                 }
                 (Value::Array(items), anchor)
@@ -102,7 +121,12 @@ impl Reader {
                 _ => return Err(YamlError::Unusable("a key is no scalar")),
             };
             let event = next(parser)?;
+            let length = self.enter(&name);
             let value = self.value(event, parser, depth + 1)?;
+            if name != "<<" && entries.contains_key(&name) {
+                self.duplicates.push(self.path.clone());
+            }
+            self.path.truncate(length);
             if name == "<<" {
                 let Value::Object(merged) = value else {
                     return Err(YamlError::Unusable("only mappings can be merged"));
@@ -110,10 +134,20 @@ impl Reader {
                 for (name, value) in merged {
                     entries.entry(name).or_insert(value);
                 }
-            } else if entries.insert(name, value).is_some() {
-                return Err(YamlError::Unusable("a key comes twice"));
+            } else {
+                entries.insert(name, value);
             }
         }
+    }
+
+    /// Goes one step down and says where to come back to.
+    fn enter(&mut self, part: &str) -> usize {
+        let length = self.path.len();
+        if length > 0 && !part.starts_with('[') {
+            self.path.push('.');
+        }
+        self.path.push_str(part);
+        length
     }
 
     fn count(&mut self, more: usize) -> Result<(), YamlError> {

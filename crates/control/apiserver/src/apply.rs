@@ -168,6 +168,13 @@ pub(crate) async fn apply(
     let call = &*call;
     let applied = write::change(call, |old| {
         write::expect_version(call, &wanted, old)?;
+        if !uid.is_empty() && uid != old.uid() {
+            let why = format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                old.uid()
+            );
+            return Err(Status::conflict(call.subject(), &why));
+        }
         let mut object = old.clone();
         merge(call, &mut object)?;
         Ok(object)

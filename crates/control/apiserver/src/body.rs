@@ -26,6 +26,11 @@ pub(crate) fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Body
     StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
 }
 
+/// The bytes of an answer of our own making.
+pub(crate) async fn whole(body: Body) -> Result<Bytes, BoxError> {
+    Ok(body.collect().await?.to_bytes())
+}
+
 /// Reads a whole body. Boxed, because the compiler cannot follow the body's error into the callers' futures.
 pub(crate) fn collect(body: Body) -> BoxFuture<'static, Result<Bytes, Status>> {
     let whole = Limited::new(body, LARGEST).collect();

@@ -41,6 +41,8 @@ pub(crate) struct Call {
     /// Server-side apply notes its fields itself.
     pub applies: bool,
     pub field_validation: FieldValidation,
+    /// What is wrong with the body and may be tolerated.
+    pub doubtful: Vec<String>,
     pub warnings: Vec<String>,
     /// Warnings that are found while the call is only read.
     pub remarks: Mutex<Vec<String>>,
@@ -88,12 +90,22 @@ impl Call {
             name: target.name,
             subresource: target.subresource,
             via: None,
-            form: Form::negotiate(headers, query.text("includeObject")),
+            form: match target.subresource {
+                // Their answers are streams with forms of their own.
+                Some(
+                    Subresource::Log
+                    | Subresource::Exec
+                    | Subresource::Attach
+                    | Subresource::PortForward,
+                ) => Form::Whole,
+                _ => Form::negotiate(headers, query.text("includeObject"))?,
+            },
             query,
             manager,
             dry_run,
             applies: false,
             field_validation,
+            doubtful: Vec::new(),
             warnings: Vec::new(),
             remarks: Mutex::default(),
         })
@@ -115,6 +127,7 @@ impl Call {
             dry_run: self.dry_run,
             applies: false,
             field_validation: self.field_validation,
+            doubtful: Vec::new(),
             warnings: Vec::new(),
             remarks: Mutex::default(),
         }

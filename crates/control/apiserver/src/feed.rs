@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use berth_objects::{Object, Resource, Status};
 use berth_store::{Event, Revision};
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
 
 use crate::registry;
@@ -21,14 +21,49 @@ pub(crate) struct ObjectChange {
     /// What it was before.
     pub previous: Option<Value>,
     pub removed: bool,
-    json: OnceLock<Bytes>,
+    /// The line of a watch, for each of the three words it can begin with.
+    lines: [OnceLock<Bytes>; 3],
+}
+
+/// What a change is to one watcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    Added,
+    Modified,
+    Deleted,
+}
+
+impl Word {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
 }
 
 impl ObjectChange {
-    /// The object as JSON.
-    pub fn json(&self) -> &Bytes {
-        self.json.get_or_init(|| self.object.to_string().into())
+    /// The line of a watch. Serialised once, whoever asks.
+    pub fn line(&self, word: Word) -> Bytes {
+        let place = &self.lines[match word {
+            Word::Added => 0,
+            Word::Modified => 1,
+            Word::Deleted => 2,
+        }];
+        place.get_or_init(|| line(word.text(), self.object.to_string().as_bytes())).clone()
     }
+}
+
+/// One event as a watch sends it.
+pub(crate) fn line(kind: &str, object: &[u8]) -> Bytes {
+    let mut line = BytesMut::with_capacity(object.len() + 40);
+    line.put_slice(b"{\"type\":\"");
+    line.put_slice(kind.as_bytes());
+    line.put_slice(b"\",\"object\":");
+    line.put_slice(object);
+    line.put_slice(b"}\n");
+    line.freeze()
 }
 
 /// Group and version distinguish the views of one object.
@@ -100,5 +135,5 @@ fn decode(
             return Err(Status::internal("this event is no change"));
         }
     };
-    Ok(ObjectChange { revision, object, previous, removed, json: OnceLock::new() })
+    Ok(ObjectChange { revision, object, previous, removed, lines: Default::default() })
 }

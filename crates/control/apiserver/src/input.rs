@@ -16,13 +16,17 @@ pub(crate) fn media_type(headers: &HeaderMap) -> &str {
 
 /// Any body as JSON.
 pub(crate) fn parse(media_type: &str, bytes: &[u8]) -> Result<Value, Status> {
+    parse_noting(media_type, bytes).map(|(value, _)| value)
+}
+
+/// Any body as JSON, and the paths of the fields it has twice.
+pub(crate) fn parse_noting(media_type: &str, bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
     match media_type {
-        "" | "application/json" => serde_json::from_slice(bytes)
-            .map_err(|error| Status::bad_request(format!("the body is no JSON: {error}"))),
+        "" | "application/json" => parse_json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => parse_yaml(bytes),
-        "application/vnd.kubernetes.protobuf" => {
-            protobuf::decode(bytes).map_err(|error| Status::bad_request(error.to_string()))
-        }
+        "application/vnd.kubernetes.protobuf" => protobuf::decode(bytes)
+            .map(|value| (value, Vec::new()))
+            .map_err(|error| Status::bad_request(error.to_string())),
         other => {
             let message = format!(
                 "the body of the request was in an unknown format - accepted \
@@ -34,10 +38,15 @@ pub(crate) fn parse(media_type: &str, bytes: &[u8]) -> Result<Value, Status> {
     }
 }
 
-pub(crate) fn parse_yaml(bytes: &[u8]) -> Result<Value, Status> {
+pub(crate) fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    berth_objects::json::parse(bytes)
+        .map_err(|error| Status::bad_request(format!("the body is no JSON: {error}")))
+}
+
+pub(crate) fn parse_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
     let text = std::str::from_utf8(bytes)
         .map_err(|_| Status::bad_request("the body is not valid UTF-8"))?;
-    yaml::parse(text).map_err(|error| Status::bad_request(error.to_string()))
+    yaml::parse_noting(text).map_err(|error| Status::bad_request(error.to_string()))
 }
 
 /// Reads a whole body with its media type.
@@ -71,9 +80,15 @@ impl Call {
     /// Reads the object a request carries.
     pub async fn body(&mut self, request: Request<Body>) -> Result<Value, Status> {
         let (media_type, bytes) = read(request).await?;
-        let mut object = parse(&media_type, &bytes)?;
+        let (mut object, duplicates) = parse_noting(&media_type, &bytes)?;
+        self.twice(duplicates);
         self.fit(&mut object)?;
         Ok(object)
+    }
+
+    /// Notes the fields a body has twice, to be complained about with those nobody knows.
+    pub fn twice(&mut self, paths: Vec<String>) {
+        self.doubtful.extend(paths.iter().map(|path| format!("duplicate field \"{path}\"")));
     }
 
     /// Fits an object to the schema of the resource and acts on unknown fields as asked.
@@ -100,8 +115,8 @@ impl Call {
         })?;
         object.set(&["apiVersion"], version);
         object.set(&["kind"], kind);
-        let texts: Vec<_> =
-            unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+        let mut texts = std::mem::take(&mut self.doubtful);
+        texts.extend(unknown.iter().map(|path| format!("unknown field \"{path}\"")));
         match self.field_validation {
             FieldValidation::Ignore => {}
             FieldValidation::Warn => {

@@ -59,9 +59,16 @@ fn revision(call: &Call, token: Option<&Continue>) -> Result<Option<Revision>, S
             let message = "resourceVersionMatch is forbidden when continue is provided";
             return Err(Status::bad_request(message));
         }
+        if wanted.is_some_and(|wanted| wanted > 0) {
+            let message = "specifying resource version is not allowed when using continue";
+            return Err(Status::bad_request(message));
+        }
         return Ok(token.rv.map(Revision));
     }
+    // With a limit, a revision without a rule has always meant that very one.
+    let limited = call.query.number("limit")?.unwrap_or(0) > 0;
     match (rule, wanted) {
+        ("", Some(exact)) if exact > 0 && limited => Ok(Some(Revision(exact))),
         ("Exact", Some(exact)) if exact > 0 => Ok(Some(Revision(exact))),
         ("Exact", _) => {
             Err(Status::bad_request("resourceVersionMatch \"Exact\" needs a resourceVersion"))

@@ -1,12 +1,35 @@
 //! The form of an answer: whole objects, tables, or metadata alone.
 
-use berth_objects::Resource;
-use http::HeaderMap;
+use berth_objects::{Resource, Status};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Response};
+use http_body::Body as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::Body;
 use crate::service::header;
 use crate::table::{self, Include};
+
+const YAML: &str = "application/yaml";
+
+/// Whether the client prefers YAML to JSON.
+pub(crate) fn prefers_yaml(headers: &HeaderMap) -> bool {
+    let mut ranges = header(headers, "accept")
+        .split(',')
+        .map(|range| range.split(';').next().unwrap_or_default().trim());
+    let known = |kind: &&str| matches!(*kind, YAML | "application/json" | "application/*" | "*/*");
+    ranges.find(known) == Some(YAML)
+}
+
+/// Calls an answer YAML. All JSON is YAML, so nothing else changes; only a watch is no document.
+pub(crate) fn as_yaml(response: &mut Response<Body>) {
+    let whole = response.body().size_hint().exact().is_some();
+    let headers = response.headers_mut();
+    if whole && header(headers, CONTENT_TYPE.as_str()) == "application/json" {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(YAML));
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -17,21 +40,33 @@ pub(crate) enum Form {
 
 impl Form {
     /// The first form of the Accept header that is served.
-    pub fn negotiate(headers: &HeaderMap, include: &str) -> Self {
-        for range in header(headers, "accept").split(',') {
+    ///
+    /// # Errors
+    /// When the client takes nothing that is.
+    pub fn negotiate(headers: &HeaderMap, include: &str) -> Result<Self, Status> {
+        let accept = header(headers, "accept");
+        if accept.trim().is_empty() {
+            return Ok(Self::Whole);
+        }
+        for range in accept.split(',') {
             let mut parts = range.split(';').map(str::trim);
             let kind = parts.next().unwrap_or_default();
+            if kind == YAML {
+                return Ok(Self::Whole);
+            }
             if !matches!(kind, "application/json" | "application/*" | "*/*") {
                 continue;
             }
-            return match parts.find_map(|part| part.strip_prefix("as=")) {
+            return Ok(match parts.find_map(|part| part.strip_prefix("as=")) {
                 Some("Table") => Self::Table(Include::parse(include)),
                 Some("PartialObjectMetadata" | "PartialObjectMetadataList") => Self::Metadata,
                 None => Self::Whole,
                 Some(_) => continue,
-            };
+            });
         }
-        Self::Whole
+        let message =
+            "only the following media types are accepted: application/json, application/yaml";
+        Err(Status::new(406, "NotAcceptable", message))
     }
 
     /// One object.

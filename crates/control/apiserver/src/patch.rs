@@ -16,13 +16,13 @@ pub(crate) enum Patch {
 }
 
 impl Patch {
-    pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Self, Status> {
-        let malformed = |error: serde_json::Error| {
-            Status::bad_request(format!("the patch is no JSON: {error}"))
-        };
+    /// The patch and the paths of the fields it has twice.
+    pub fn parse(media_type: &str, bytes: &[u8]) -> Result<(Self, Vec<String>), Status> {
         match media_type {
             "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_slice(bytes).map_err(malformed)?;
+                let patch: json_patch::Patch = serde_json::from_slice(bytes).map_err(|error| {
+                    Status::bad_request(format!("the patch is no JSON: {error}"))
+                })?;
                 if patch.0.len() > 10_000 {
                     return Err(Status::new(
                         413,
@@ -30,15 +30,20 @@ impl Patch {
                         "The allowed maximum operations in a JSON patch is 10000",
                     ));
                 }
-                Ok(Self::Json(patch))
+                Ok((Self::Json(patch), Vec::new()))
             }
             "application/merge-patch+json" => {
-                Ok(Self::Merge(serde_json::from_slice(bytes).map_err(malformed)?))
+                let (patch, duplicates) = input::parse_json(bytes)?;
+                Ok((Self::Merge(patch), duplicates))
             }
             "application/strategic-merge-patch+json" => {
-                Ok(Self::Strategic(serde_json::from_slice(bytes).map_err(malformed)?))
+                let (patch, duplicates) = input::parse_json(bytes)?;
+                Ok((Self::Strategic(patch), duplicates))
             }
-            "application/apply-patch+yaml" => Ok(Self::Apply(input::parse_yaml(bytes)?)),
+            "application/apply-patch+yaml" => {
+                let (configuration, duplicates) = input::parse_yaml(bytes)?;
+                Ok((Self::Apply(configuration), duplicates))
+            }
             other => Err(Status::new(
                 415,
                 "UnsupportedMediaType",
@@ -76,7 +81,8 @@ pub(crate) async fn patch(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let (media_type, bytes) = input::read(request).await?;
-    let patch = Patch::parse(&media_type, &bytes)?;
+    let (patch, duplicates) = Patch::parse(&media_type, &bytes)?;
+    call.twice(duplicates);
     if let Patch::Apply(configuration) = patch {
         return crate::apply::apply(call, configuration).await;
     }

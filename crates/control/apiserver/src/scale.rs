@@ -68,7 +68,7 @@ pub(crate) async fn change(
 ) -> Result<Response<Body>, Status> {
     let patch = if request.method() == http::Method::PATCH {
         let (media_type, bytes) = input::read(request).await?;
-        Patch::parse(&media_type, &bytes)?
+        Patch::parse(&media_type, &bytes)?.0
     } else {
         Patch::Merge(input::other(request, ("autoscaling", "v1", "Scale")).await?)
     };

@@ -10,11 +10,11 @@ use berth_objects::Status;
 use berth_store::Store;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::addresses::Addresses;
 use crate::authorize::Access;
-use crate::feed::Decoded;
+use crate::hub::Hub;
 use crate::{
     ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap, roles,
 };
@@ -83,7 +83,9 @@ pub(crate) struct Shared {
     pub store: Arc<dyn Store>,
     pub options: Options,
     pub addresses: Addresses,
-    pub decoded: Decoded,
+    pub hub: Arc<Hub>,
+    /// Ends the hub with the server.
+    _hub: DropGuard,
     pub access: Arc<Access>,
     /// Cancelled when the server stops: watches end.
     pub closing: CancellationToken,
@@ -110,11 +112,16 @@ impl ApiServer {
         roles::reconcile(&*store, &options).await.map_err(StartError::Roles)?;
         let access = Arc::new(Access::load(&*store).await.map_err(StartError::Roles)?);
         let addresses = Addresses::new(options.service_addresses, options.node_ports.clone());
+        let hub = Hub::new(store.current());
+        let stop = CancellationToken::new();
+        // It ends when the guard goes, so nobody has to wait for it.
+        drop(tokio::spawn(Arc::clone(&hub).run(Arc::downgrade(&store), stop.clone())));
         let shared = Shared {
             store,
             options,
             addresses,
-            decoded: Decoded::default(),
+            hub,
+            _hub: stop.drop_guard(),
             access,
             closing: CancellationToken::new(),
         };

@@ -20,7 +20,8 @@ use crate::call::{Call, not_allowed};
 use crate::path::{self, Query, Target};
 use crate::server::Shared;
 use crate::{
-    Body, BoxError, Identity, authenticate, body, discovery, impersonate, operations, reviews,
+    Body, BoxError, Identity, authenticate, body, compress, discovery, impersonate, operations,
+    output, reviews,
 };
 
 /// The API for one identity, as a tower service.
@@ -70,6 +71,7 @@ async fn answer(
 ) -> Response<Body> {
     let (id, received) = (uuid::Uuid::new_v4().to_string(), shared.now());
     let (parts, body) = request.into_parts();
+    let (yaml, gzip) = (output::prefers_yaml(&parts.headers), compress::accepted(&parts.headers));
     let who = who(&shared, identity, &parts.headers).await;
     let nobody = Identity::default();
     let people = match &who {
@@ -99,7 +101,10 @@ async fn answer(
     headers
         .entry(http::header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-cache, private"));
-    response
+    if yaml {
+        output::as_yaml(&mut response);
+    }
+    if gzip { compress::squeeze(response).await } else { response }
 }
 
 async fn serve(

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use berth_objects::{FieldSelector, LabelSelector, Object, Resource, Status};
 use berth_store::{Event, Revision, StoreError};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::call::Call;
-use crate::feed::ObjectChange;
+use crate::feed::{ObjectChange, Word, line};
+use crate::hub::{Interest, Place};
 use crate::output::Form;
 use crate::server::Shared;
 use crate::{Body, body, list, registry, status};
@@ -60,21 +62,13 @@ pub(crate) async fn watch(call: &Call) -> Result<Response<Body>, Status> {
             found.revision
         }
     };
-    let prefix = registry::prefix(call.resource, &call.namespace);
-    let events = match call.shared.store.watch(prefix.into(), from).await {
-        Ok(events) => Some(events),
-        Err(StoreError::Compacted { requested, compacted }) => {
-            let message = format!("too old resource version: {requested} ({compacted})");
-            ready.push_back(error_line(&Status::expired(message)));
-            None
+    let prefix: Bytes = registry::prefix(call.resource, &call.namespace).into();
+    let source = match open(call, prefix.clone(), from).await? {
+        Ok(source) => source,
+        Err(status) => {
+            ready.push_back(error_line(&status));
+            Source::Over
         }
-        // A revision from another life of the store: the client has to start again.
-        Err(StoreError::Future { requested, current }) => {
-            let message = format!("too large resource version: {requested}, current: {current}");
-            ready.push_back(error_line(&Status::expired(message)));
-            None
-        }
-        Err(error) => return Err(status::store(error)),
     };
     let timeout = call.query.number("timeoutSeconds")?.map(Duration::from_secs);
     let timeout = timeout.unwrap_or_else(|| LONGEST + LONGEST.mul_f64(rand::random::<f64>()));
@@ -85,11 +79,15 @@ pub(crate) async fn watch(call: &Call) -> Result<Response<Body>, Status> {
         resource: call.resource,
         form: call.form,
         labels: call.labels()?,
+        interest: Interest::of(call.resource, &call.namespace, &fields),
+        prefix,
         fields,
-        events,
+        source,
         ready,
         first,
         bookmarks,
+        namespace: call.namespace.clone(),
+        floor: from,
         seen: from,
         told: from,
         end: Instant::now() + timeout,
@@ -104,14 +102,25 @@ pub(crate) async fn watch(call: &Call) -> Result<Response<Body>, Status> {
     Ok(response)
 }
 
-fn line(kind: &str, object: &[u8]) -> Bytes {
-    let mut line = BytesMut::with_capacity(object.len() + 40);
-    line.put_slice(b"{\"type\":\"");
-    line.put_slice(kind.as_bytes());
-    line.put_slice(b"\",\"object\":");
-    line.put_slice(object);
-    line.put_slice(b"}\n");
-    line.freeze()
+/// Begins to follow the store. A client whose revision is of no use is told so within the watch.
+async fn open(
+    call: &Call,
+    prefix: Bytes,
+    from: Revision,
+) -> Result<Result<Source, Status>, Status> {
+    match call.shared.store.watch(prefix, from).await {
+        Ok(events) => Ok(Ok(Source::Behind(events))),
+        Err(StoreError::Compacted { requested, compacted }) => {
+            let message = format!("too old resource version: {requested} ({compacted})");
+            Ok(Err(Status::expired(message)))
+        }
+        // A revision from another life of the store: the client has to start again.
+        Err(StoreError::Future { requested, current }) => {
+            let message = format!("too large resource version: {requested}, current: {current}");
+            Ok(Err(Status::expired(message)))
+        }
+        Err(error) => Err(status::store(error)),
+    }
 }
 
 fn error_line(status: &Status) -> Bytes {
@@ -136,17 +145,54 @@ fn bookmark(resource: &Resource, form: Form, revision: Revision, end: bool) -> B
     line("BOOKMARK", object.to_string().as_bytes())
 }
 
+/// Where changes come from.
+enum Source {
+    /// The store itself, until everything that is known was seen.
+    Behind(BoxStream<'static, Event>),
+    /// The store up to where the hub took over, then the hub.
+    Joining(BoxStream<'static, Event>, Place),
+    /// The hub.
+    Live(Place),
+    /// Nothing comes any more.
+    Over,
+}
+
+/// What came.
+enum News {
+    Event(Event),
+    Change(Arc<ObjectChange>),
+    /// The hub let go of this watcher.
+    Lost,
+    Ended,
+}
+
+impl Source {
+    async fn next(&mut self) -> News {
+        match self {
+            Self::Behind(events) | Self::Joining(events, _) => {
+                events.next().await.map_or(News::Ended, News::Event)
+            }
+            Self::Live(place) => place.changes.recv().await.map_or(News::Lost, News::Change),
+            Self::Over => News::Ended,
+        }
+    }
+}
+
 struct Watcher {
     shared: Arc<Shared>,
     resource: &'static Resource,
     form: Form,
     labels: LabelSelector,
     fields: FieldSelector,
-    /// Absent once the watch is over.
-    events: Option<BoxStream<'static, Event>>,
+    interest: Interest,
+    prefix: Bytes,
+    source: Source,
     ready: VecDeque<Bytes>,
     first: bool,
     bookmarks: bool,
+    namespace: String,
+    /// The hub repeats what is not later than this.
+    floor: Revision,
     /// Everything up to here was looked at.
     seen: Revision,
     /// The client knows that everything up to here was sent.
@@ -161,29 +207,51 @@ impl Watcher {
             if let Some(line) = self.ready.pop_front() {
                 return Some(line);
             }
-            let events = self.events.as_mut()?;
-            let event = tokio::select! {
+            if matches!(self.source, Source::Over) {
+                return None;
+            }
+            let news = tokio::select! {
                 biased;
-                () = self.shared.closing.cancelled() => None,
-                event = events.next() => Some(event),
+                () = self.shared.closing.cancelled() => {
+                    self.bookmark();
+                    self.source = Source::Over;
+                    continue;
+                }
+                news = self.source.next() => news,
                 _ = self.ticks.tick() => {
                     self.bookmark();
                     continue;
                 }
-                () = tokio::time::sleep_until(self.end) => None,
-            };
-            match event {
-                None => {
+                () = tokio::time::sleep_until(self.end) => {
                     self.bookmark();
-                    self.events = None;
+                    self.source = Source::Over;
+                    continue;
                 }
-                Some(None) => self.events = None,
-                Some(Some(event)) => self.take(&event),
+            };
+            match news {
+                News::Event(event) => self.take(&event),
+                News::Change(change) => self.send_newer(&change),
+                News::Lost => self.fall_back().await,
+                News::Ended => self.source = Source::Over,
             }
         }
     }
 
+    /// Says how far the client has come, if it does not know.
     fn bookmark(&mut self) {
+        // Whatever was handed on up to this position is in the queue by now.
+        let position = self.shared.hub.position();
+        while let Source::Live(place) = &mut self.source {
+            match place.changes.try_recv() {
+                Ok(change) => self.send_newer(&change),
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    self.seen = self.seen.max(position);
+                    break;
+                }
+                // The next look at the source finds out.
+                Err(mpsc::error::TryRecvError::Disconnected) => break,
+            }
+        }
         if self.bookmarks && self.seen > self.told {
             self.told = self.seen;
             self.ready.push_back(bookmark(self.resource, self.form, self.seen, false));
@@ -192,22 +260,61 @@ impl Watcher {
 
     fn take(&mut self, event: &Event) {
         match event {
-            Event::Progress(revision) => self.seen = *revision,
+            Event::Progress(revision) => self.caught_up(*revision),
             Event::Compacted(compacted) => {
                 let message = format!("too old resource version: {} ({compacted})", self.seen);
-                self.ready.push_back(error_line(&Status::expired(message)));
-                self.events = None;
+                self.fail(&Status::expired(message));
             }
             Event::Put { .. } | Event::Delete { .. } => {
-                match self.shared.decoded.change(self.resource, event) {
+                match self.shared.hub.decoded().change(self.resource, event) {
                     Ok(Some(change)) => self.send(&change),
                     Ok(None) => {}
-                    Err(status) => {
-                        self.ready.push_back(error_line(&status));
-                        self.events = None;
-                    }
+                    Err(status) => self.fail(&status),
                 }
             }
+        }
+    }
+
+    fn fail(&mut self, status: &Status) {
+        self.ready.push_back(error_line(status));
+        self.source = Source::Over;
+    }
+
+    /// Everything up to a revision was seen: time to go over to the hub, or to finish going over.
+    fn caught_up(&mut self, revision: Revision) {
+        self.seen = self.seen.max(revision);
+        self.source = match std::mem::replace(&mut self.source, Source::Over) {
+            Source::Behind(events) => {
+                let place = self.shared.hub.join(self.resource, self.interest.clone());
+                if place.from <= self.seen {
+                    Source::Live(place)
+                } else {
+                    Source::Joining(events, place)
+                }
+            }
+            Source::Joining(_, place) if place.from <= self.seen => Source::Live(place),
+            other => other,
+        };
+        self.floor = self.seen;
+    }
+
+    /// Goes back to the store, from what was seen last.
+    async fn fall_back(&mut self) {
+        self.source = match self.shared.store.watch(self.prefix.clone(), self.seen).await {
+            Ok(events) => Source::Behind(events),
+            Err(StoreError::Compacted { requested, compacted }) => {
+                let message = format!("too old resource version: {requested} ({compacted})");
+                return self.fail(&Status::expired(message));
+            }
+            Err(_) => Source::Over,
+        };
+    }
+
+    /// Sends what the hub hands on and the store has not said already.
+    fn send_newer(&mut self, change: &ObjectChange) {
+        let here = self.namespace.is_empty() || change.object.namespace() == self.namespace;
+        if here && change.revision > self.floor {
+            self.send(change);
         }
     }
 
@@ -220,11 +327,11 @@ impl Watcher {
         self.seen = change.revision;
         let before = change.previous.as_ref().is_some_and(|previous| self.selects(previous));
         let after = !change.removed && self.selects(&change.object);
-        let kind = match (before, after) {
+        let word = match (before, after) {
             (false, false) => return,
-            (false, true) => "ADDED",
-            (true, true) => "MODIFIED",
-            (true, false) => "DELETED",
+            (false, true) => Word::Added,
+            (true, true) => Word::Modified,
+            (true, false) => Word::Deleted,
         };
         self.told = change.revision;
         let whole = self.form == Form::Whole;
@@ -236,7 +343,7 @@ impl Watcher {
                 last
             }
             _ if whole => {
-                self.ready.push_back(line(kind, change.json()));
+                self.ready.push_back(change.line(word));
                 return;
             }
             _ => change.object.clone(),
@@ -244,6 +351,6 @@ impl Watcher {
         let now = self.shared.now();
         let object = self.form.event(self.resource, object, self.first, now);
         self.first = false;
-        self.ready.push_back(line(kind, object.to_string().as_bytes()));
+        self.ready.push_back(line(word.text(), object.to_string().as_bytes()));
     }
 }

@@ -10,6 +10,7 @@ mod catalogue;
 mod certificates;
 mod context;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod namespace;
@@ -86,6 +87,7 @@ pub async fn run(
     let account = |name: &str| context.as_account(name);
     tasks.spawn(deployment::run(account("deployment-controller")));
     tasks.spawn(replicaset::run(account("replicaset-controller")));
+    tasks.spawn(disruption::run(account("disruption-controller")));
     tasks.spawn(endpoints::run(account("endpointslice-controller")));
     tasks.spawn(balancer::run(account("service-controller")));
     tasks.spawn(namespace::run(account("namespace-controller"), catalogue.clone()));

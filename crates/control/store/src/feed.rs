@@ -38,6 +38,21 @@ impl Shared {
         self.tip.send_replace(current);
     }
 
+    /// Waits until this revision has arrived.
+    #[cfg(feature = "etcd")]
+    pub async fn reaches(&self, revision: Revision) {
+        let mut tip = self.tip.subscribe();
+        // The sender lives as long as this does.
+        let _closed = tip.wait_for(|tip| *tip >= revision).await;
+    }
+
+    /// Begins anew with other content. Watchers who are behind it are told.
+    #[cfg(feature = "etcd")]
+    pub fn replace(&self, core: Core) {
+        *self.write() = core;
+        self.announce();
+    }
+
     pub fn watch(
         self: &Arc<Self>,
         prefix: Bytes,
@@ -52,6 +67,19 @@ impl Shared {
         }
         if from > current {
             return Err(StoreError::Future { requested: from, current });
+        }
+        self.watch_ahead(prefix, from)
+    }
+
+    /// The same from a revision that another has made and that has not arrived here yet.
+    pub fn watch_ahead(
+        self: &Arc<Self>,
+        prefix: Bytes,
+        from: Revision,
+    ) -> Result<BoxStream<'static, Event>, StoreError> {
+        let compacted = self.read().compacted();
+        if from < compacted {
+            return Err(StoreError::Compacted { requested: from, compacted });
         }
         let cursor = Cursor {
             tip: self.tip.subscribe(),
@@ -98,7 +126,15 @@ impl Cursor {
             let shared = self.shared.upgrade()?;
             let (found, current) = {
                 let core = shared.read();
-                (core.events(&self.prefix, self.seen), core.current())
+                // What is ahead of us has nothing to be reported yet.
+                let current = core.current().max(self.seen);
+                let ahead = current == self.seen && core.current() < self.seen;
+                let found = if ahead {
+                    Ok((Vec::new(), current))
+                } else {
+                    core.events(&self.prefix, self.seen)
+                };
+                (found, current)
             };
             match found {
                 Ok((events, upto)) => {

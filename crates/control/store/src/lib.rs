@@ -7,6 +7,8 @@
 //! state is small, lists are frequent, and so no query's cost grows with history.
 
 mod disk;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod feed;
 mod memory;
 mod mvcc;
@@ -20,6 +22,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 pub use disk::{Disk, DiskOptions, Probe, Step};
+#[cfg(feature = "etcd")]
+pub use etcd::{Etcd, EtcdOptions, TlsOptions};
 pub use memory::Memory;
 pub use mvcc::History;
 pub use snapshot::SnapshotError;

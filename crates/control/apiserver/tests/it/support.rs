@@ -77,6 +77,14 @@ impl Client {
         self.service.clone().oneshot(request).await.unwrap()
     }
 
+    /// The answer to any request.
+    pub async fn answer(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> http::Response<berth_apiserver::Body> {
+        self.service.clone().oneshot(request).await.unwrap()
+    }
+
     /// A request with headers of its own.
     pub async fn ask(
         &self,

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;
+mod disruption;
 mod endings;
 mod scheduling;
 mod support;

@@ -3,5 +3,7 @@
 
 mod contract;
 mod crash;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod full_disk;
 mod model;

@@ -1,0 +1,5 @@
+//! The machinery of objects as others use it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod merging;
+mod protobuf;
