@@ -13,6 +13,7 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
+mod invitation;
 pub mod namespace;
 pub mod node;
 mod object;
@@ -96,6 +97,7 @@ pub async fn run(
     tasks.spawn(orphan::run(account("pod-garbage-collector")));
     tasks.spawn(volume::run(account("persistent-volume-binder")));
     tasks.spawn(aggregation::run(account("clusterrole-aggregation-controller")));
+    tasks.spawn(invitation::run(account("token-cleaner")));
     if let Some(authority) = authority {
         tasks.spawn(certificates::run(account("certificate-controller"), authority));
     }

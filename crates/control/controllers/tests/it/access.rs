@@ -2,6 +2,7 @@
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -113,4 +114,27 @@ async fn a_node_renews_its_own_certificate_and_no_other_s() {
     until(&api, "own", |request| certificate(request).is_some()).await;
     let other = api.get("other").await.unwrap();
     assert!(other.status.and_then(|status| status.conditions).is_none_or(|list| list.is_empty()));
+}
+
+#[tokio::test]
+async fn a_bootstrap_token_goes_when_it_ends() {
+    let cluster = Cluster::empty().await;
+    let token = |name: &str, kind: &str, end: &str| json!({"metadata": {"name": name}, "type": kind, "stringData": {"expiration": end}});
+    let soon = k8s_openapi::jiff::Timestamp::now() + std::time::Duration::from_secs(1);
+    let kind = "bootstrap.kubernetes.io/token";
+    for object in [
+        token("bootstrap-token-aaaaaa", kind, "2001-01-01T00:00:00Z"),
+        token("bootstrap-token-bbbbbb", kind, &soon.to_string()),
+        token("bootstrap-token-cccccc", kind, "2999-01-01T00:00:00Z"),
+        token("other", "Opaque", "2001-01-01T00:00:00Z"),
+    ] {
+        cluster.create::<Secret>("kube-system", object).await;
+    }
+    let names = cluster
+        .until_all("kube-system", |secrets: &[Secret]| secrets.len() == 2)
+        .await
+        .into_iter()
+        .filter_map(|secret| secret.metadata.name)
+        .collect::<Vec<_>>();
+    assert_eq!(names, ["bootstrap-token-cccccc", "other"]);
 }
