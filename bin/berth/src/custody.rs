@@ -1,15 +1,17 @@
 //! What the server keeps for others: the store with its sealed Secrets, and the audit log.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_apiserver::{Audit, Operations, Outcome};
 use berth_audit::{Journal, Limits, Policy};
-use berth_cli::ServeSettings;
+use berth_cli::{EtcdSettings, ServeSettings};
 use berth_secrets::SealedStore;
-use berth_store::{Disk, DiskOptions};
+use berth_store::{
+    Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Store, TlsOptions,
+};
 use futures::future::BoxFuture;
 use tracing::{info, warn};
 
@@ -18,11 +20,66 @@ use crate::serve::{ServeError, chain};
 /// How long the audit log may take to reach the disk at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The store, behind what seals Secrets.
-pub async fn sealed_store(data: &Path, keys: Option<&Path>) -> Result<SealedStore, ServeError> {
-    let keys = keys.map_or_else(|| data.join("secrets.key"), Path::to_owned);
-    let store = Arc::new(open_store(data).await?);
-    Ok(SealedStore::open(store, &keys, &[berth_apiserver::SECRETS]).await?)
+/// The store, behind what seals Secrets, and what must hold while it is used.
+pub async fn sealed_store(settings: &ServeSettings) -> Result<(SealedStore, Hold), ServeError> {
+    let data = &settings.data;
+    let keys = settings.secrets_key.clone().unwrap_or_else(|| data.join("secrets.key"));
+    let (store, hold) = match &settings.store {
+        None => (Arc::new(open_store(data).await?) as Arc<dyn Store>, Hold(None)),
+        Some(etcd) => open_etcd(etcd, data).await?,
+    };
+    Ok((SealedStore::open(store, &keys, &[berth_apiserver::SECRETS]).await?, hold))
+}
+
+/// Our right to use the store.
+pub struct Hold(Option<Claim>);
+
+impl Hold {
+    /// Waits until it is lost. A file is ours as long as we live.
+    pub async fn lost(&mut self) {
+        match &mut self.0 {
+            Some(claim) => claim.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn open_etcd(
+    settings: &EtcdSettings,
+    data: &Path,
+) -> Result<(Arc<dyn Store>, Hold), ServeError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|source| ServeError::Data { path: path.clone(), source })
+    };
+    let mut options = EtcdOptions::new(settings.endpoints.clone());
+    if settings.authority.is_some() || settings.identity.is_some() {
+        let mut tls = TlsOptions::new();
+        if let Some(authority) = &settings.authority {
+            tls = tls.ca_certificate(Certificate::from_pem(read(authority)?));
+        }
+        if let Some((certificate, key)) = &settings.identity {
+            tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+        }
+        options.tls = Some(tls);
+    }
+    let etcd = Etcd::open(options).await?;
+    let claim = etcd.claim(&own_name(data)?).await?;
+    Ok((Arc::new(etcd), Hold(Some(claim))))
+}
+
+/// A name that no other server has, and that stays.
+fn own_name(data: &Path) -> Result<String, ServeError> {
+    let path = data.join("server.id");
+    let failed = |source| ServeError::Data { path: path.clone(), source };
+    match std::fs::read_to_string(&path) {
+        Ok(name) => Ok(name),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let name = format!("{}-{}", crate::serve::hostname(), uuid::Uuid::new_v4());
+            std::fs::write(&path, &name).map_err(failed)?;
+            Ok(name)
+        }
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// The audit log, with the policy of the settings.

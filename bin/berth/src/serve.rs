@@ -38,6 +38,15 @@ pub enum ServeError {
     /// The store.
     #[error("cannot open the store")]
     Store(#[from] berth_store::StoreError),
+    /// Another server has the etcd.
+    #[error("cannot use this etcd")]
+    Claim(#[from] berth_store::ClaimError),
+    /// The claim was not renewed in time.
+    #[error("etcd has been out of reach for too long; another server may have it now")]
+    Lost,
+    /// The state is elsewhere.
+    #[error("the state of `{}` has been kept in {before}, and would now be kept in {now}; say `--store` as before, or run `berth reset` first", data.display())]
+    OtherStore { data: PathBuf, before: String, now: String },
     /// The keys that seal Secrets.
     #[error("cannot open the sealed Secrets")]
     Secrets(#[from] UnsealError),
@@ -83,9 +92,6 @@ pub fn network(settings: &ServeSettings) -> NodeNetwork {
 /// Runs the server until a signal ends it.
 pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     start_logging();
-    if !rustix::process::geteuid().is_root() {
-        return Err(ServeError::Privilege);
-    }
     let data = settings.data.clone();
     let failed = |source| ServeError::Data { path: data.clone(), source };
     let _only = prepare(&settings)?;
@@ -93,7 +99,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     tokio::spawn(cancel_on_signal(stop.clone()));
 
     let authority = Arc::new(Authority::open(&data.join("pki"))?);
-    let store = sealed_store(&data, settings.secrets_key.as_deref()).await?;
+    let (store, mut hold) = sealed_store(&settings).await?;
     let audit = open_audit(&settings)?;
     let journal = audit.journal.clone();
     let node = settings.node_name.clone().unwrap_or_else(hostname);
@@ -149,6 +155,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         ended = listening => Err(ended_early("API listener", ended.map(|result| result.err().map(|error| chain(&error))), &stop)),
         ended = listening_inside => Err(ended_early("API listener for pods", ended.map(|result| result.err().map(|error| chain(&error))), &stop)),
         ended = running => Err(ended_early("node agent", ended.map(|()| None), &stop)),
+        () = hold.lost() => Err(ServeError::Lost),
         () = stop.cancelled() => Ok(()),
     };
     stop.cancel();
@@ -165,6 +172,9 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
 
 /// The data directory, ours alone from now on: the lock ends with the process.
 fn prepare(settings: &ServeSettings) -> Result<std::fs::File, ServeError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(ServeError::Privilege);
+    }
     let data = &settings.data;
     let failed = |source| ServeError::Data { path: data.clone(), source };
     std::fs::create_dir_all(data).map_err(failed)?;
@@ -172,7 +182,7 @@ fn prepare(settings: &ServeSettings) -> Result<std::fs::File, ServeError> {
         .map_err(failed)?;
     let only = lock(data)?;
     crate::ballast::trim(data).map_err(failed)?;
-    remember(settings).map_err(failed)?;
+    remember(settings)?;
     Ok(only)
 }
 
@@ -275,20 +285,33 @@ fn agent_settings(settings: &ServeSettings, node: &str) -> io::Result<berth_agen
     })
 }
 
-/// Keeps the settings for `berth reset`, which must find what a server made also when that runs no more.
-fn remember(settings: &ServeSettings) -> io::Result<()> {
+/// Keeps the settings for `berth reset`, which must find what a server made also when that runs no more; and to notice when
+/// a server would begin with another state than the one before it.
+fn remember(settings: &ServeSettings) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Data { path: settings.data.clone(), source };
+    let store = match &settings.store {
+        None => "a file of its own".to_owned(),
+        Some(etcd) => format!("`etcd={}`", etcd.endpoints.join(",")),
+    };
+    let (path, draft) =
+        (settings.data.join("settings.json"), settings.data.join("settings.json.new"));
+    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    let before: serde_json::Value = serde_json::from_str(&known).unwrap_or_default();
+    if let Some(before) = before["store"].as_str().filter(|before| *before != store) {
+        let (data, before) = (settings.data.clone(), before.to_owned());
+        return Err(ServeError::OtherStore { data, before, now: store });
+    }
     let text = serde_json::json!({
+        "store": store,
         "instance": settings.instance,
         "podCidr": settings.pod_cidr.to_string(),
         "serviceCidr": settings.service_cidr.to_string(),
     });
-    let (path, text) = (settings.data.join("settings.json"), text.to_string());
-    if std::fs::read_to_string(&path).is_ok_and(|known| known == text) {
+    let text = text.to_string();
+    if known == text {
         return Ok(());
     }
-    let draft = settings.data.join("settings.json.new");
-    std::fs::write(&draft, text)?;
-    std::fs::rename(draft, path)
+    std::fs::write(&draft, text).and_then(|()| std::fs::rename(draft, path)).map_err(failed)
 }
 
 /// One server a data directory. The lock ends with the process.
@@ -357,7 +380,7 @@ fn certificate_names(address: SocketAddr, network: &NodeNetwork) -> Vec<String> 
 }
 
 /// This machine's name as a node name: lower case, without what DNS forbids.
-fn hostname() -> String {
+pub fn hostname() -> String {
     let system = rustix::system::uname();
     let name = system.nodename().to_string_lossy().to_lowercase();
     let name: String = name

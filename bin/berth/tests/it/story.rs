@@ -2,6 +2,7 @@
 
 mod account;
 mod bad_input;
+mod etcd;
 mod full_disk;
 mod people;
 mod single;

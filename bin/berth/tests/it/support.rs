@@ -45,16 +45,25 @@ pub struct Berth {
     pub data: PathBuf,
     pub instance: String,
     network: u8,
+    /// Further words for `berth serve`.
+    words: Vec<String>,
     server: Option<Child>,
 }
 
 impl Berth {
     /// Starts afresh in the directory of this name. Images of an earlier run are kept there, since they take minutes.
     pub fn new(name: &str, network: u8) -> Self {
+        Self::with(name, network, &[])
+    }
+
+    /// The same with further words for `berth serve`.
+    pub fn with(name: &str, network: u8, words: &[&str]) -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests need root");
         let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&data).unwrap();
-        let mut berth = Self { data, instance: format!("bt{name}"), network, server: None };
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        let instance = format!("bt{name}");
+        let mut berth = Self { data, instance, network, words, server: None };
         // An interrupted run may have left things.
         berth.berth(&["reset", "--force"]).good();
         remove(&berth.data.join("volumes"));
@@ -76,6 +85,7 @@ impl Berth {
             ])
             .args(["--pod-cidr", &format!("10.{}.0.0/16", self.network)])
             .args(["--service-cidr", &format!("10.{}.0.0/16", self.network + 1)])
+            .args(&self.words)
             .arg("--data-dir")
             .arg(&self.data)
             .stdin(Stdio::null())

@@ -4,6 +4,7 @@
 //! are never stale. Beside it a copy in memory follows etcd's watch; watches and reads of the past are served from there, so
 //! that ten thousand watchers cost etcd one.
 
+mod claim;
 mod follow;
 mod wire;
 
@@ -19,7 +20,8 @@ use tokio::task::JoinHandle;
 
 use crate::feed::Shared;
 use crate::mvcc::History;
-pub use etcd_client::TlsOptions;
+pub use claim::{Claim, ClaimError};
+pub use etcd_client::{Certificate, Identity, TlsOptions};
 
 use crate::{Event, Lookup, Operation, Page, Range, Revision, Store, StoreError, snapshot};
 use wire::{failed, pairs};

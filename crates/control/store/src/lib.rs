@@ -23,7 +23,7 @@ use futures::stream::BoxStream;
 
 pub use disk::{Disk, DiskOptions, Probe, Step};
 #[cfg(feature = "etcd")]
-pub use etcd::{Etcd, EtcdOptions, TlsOptions};
+pub use etcd::{Certificate, Claim, ClaimError, Etcd, EtcdOptions, Identity, TlsOptions};
 pub use memory::Memory;
 pub use mvcc::History;
 pub use snapshot::SnapshotError;

@@ -44,8 +44,21 @@ pub struct ServeSettings {
     pub audit_policy: Option<PathBuf>,
     /// The audit log; within the data directory if absent.
     pub audit_log: Option<PathBuf>,
+    /// Where the cluster's state is kept; in a file of the data directory if absent.
+    pub store: Option<EtcdSettings>,
     /// Registries spoken to without TLS.
     pub insecure_registries: Vec<String>,
+}
+
+/// An etcd for the cluster's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdSettings {
+    /// URLs of its members.
+    pub endpoints: Vec<String>,
+    /// File with the certificates that members must be signed by.
+    pub authority: Option<PathBuf>,
+    /// Files with our certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// The rest of the program, as the commands need it.

@@ -44,7 +44,7 @@ use std::sync::Arc;
 use arguments::Command;
 pub use arguments::{Cli, parse};
 use failure::Failure;
-pub use host::{Host, HostError, ServeSettings, ServerState, Started};
+pub use host::{EtcdSettings, Host, HostError, ServeSettings, ServerState, Started};
 
 /// Does what the command line says, and returns the exit code: 0 fine, 1 the request could not be met, 2 wrong use,
 /// 3 berth's own fault; for `run` and `exec` the codes that docker has.

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 
 use crate::arguments::RegistryFlags;
 use crate::failure::Failure;
-use crate::host::{Host, ServeSettings};
+use crate::host::{EtcdSettings, Host, ServeSettings};
 use crate::screen;
 use crate::session::privileged;
 
@@ -30,6 +30,18 @@ pub struct ServeArguments {
     /// What names of interfaces, cgroups and packet rules begin with: 1 to 8 lower-case letters
     #[arg(long, default_value = "berth", value_name = "NAME", value_parser = instance)]
     pub instance: String,
+    /// Where the cluster's state is kept: `etcd=URL[,URL...]`. Otherwise in a file of the data directory
+    #[arg(long, value_name = "STORE", value_parser = StoreChoice::parse)]
+    pub store: Option<StoreChoice>,
+    /// Certificates that etcd's members must be signed by, PEM
+    #[arg(long, value_name = "FILE", requires = "store")]
+    pub etcd_ca: Option<PathBuf>,
+    /// Our certificate for etcd, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["store", "etcd_key"])]
+    pub etcd_certificate: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["store", "etcd_certificate"])]
+    pub etcd_key: Option<PathBuf>,
     /// File with the keys that seal Secrets; made if it is not there. Otherwise it is in the data directory
     #[arg(long, value_name = "FILE")]
     pub secrets_key: Option<PathBuf>,
@@ -49,6 +61,23 @@ pub struct ResetArguments {
     /// Do it without asking back
     #[arg(long)]
     pub force: bool,
+}
+
+/// The members of an etcd, from `etcd=URL[,URL...]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreChoice(Vec<String>);
+
+impl StoreChoice {
+    fn parse(text: &str) -> Result<Self, String> {
+        const FORM: &str = "write `etcd=http://ADDRESS:2379`, several separated by commas";
+        let urls = text.strip_prefix("etcd=").ok_or(FORM)?;
+        let urls: Vec<String> = urls.split(',').map(str::to_owned).collect();
+        let good = |url: &String| {
+            let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+            rest.is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
+        };
+        if urls.iter().all(good) { Ok(Self(urls)) } else { Err(FORM.to_owned()) }
+    }
 }
 
 fn instance(text: &str) -> Result<String, String> {
@@ -72,6 +101,11 @@ pub async fn serve(arguments: ServeArguments, data: &Path, host: &dyn Host) -> R
         pod_cidr: pods,
         service_cidr: services,
         instance: arguments.instance,
+        store: arguments.store.map(|choice| EtcdSettings {
+            endpoints: choice.0,
+            authority: arguments.etcd_ca,
+            identity: arguments.etcd_certificate.zip(arguments.etcd_key),
+        }),
         secrets_key: arguments.secrets_key,
         audit_policy: arguments.audit_policy,
         audit_log: arguments.audit_log,
@@ -100,4 +134,20 @@ pub async fn reset(arguments: ResetArguments, data: &Path, host: &dyn Host) -> R
         "the server is stopped and its containers are gone; images and volumes are still here",
     );
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_are_named_by_their_members() {
+        let parsed = StoreChoice::parse("etcd=http://a:2379,https://b:2379");
+        assert_eq!(parsed, Ok(StoreChoice(vec!["http://a:2379".into(), "https://b:2379".into()])));
+        for wrong in
+            ["", "etcd", "etcd=", "etcd=a:2379", "redb=/x", "etcd=http://", "etcd=http://a/b"]
+        {
+            assert!(StoreChoice::parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -4,7 +4,9 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use berth_store::{Etcd, EtcdOptions, Event, Expect, Range, Revision, Store, StoreError};
+use berth_store::{
+    ClaimError, Etcd, EtcdOptions, Event, Expect, Range, Revision, Store, StoreError,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
@@ -222,4 +224,20 @@ async fn a_restarted_server_knows_what_happened_before() {
 async fn an_etcd_that_is_not_there_is_an_error() {
     let options = EtcdOptions::new(vec![format!("http://127.0.0.1:{}", free_port())]);
     assert!(matches!(Etcd::open(options).await.err(), Some(StoreError::Io { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_server_has_the_claim_and_keeps_it_over_a_restart() {
+    let member = Member::start();
+    let (one, two) = (member.store().await, member.store().await);
+    let claim = one.claim("first").await.unwrap();
+    let refused = two.claim("second").await.err().unwrap();
+    assert!(matches!(&refused, ClaimError::Taken { holder } if holder == "first"), "{refused}");
+    drop(claim);
+    // The same server, started again before the claim has run out.
+    let mut again = two.claim("first").await.unwrap();
+    member.signal(Signal::STOP);
+    let lost = tokio::time::timeout(PATIENCE, again.lost()).await;
+    member.signal(Signal::CONT);
+    assert!(lost.is_ok(), "a server that does not reach etcd must not go on");
 }
