@@ -250,7 +250,7 @@ fn object_fields(
         path.push(number);
         let mut found = false;
         let mut leads_on = false;
-        for (name, property) in definition.properties() {
+        for (name, property) in definition.unordered() {
             let here = match &property.tag {
                 Some(Tag::One(tag)) => *path == [*tag],
                 Some(Tag::Path(tags)) => {

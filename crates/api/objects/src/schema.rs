@@ -251,6 +251,11 @@ impl Definition {
         all.into_iter()
     }
 
+    /// All properties in no order, for those who look for one.
+    pub(crate) fn unordered(&self) -> impl Iterator<Item = (&'static str, &Property)> {
+        self.properties.iter().map(|(name, is)| (*name, is))
+    }
+
     /// The kinds that have this schema: group, version, kind.
     #[must_use]
     pub fn kinds(&self) -> &[(&'static str, &'static str, &'static str)] {

@@ -288,13 +288,22 @@ impl FieldSelector {
         self.requirements.is_empty()
     }
 
-    /// Whether the object is selected. An absent field reads as the empty text.
+    /// The selector with a path called by another name, where the name people select by is not that of the field.
+    #[must_use]
+    pub fn renamed(mut self, name: &str, path: &str) -> Self {
+        for requirement in self.requirements.iter_mut().filter(|(known, _, _)| known == name) {
+            path.clone_into(&mut requirement.0);
+        }
+        self
+    }
+
+    /// Whether the object is selected. An absent field reads as the empty text, as false and as zero.
     #[must_use]
     pub fn matches(&self, object: &Value) -> bool {
         self.requirements.iter().all(|(path, equal, wanted)| {
             let found = path.split('.').try_fold(object, |value, part| value.get(part));
             let same = match found {
-                None | Some(Value::Null) => wanted.is_empty() || wanted == "false",
+                None | Some(Value::Null) => matches!(wanted.as_str(), "" | "false" | "0"),
                 Some(Value::String(text)) => text == wanted,
                 Some(Value::Bool(flag)) => wanted.parse() == Ok(*flag),
                 Some(Value::Number(number)) => {
@@ -352,7 +361,10 @@ mod tests {
         let pod = json!({"spec": {"nodeName": "n", "unschedulable": true}});
         let holds = |text: &str| FieldSelector::parse(text).unwrap().matches(&pod);
         assert!(holds("spec.nodeName=n,status.phase!=Failed,spec.unschedulable=true"));
+        assert!(holds("status.replicas=0,status.x="));
         assert!(!holds("spec.nodeName!=n"));
+        let renamed = FieldSelector::parse("node=n").unwrap().renamed("node", "spec.nodeName");
+        assert!(renamed.matches(&pod));
         assert!(FieldSelector::parse("x").is_err());
     }
 }

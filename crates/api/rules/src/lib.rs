@@ -60,22 +60,41 @@ pub fn stored(resource: &Resource, object: Value) -> Value {
     convert::stored(resource, object)
 }
 
-/// What to tell those who create an object of a kind that is kept, but that nothing acts on.
+/// What to tell those who create an object of a kind that is kept, but that nothing acts on. A row goes when its part
+/// arrives.
 #[must_use]
 pub fn inert(resource: &Resource) -> Option<&'static str> {
-    match (resource.group, resource.kind) {
-        ("admissionregistration.k8s.io", _) => Some(
-            "this server keeps the object, but does not call webhooks or judge by policies yet",
-        ),
-        ("flowcontrol.apiserver.k8s.io", _) => {
-            Some("this server keeps the object, but does not order requests by it")
+    Some(match (resource.group, resource.kind) {
+        ("apps", "StatefulSet" | "DaemonSet") | ("batch", _) | ("", "ReplicationController") => {
+            "this server keeps the object, but does not make pods of it yet"
+        }
+        ("autoscaling", _) => "this server keeps the object, but does not scale by it yet",
+        ("", "ResourceQuota" | "LimitRange") => {
+            "this server keeps the object, but does not enforce it yet"
+        }
+        ("networking.k8s.io", "Ingress" | "IngressClass") => {
+            "this server keeps the object, but does not route by it yet"
         }
         ("networking.k8s.io", "ServiceCIDR" | "IPAddress") => {
-            Some("this server keeps the object, but takes addresses of Services from its own range")
+            "this server keeps the object, but takes addresses of Services from its own range"
         }
-        ("resource.k8s.io", _) => {
-            Some("this server keeps the object, but does not allocate devices")
+        ("", "Endpoints") => {
+            "this server keeps the object, but routes by EndpointSlices, which it does not copy it to"
         }
-        _ => None,
-    }
+        ("storage.k8s.io", "StorageClass") => return None,
+        ("storage.k8s.io", _) => {
+            "this server keeps the object, but has no drivers of storage to hand it to"
+        }
+        ("node.k8s.io", _) => {
+            "this server keeps the object, but runs all pods with its one runtime"
+        }
+        ("admissionregistration.k8s.io", _) => {
+            "this server keeps the object, but does not call webhooks or judge by policies yet"
+        }
+        ("flowcontrol.apiserver.k8s.io", _) => {
+            "this server keeps the object, but does not order requests by it"
+        }
+        ("resource.k8s.io", _) => "this server keeps the object, but does not allocate devices",
+        _ => return None,
+    })
 }

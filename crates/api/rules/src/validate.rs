@@ -5,10 +5,12 @@ mod batch;
 mod cluster;
 mod names;
 mod network;
+mod placement;
 mod pod;
 pub(crate) mod rbac;
 mod scaling;
 mod schedule;
+mod security;
 mod service;
 mod storage;
 mod workload;
@@ -111,6 +113,7 @@ fn content(resource: &Resource, object: &Value, creating: bool, errors: &mut Err
         ("networking.k8s.io", "IPAddress") => network::ip_address(object, errors),
         ("networking.k8s.io", _) => network::service_cidr(object, errors),
         ("discovery.k8s.io", _) => network::endpoint_slice(object, errors),
+        ("coordination.k8s.io", _) => cluster::lease(object, errors),
         ("scheduling.k8s.io", _) => cluster::priority_class(object, errors),
         ("node.k8s.io", _) => cluster::runtime_class(object, errors),
         ("admissionregistration.k8s.io", kind) => admission::create(kind, object, errors),

@@ -225,7 +225,12 @@ impl Call {
                 return Err(Status::bad_request(message));
             }
         }
-        Ok(selector)
+        // Names that have never been those of the fields.
+        Ok(match (self.resource.group, self.resource.kind) {
+            ("", "Event") => selector.renamed("source", "source.component"),
+            ("batch", "Job") => selector.renamed("status.successful", "status.succeeded"),
+            _ => selector,
+        })
     }
 }
 

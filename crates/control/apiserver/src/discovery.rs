@@ -47,9 +47,9 @@ pub(crate) fn answer(parts: &[String], request: &Request<Body>) -> Result<Respon
         [".well-known", "openid-configuration"] => Ok(respond(200, &crate::accounts::discovery())),
         ["openapi", "v2"] => Ok(swagger::answer(request.headers())),
         ["openapi", "v3"] => Ok(respond(200, &openapi::index())),
-        ["openapi", "v3", "api", "v1"] => openapi::document("", "v1").ok_or_else(not_found),
+        ["openapi", "v3", "api", "v1"] => openapi::answer("", "v1", request).ok_or_else(not_found),
         ["openapi", "v3", "apis", name, version] => {
-            openapi::document(name, version).ok_or_else(not_found)
+            openapi::answer(name, version, request).ok_or_else(not_found)
         }
         _ => Err(not_found()),
     }

@@ -1,6 +1,6 @@
 //! OpenAPI v3, one document for each group and version: what clients validate with, and what `kubectl explain` shows.
 //!
-//! Documents are made on request and not kept: they are large, and asked for rarely.
+//! Documents are made on request and not kept: they are large, and clients keep them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -9,11 +9,13 @@ use berth_objects::schema::{
     Definition, Form, ListType, Property, Schemas, Shape, Type, descriptions, sources,
 };
 use berth_objects::{Resource, Subresource};
-use http::Response;
+use http::header::{CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::{Request, Response};
 use serde_json::{Map, Value, json};
 
 use crate::discovery::{groups, tag, versions};
-use crate::service::raw;
+use crate::path::Query;
+use crate::service::{header, raw};
 use crate::{Body, VERSION};
 
 /// Patches have no schema of their own; any object is one.
@@ -57,10 +59,31 @@ pub(crate) fn index() -> Value {
     json!({"paths": paths})
 }
 
-/// The document of a group in a version.
-pub(crate) fn document(group: &str, version: &str) -> Option<Response<Body>> {
-    let known = versions(group).contains(&version);
-    known.then(|| raw(200, "application/json", render(group, version).to_string()))
+/// The document of a group in a version. Under the name the index gives it, it never changes, and clients that keep it
+/// need not ask again.
+pub(crate) fn answer(
+    group: &str,
+    version: &str,
+    request: &Request<Body>,
+) -> Option<Response<Body>> {
+    if !versions(group).contains(&version) {
+        return None;
+    }
+    let quoted = format!("\"{}\"", edition());
+    let mut response = if header(request.headers(), IF_NONE_MATCH.as_str()) == quoted {
+        raw(304, "application/json", "")
+    } else {
+        raw(200, "application/json", render(group, version).to_string())
+    };
+    let headers = response.headers_mut();
+    headers.insert(ETAG, HeaderValue::from_str(&quoted).ok()?);
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    let query = Query::parse(request.uri().query());
+    if query.text("hash") == edition() {
+        let forever = "public, immutable, max-age=31536000";
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(forever));
+    }
+    Some(response)
 }
 
 fn render(group: &str, version: &str) -> Value {

@@ -73,6 +73,6 @@ fn a_pod_asks_the_api_with_its_own_token_and_may_what_its_roles_say() {
     let pods = std::fs::metadata(berth.data.join("pods")).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::mode(&pods) & 0o777, 0o700);
     // The components run with their own, small rights, and none of them is refused anything it needs.
-    let log = std::fs::read_to_string(berth.data.join("server.log")).unwrap();
+    let log = std::fs::read_to_string(berth.data.with_extension("log")).unwrap();
     assert!(!log.contains("is forbidden"), "{log}");
 }

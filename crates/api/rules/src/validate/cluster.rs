@@ -104,6 +104,15 @@ pub(crate) fn priority_class_update(object: &Value, old: &Value, errors: &mut Er
     }
 }
 
+pub(crate) fn lease(object: &Value, errors: &mut Errors) {
+    let spec = Place::root(object).field("spec");
+    let duration = spec.field("leaseDurationSeconds");
+    if duration.value.as_i64().is_some_and(|seconds| seconds < 1) {
+        duration.invalid("must be greater than 0", errors);
+    }
+    spec.field("leaseTransitions").not_negative(errors);
+}
+
 pub(crate) fn runtime_class(object: &Value, errors: &mut Errors) {
     let root = Place::root(object);
     names::label(&root.field("handler"), errors);

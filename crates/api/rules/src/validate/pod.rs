@@ -3,7 +3,7 @@
 use berth_objects::{FieldError, Object};
 use serde_json::{Value, json};
 
-use super::{Errors, Place, names, quantity};
+use super::{Errors, Place, names, placement, quantity, security};
 
 pub(crate) fn spec(spec: &Place<'_>, errors: &mut Errors) {
     spec.field("restartPolicy").one_of(&["Always", "OnFailure", "Never"], errors);
@@ -38,9 +38,61 @@ pub(crate) fn spec(spec: &Place<'_>, errors: &mut Errors) {
             seen.push(name.text());
         }
     }
-    for toleration in spec.field("tolerations").items() {
-        toleration.field("operator").one_of(&["Equal", "Exists", "Gt", "Lt"], errors);
-        toleration.field("effect").one_of(&["NoSchedule", "PreferNoSchedule", "NoExecute"], errors);
+    host_ports(spec, errors);
+    network(spec, errors);
+    security::pod(&spec.field("securityContext"), errors);
+    placement::check(spec, errors);
+    spec.field("schedulingGates").unique("name", errors);
+    spec.field("os").field("name").one_of(&["linux", "windows"], errors);
+}
+
+/// A port of the node belongs to one container, and on the node's own network it is the container's.
+fn host_ports(spec: &Place<'_>, errors: &mut Errors) {
+    let shared = spec.value.flag(&["hostNetwork"]);
+    let mut seen = Vec::new();
+    for container in spec.field("containers").items() {
+        for port in container.field("ports").items() {
+            let host = port.field("hostPort");
+            let Some(number) = host.value.as_i64().filter(|number| *number != 0) else { continue };
+            if shared && port.value.integer(&["containerPort"]) != Some(number) {
+                host.invalid("must match `containerPort` when `hostNetwork` is true", errors);
+            }
+            let protocol = port.value.text(&["protocol"]);
+            let key = (
+                number,
+                if protocol.is_empty() { "TCP" } else { protocol },
+                port.value.text(&["hostIP"]),
+            );
+            if seen.contains(&key) {
+                errors.push(FieldError::duplicate(&host.path, host.value));
+            }
+            seen.push(key);
+        }
+    }
+}
+
+fn network(spec: &Place<'_>, errors: &mut Errors) {
+    const NAMESERVERS: usize = 3;
+    const SEARCHES: usize = 32;
+    let config = spec.field("dnsConfig");
+    let (servers, searches) = (config.field("nameservers"), config.field("searches"));
+    if spec.value.text(&["dnsPolicy"]) == "None" && servers.is_empty() {
+        let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+        errors.push(FieldError::required(&servers.path, why));
+    }
+    for (list, most, what) in
+        [(&servers, NAMESERVERS, "nameservers"), (&searches, SEARCHES, "search paths")]
+    {
+        if list.items().count() > most {
+            list.invalid(format!("must not have more than {most} {what}"), errors);
+        }
+    }
+    let aliases = spec.field("hostAliases");
+    let addresses = servers.items().chain(aliases.items().map(|alias| alias.field("ip")));
+    for address in addresses {
+        if address.text().parse::<std::net::IpAddr>().is_err() {
+            address.invalid("must be a valid IP address, (e.g. 10.9.8.7)", errors);
+        }
     }
 }
 
@@ -61,6 +113,66 @@ fn volume(volume: &Place<'_>, errors: &mut Errors) {
     ] {
         if !volume.field(source).is_empty() {
             volume.field(source).field(needed).required(errors);
+        }
+    }
+    let limit = volume.field("emptyDir").field("sizeLimit");
+    if !limit.is_empty() {
+        quantity(&limit, errors);
+    }
+    let kinds = [
+        "BlockDevice",
+        "CharDevice",
+        "Directory",
+        "DirectoryOrCreate",
+        "File",
+        "FileOrCreate",
+        "Socket",
+    ];
+    volume.field("hostPath").field("type").one_of(&kinds, errors);
+    for source in ["configMap", "secret", "downwardAPI"] {
+        files(&volume.field(source), errors);
+    }
+    for source in volume.field("projected").field("sources").items() {
+        let given = source.value.as_object().map_or(0, serde_json::Map::len);
+        if given > 1 {
+            errors.push(FieldError::forbidden(
+                &source.path,
+                "may not specify more than 1 volume type per source",
+            ));
+        }
+        for source in ["configMap", "secret", "downwardAPI"].map(|name| source.field(name)) {
+            files(&source, errors);
+        }
+        let token = source.field("serviceAccountToken");
+        if !token.value.is_null() {
+            token.field("path").required(errors);
+            let seconds = token.field("expirationSeconds");
+            if seconds.value.as_i64().is_some_and(|seconds| seconds < 600) {
+                seconds.invalid("may not specify a duration less than 10 minutes", errors);
+            }
+        }
+    }
+}
+
+/// Files made from keys: modes within bounds, paths within the volume.
+fn files(source: &Place<'_>, errors: &mut Errors) {
+    let items = source.field("items");
+    let modes = items.items().map(|item| item.field("mode")).chain([source.field("defaultMode")]);
+    for mode in modes {
+        if mode.value.as_i64().is_some_and(|mode| !(0..=0o777).contains(&mode)) {
+            let why = "must be a number between 0 and 0777 (octal), both inclusive";
+            mode.invalid(why, errors);
+        }
+    }
+    for item in items.items() {
+        let path = item.field("path");
+        if !path.required(errors) {
+            continue;
+        }
+        if path.text().starts_with('/') {
+            path.invalid("must be a relative path", errors);
+        } else if path.text().split('/').any(|part| part == "..") {
+            path.invalid("must not contain '..'", errors);
         }
     }
 }
@@ -89,6 +201,19 @@ fn container(container: &Place<'_>, volumes: &[&str], errors: &mut Errors) {
         }
     }
     mounts.unique("mountPath", errors);
+    for mount in mounts.items() {
+        let propagation = ["Bidirectional", "HostToContainer", "None"];
+        mount.field("mountPropagation").one_of(&propagation, errors);
+        if !mount.field("subPath").is_empty() && !mount.field("subPathExpr").is_empty() {
+            mount
+                .field("subPathExpr")
+                .invalid("subPathExpr and subPath are mutually exclusive", errors);
+        }
+    }
+    security::container(&container.field("securityContext"), errors);
+    for hook in ["postStart", "preStop"] {
+        handler(&container.field("lifecycle").field(hook), errors);
+    }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         self::probe(&container.field(probe), probe, errors);
     }
@@ -109,7 +234,43 @@ fn environment(container: &Place<'_>, errors: &mut Errors) {
             if from.len() != 1 {
                 source.invalid("must specify exactly one source", errors);
             }
+            for (reference, needed) in [
+                ("fieldRef", "fieldPath"),
+                ("resourceFieldRef", "resource"),
+                ("configMapKeyRef", "key"),
+                ("secretKeyRef", "key"),
+            ] {
+                let reference = source.field(reference);
+                if !reference.value.is_null() {
+                    reference.field(needed).required(errors);
+                }
+            }
         }
+    }
+    for source in container.field("envFrom").items() {
+        let given = ["configMapRef", "secretRef"].map(|name| source.field(name));
+        match given.iter().filter(|reference| !reference.value.is_null()).count() {
+            1 => {}
+            0 => source.invalid("must specify one of: `configMapRef` or `secretRef`", errors),
+            _ => source.invalid("may not have more than one field specified at a time", errors),
+        }
+        for reference in given.iter().filter(|reference| !reference.value.is_null()) {
+            reference.field("name").required(errors);
+        }
+    }
+}
+
+/// What runs when a container starts or is about to end.
+fn handler(hook: &Place<'_>, errors: &mut Errors) {
+    if hook.value.is_null() {
+        return;
+    }
+    let kinds = ["exec", "httpGet", "sleep", "tcpSocket"];
+    match kinds.iter().filter(|kind| !hook.field(kind).value.is_null()).count() {
+        1 => {}
+        0 => errors.push(FieldError::required(&hook.path, "must specify a handler type")),
+        _ => errors
+            .push(FieldError::forbidden(&hook.path, "may not specify more than 1 handler type")),
     }
 }
 

@@ -13,6 +13,27 @@ pub(crate) fn create(object: &Value, errors: &mut Errors) {
     spec.field("externalTrafficPolicy").one_of(&["Cluster", "Local"], errors);
     spec.field("internalTrafficPolicy").one_of(&["Cluster", "Local"], errors);
     names::labels(&spec.field("selector"), errors);
+    let external = spec.field("externalName");
+    if kind.text() == "ExternalName"
+        && !external.is_empty()
+        && !names::is_subdomain(external.text().trim_end_matches('.'))
+    {
+        names::subdomain(&external, errors);
+    }
+    let timeout = spec.field("sessionAffinityConfig").field("clientIP").field("timeoutSeconds");
+    if timeout.value.as_i64().is_some_and(|seconds| !(1..=86_400).contains(&seconds)) {
+        timeout.invalid("must be greater than 0 and less than or equal to 86400", errors);
+    }
+    for address in spec.field("externalIPs").items() {
+        if address.text().parse::<std::net::IpAddr>().is_err() {
+            address.invalid("must be a valid IP address, (e.g. 10.9.8.7)", errors);
+        }
+    }
+    for range in spec.field("loadBalancerSourceRanges").items() {
+        if range.text().trim().parse::<ipnet::IpNet>().is_err() {
+            range.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24)", errors);
+        }
+    }
     let headless = spec.field("clusterIP").text() == "None";
     let ports = spec.field("ports");
     match kind.text() {

@@ -6,6 +6,7 @@ mod audit;
 mod contract;
 mod kinds;
 mod kubectl;
+mod nonsense;
 mod patches;
 mod people;
 mod reference;

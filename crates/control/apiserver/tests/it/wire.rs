@@ -118,3 +118,55 @@ async fn many_requests_share_one_connection() {
     assert_eq!(lines, ["2 1", "2 0"], "{text}");
     network.stop().await;
 }
+
+#[tokio::test]
+async fn descriptions_of_the_api_are_kept_by_clients() {
+    let client = Client::start().await;
+    let index = client.get("/openapi/v3").await.expect(200);
+    let paths = index["paths"].as_object().unwrap();
+    assert!(paths.contains_key("apis/autoscaling/v1") && paths.contains_key("apis/autoscaling/v2"));
+    for (path, place) in paths {
+        let url = place["serverRelativeURL"].as_str().unwrap();
+        let answer = client.get(url).await;
+        let cached = answer.headers["cache-control"].to_str().unwrap().to_owned();
+        assert!(cached.contains("immutable"), "{path}: {cached}");
+        let tag = answer.headers["etag"].clone();
+        let document = answer.expect(200);
+        assert!(!document["paths"].as_object().unwrap().is_empty(), "{path}");
+        references_lead_somewhere(&document, &document);
+        let again = http::Request::builder()
+            .uri(url)
+            .header("if-none-match", tag)
+            .body(http_body_util::Full::new(bytes::Bytes::new()))
+            .unwrap();
+        assert_eq!(client.answer(again).await.status(), 304);
+    }
+    let plain = client.get("/openapi/v3/apis/apps/v1").await;
+    assert!(!plain.headers["cache-control"].to_str().unwrap().contains("immutable"));
+    client.get("/openapi/v3/apis/apps/v9").await.expect(404);
+    let swagger = client.get("/openapi/v2").await.expect(200);
+    assert_eq!(swagger["swagger"], "2.0");
+    references_lead_somewhere(&swagger, &swagger);
+    let kind = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let protobuf = client.get_as("/openapi/v2", kind).await;
+    let found = protobuf.headers["content-type"].to_str().unwrap();
+    assert_eq!(found, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+}
+
+/// Every reference within a document names something in it.
+#[track_caller]
+fn references_lead_somewhere(document: &Value, value: &Value) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(reference) = fields.get("$ref").and_then(Value::as_str) {
+                let pointer = reference.strip_prefix('#').unwrap();
+                assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+            }
+            fields.values().for_each(|value| references_lead_somewhere(document, value));
+        }
+        Value::Array(items) => {
+            items.iter().for_each(|value| references_lead_somewhere(document, value));
+        }
+        _ => {}
+    }
+}
