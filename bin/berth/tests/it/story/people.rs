@@ -108,6 +108,12 @@ fn secrets(berth: &mut Berth) {
     let refused = berth.berth(&["serve", "--listen", "127.0.0.1:0", "--instance", "btppl"]).bad(1);
     assert!(refused.contains("there is no key file"), "{refused}");
     std::fs::rename(&aside, &key).unwrap();
+    let policy = berth.data.join("policy.yaml");
+    std::fs::write(&policy, "rules: [{level: All}]").unwrap();
+    let line = ["serve", "--listen", "127.0.0.1:0", "--instance", "btppl", "--audit-policy"];
+    let refused = berth.berth(&[&line[..], &[policy.to_str().unwrap()]].concat()).bad(1);
+    assert!(refused.contains("rules[0].level"), "{refused}");
+    std::fs::remove_file(policy).unwrap();
     berth.start();
     assert_eq!(read(berth), encoded);
 }
