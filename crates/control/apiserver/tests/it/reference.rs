@@ -27,6 +27,7 @@ fn row(resource: &Resource) -> String {
             },
         )
         .collect();
+    let kept = resource.verbs.len() == VERBS.len();
     let names = [&[resource.plural], resource.short].concat();
     format!(
         "| {} | {} | {} | {} | {} | {} | {} |\n",
@@ -35,8 +36,12 @@ fn row(resource: &Resource) -> String {
         if resource.namespaced() { "namespace" } else { "cluster" },
         code(&parts),
         code(resource.selectable),
-        columns.join(", "),
-        berth_rules::inert(resource).map_or("", |_| "kept only"),
+        if kept { columns.join(", ") } else { String::new() },
+        match (kept, berth_rules::inert(resource)) {
+            (false, _) => "answered, not kept: `create` only",
+            (true, Some(_)) => "kept only",
+            (true, None) => "",
+        },
     )
 }
 
