@@ -3,7 +3,7 @@
 CARGO ?= cargo
 BERTH  = $(or $(CARGO_TARGET_DIR),target)/release/berth
 
-.PHONY: demo test lint bench setup setup-bench clean-demo
+.PHONY: demo test lint bench setup setup-test setup-bench clean-demo
 
 ## Builds berth, installs what is missing, and runs the example application.
 demo: setup
@@ -16,7 +16,7 @@ clean-demo:
 	$(BERTH) reset --force
 
 ## Everything: format, lints, and all tests against the real kernel, real clients and real servers.
-test: setup lint
+test: setup setup-test lint
 	scripts/test.sh
 
 lint:
@@ -30,6 +30,9 @@ bench: setup setup-bench
 
 setup:
 	scripts/setup.sh
+
+setup-test:
+	scripts/setup.sh test
 
 setup-bench:
 	scripts/setup.sh bench

@@ -1,13 +1,18 @@
 #!/bin/sh
-# Installs what building, demonstrating and testing need and this machine lacks. `setup.sh bench` adds the peers.
+# Installs what building and demonstrating need and this machine lacks; `setup.sh test` what the tests need besides, and
+# `setup.sh bench` the peers.
 set -eu
 
 # command or file to look for, and the Debian package that brings it
-base="cc:gcc ip:iproute2 nft:nftables mmdebstrap:mmdebstrap curl:curl /bin/busybox:busybox-static docker-registry:docker-registry"
+base="cc:gcc ip:iproute2 nft:nftables mmdebstrap:mmdebstrap curl:curl /bin/busybox:busybox-static protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev"
+tests="docker-registry:docker-registry etcd:etcd-server"
 peers="podman:podman dockerd:docker.io crun:crun runc:runc conmon:conmon /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns iptables:iptables"
 
-wanted=$base
-[ "${1:-}" != bench ] || wanted=$peers
+case "${1:-}" in
+    test) wanted=$tests ;;
+    bench) wanted=$peers ;;
+    *) wanted=$base ;;
+esac
 
 missing=
 for pair in $wanted; do

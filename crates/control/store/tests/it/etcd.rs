@@ -67,6 +67,21 @@ impl Member {
         kill_process(Pid::from_child(process), signal).unwrap();
     }
 
+    /// Stops it, and returns when none of its threads runs any more.
+    fn pause(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.process.as_ref().unwrap().id());
+        let stopped = |task: std::fs::DirEntry| {
+            let state = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            state.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('T'))
+        };
+        let begun = Instant::now();
+        while !std::fs::read_dir(&tasks).unwrap().flatten().all(stopped) {
+            assert!(begun.elapsed() < PATIENCE, "etcd does not stop");
+            std::thread::yield_now();
+        }
+    }
+
     fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
@@ -161,7 +176,7 @@ async fn a_paused_etcd_is_an_error_in_time_and_nothing_is_missed() {
     let member = Member::start();
     let (store, other) = (member.store().await, member.store().await);
     let mut seen = store.watch(Bytes::new(), store.current()).await.unwrap();
-    member.signal(Signal::STOP);
+    member.pause();
     let begun = Instant::now();
     store.commit(vec![put("a", "1", Expect::Any)]).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
@@ -236,7 +251,7 @@ async fn one_server_has_the_claim_and_keeps_it_over_a_restart() {
     drop(claim);
     // The same server, started again before the claim has run out.
     let mut again = two.claim("first").await.unwrap();
-    member.signal(Signal::STOP);
+    member.pause();
     let lost = tokio::time::timeout(PATIENCE, again.lost()).await;
     member.signal(Signal::CONT);
     assert!(lost.is_ok(), "a server that does not reach etcd must not go on");
