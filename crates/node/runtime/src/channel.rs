@@ -35,9 +35,10 @@ pub enum Step {
     Seccomp,
     Exec,
     Hostname,
+    Cgroup,
 }
 
-const STEPS: [Step; 25] = [
+const STEPS: [Step; 26] = [
     Step::Wait,
     Step::JoinUser,
     Step::JoinNamespace,
@@ -63,6 +64,7 @@ const STEPS: [Step; 25] = [
     Step::Seccomp,
     Step::Exec,
     Step::Hostname,
+    Step::Cgroup,
 ];
 
 /// One failed step: which, the position in its list where it has one, and the kernel's reason.

@@ -92,7 +92,15 @@ pub fn enter_root(prepared: &mut PreparedRoot) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The cgroup namespace is rooted at the cgroup the process is in, so it can only be made once the parent has moved us.
+/// Moves the calling process into its cgroup of version 1. A caller with several threads would leave the others behind.
+pub fn enter_cgroup(entries: &[OwnedFd]) -> Result<(), Failure> {
+    for (index, entry) in entries.iter().enumerate() {
+        rustix::io::write(entry, b"0").map_err(Failure::at(Step::Cgroup, index))?;
+    }
+    Ok(())
+}
+
+/// The cgroup namespace is rooted at the cgroup the process is in, so it can only be made once we have moved there.
 fn exec_unshare_cgroup() -> Result<(), Failure> {
     berth_sys::namespace::unshare(libc::CLONE_NEWCGROUP)
         .map_err(Failure::at(Step::CgroupNamespace, 0))

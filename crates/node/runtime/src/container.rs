@@ -309,7 +309,7 @@ enum StartError {
     Died,
 }
 
-/// Clones, moves the child into its cgroup, lets it run, and waits until it executes its program.
+/// Clones, has the child enter its cgroup, lets it run, and waits until it executes its program.
 ///
 /// With `two_stage` a first child runs `join` and makes the real one as its sibling.
 fn start(
@@ -325,6 +325,10 @@ fn start(
         Some(cgroup) => cgroup.unified().map_err(StartError::Cgroup)?,
         None => None,
     };
+    let entries = match cgroup {
+        Some(cgroup) => cgroup.entries().map_err(StartError::Cgroup)?,
+        None => Vec::new(),
+    };
     let into = unified.as_ref().map(AsFd::as_fd);
     let first = CloneOptions {
         namespaces: if two_stage { 0 } else { namespaces },
@@ -337,11 +341,13 @@ fn start(
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             let end = theirs.as_fd();
-            let outcome = if two_stage {
-                intermediate(end, namespaces, &join, &mut run)
-            } else {
+            let outcome = child::enter_cgroup(&entries).and_then(|()| {
+                if two_stage {
+                    // What it clones starts in its cgroup.
+                    return intermediate(end, namespaces, &join, &mut run);
+                }
                 channel::wait(end).and_then(|()| join()).and_then(|()| run(end).map(|_| ()))
-            };
+            });
             if let Err(failure) = outcome {
                 channel::report(end, failure);
             }
@@ -350,11 +356,10 @@ fn start(
     };
     drop(theirs);
     if !two_stage {
-        settle(pid, &ours, cgroup, score).inspect_err(|_| discard(&pidfd))?;
+        settle(pid, &ours, score).inspect_err(|_| discard(&pidfd))?;
         return finish(pid, pidfd, &ours);
     }
-    // The first child moves itself: what it clones starts in its cgroup.
-    let moved = settle(pid, &ours, cgroup, score).and_then(|()| match channel::receive(&ours) {
+    let moved = settle(pid, &ours, score).and_then(|()| match channel::receive(&ours) {
         Ok(Message::Pid(sibling)) => Ok(sibling),
         Ok(Message::Failed(failure)) => Err(StartError::Child(failure)),
         Ok(Message::Terminal(_) | Message::Closed) => Err(StartError::Died),
@@ -389,16 +394,8 @@ fn intermediate(
     }
 }
 
-/// Moves the waiting child into its cgroup and lets it go on.
-fn settle(
-    pid: Pid,
-    ours: &OwnedFd,
-    cgroup: Option<&Cgroup>,
-    score: Option<i32>,
-) -> Result<(), StartError> {
-    if let Some(cgroup) = cgroup {
-        cgroup.add(pid).map_err(StartError::Cgroup)?;
-    }
+/// Does for the waiting child what only its parent may, and lets it go on.
+fn settle(pid: Pid, ours: &OwnedFd, score: Option<i32>) -> Result<(), StartError> {
     if let Some(score) = score {
         let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
         std::fs::write(path, score.to_string()).map_err(StartError::Clone)?;
@@ -493,6 +490,7 @@ fn explain(
         Step::Capabilities => ("set the capabilities", String::new()),
         Step::Seccomp => ("install the seccomp filter", String::new()),
         Step::Hostname => ("set the host name", String::new()),
+        Step::Cgroup => ("enter its cgroup", String::new()),
     };
     CreateError::Child { step, detail, source }
 }
