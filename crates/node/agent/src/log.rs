@@ -64,9 +64,9 @@ struct Output {
     fresh: bool,
 }
 
-/// How long a follower sleeps at the end of the file. Files have no other sign that works on every kernel we support; the
-/// cost is one `read` per follower.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long a follower sleeps at the end of the file, at first and at most: a quiet log is looked at ever less often. Files have
+/// no other sign that works on every kernel we support; the cost is one `read` per follower.
+const PAUSES: [Duration; 2] = [Duration::from_millis(4), Duration::from_millis(100)];
 
 impl Output {
     async fn run(
@@ -81,12 +81,14 @@ impl Output {
             }
         }
         let mut pending = Vec::new();
+        let mut pause = PAUSES[0];
         loop {
             // Asked before reading, so that what is written up to the end is not missed.
             let more = self.query.follow && running();
             let length = file.read_until(b'\n', &mut pending)?;
             if length > 0 && pending.ends_with(b"\n") {
                 pending.pop();
+                pause = PAUSES[0];
                 if !self.emit(&std::mem::take(&mut pending)).await {
                     return Ok(());
                 }
@@ -100,7 +102,7 @@ impl Output {
                 return Ok(());
             }
             tokio::select! {
-                () = tokio::time::sleep(PAUSE) => {}
+                () = tokio::time::sleep(pause) => pause = (2 * pause).min(PAUSES[1]),
                 () = self.sink.closed() => return Ok(()),
             }
         }
@@ -179,11 +181,13 @@ async fn open(
     running: &mut (impl FnMut() -> bool + Send),
     follow: bool,
 ) -> io::Result<BufReader<std::fs::File>> {
+    let mut pause = PAUSES[0];
     loop {
         match std::fs::File::open(path) {
             Ok(file) => return Ok(BufReader::new(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound && follow && running() => {
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(PAUSES[1]);
             }
             Err(error) => return Err(error),
         }
