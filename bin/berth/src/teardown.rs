@@ -70,7 +70,7 @@ fn remove(data: &Path) -> Result<(), TeardownError> {
     let settings = data.join("settings.json");
     if settings.exists() {
         let (instance, network) = read_settings(&settings)?;
-        remove_cgroups(&instance, &directories)?;
+        remove_cgroups(&instance)?;
         network.teardown()?;
         Firewall::remove(firewall_settings(&crate::teardown::bare(&instance, &network)))?;
     }
@@ -179,11 +179,11 @@ fn end_server(data: &Path) -> Result<(), TeardownError> {
 }
 
 /// The cgroups of pods that are still there, then the instance's own.
-fn remove_cgroups(instance: &str, directories: &[PathBuf]) -> Result<(), TeardownError> {
+/// Removes all cgroups below the instance's, also those of pods whose directory has gone before them.
+fn remove_cgroups(instance: &str) -> Result<(), TeardownError> {
     let hierarchies = Hierarchies::detect()?;
-    for directory in directories {
-        let uid = directory.file_name().unwrap_or_default().to_string_lossy();
-        let pod = Path::new(instance).join(format!("pod{uid}"));
+    for pod in Cgroup::at(&hierarchies, Path::new(instance)).children() {
+        let pod = Path::new(instance).join(pod);
         for name in Cgroup::at(&hierarchies, &pod).children() {
             empty(&Cgroup::at(&hierarchies, &pod.join(name)))?;
         }
