@@ -38,12 +38,7 @@ pub async fn ensure(data: &Path) -> Result<Started, BackgroundError> {
     }
     std::fs::create_dir_all(data).map_err(failed)?;
     // Two commands at once must not start two servers.
-    let turn = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(data.join("start.lock"))
-        .map_err(failed)?;
+    let turn = crate::lock::open(&data.join("start.lock")).map_err(failed)?;
     let turn = tokio::task::spawn_blocking(move || {
         flock(&turn, FlockOperation::LockExclusive).map(|()| turn)
     });

@@ -4,6 +4,7 @@ mod background;
 mod ballast;
 mod custody;
 mod host;
+mod lock;
 mod names;
 mod nodes;
 mod runner;

@@ -128,12 +128,7 @@ fn run() -> Result<(), NamesError> {
         .ok_or(NamesError::Usage)?;
     let path = pid_file(&data);
     let failed = |source| NamesError::File { path: path.clone(), source };
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(failed)?;
+    let file = crate::lock::open(&path).map_err(failed)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed(error.into()))?;
     file.set_len(0).map_err(failed)?;
     std::io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes())

@@ -318,12 +318,7 @@ fn remember(settings: &ServeSettings) -> Result<(), ServeError> {
 fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
     let path = data.join("server.lock");
     let failed = |source| ServeError::Data { path: path.clone(), source };
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(failed)?;
+    let file = crate::lock::open(&path).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Running(data.to_owned())),

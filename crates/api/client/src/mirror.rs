@@ -51,6 +51,15 @@ impl<K> Change<'_, K> {
             Self::Gone { old } => old,
         }
     }
+
+    /// The object as it was and as it is, as far as it was and is.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<K>> {
+        let (old, new) = match self {
+            Self::Put { old, new } => (*old, Some(*new)),
+            Self::Gone { old } => (Some(*old), None),
+        };
+        old.into_iter().chain(new)
+    }
 }
 
 type Listener<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;

@@ -43,9 +43,7 @@ pub(crate) struct Call {
     pub field_validation: FieldValidation,
     /// What is wrong with the body and may be tolerated.
     pub doubtful: Vec<String>,
-    pub warnings: Vec<String>,
-    /// Warnings that are found while the call is only read.
-    pub remarks: Mutex<Vec<String>>,
+    pub warnings: Mutex<Vec<String>>,
 }
 
 impl Call {
@@ -106,8 +104,7 @@ impl Call {
             applies: false,
             field_validation,
             doubtful: Vec::new(),
-            warnings: Vec::new(),
-            remarks: Mutex::default(),
+            warnings: Mutex::default(),
         })
     }
 
@@ -128,8 +125,7 @@ impl Call {
             applies: false,
             field_validation: self.field_validation,
             doubtful: Vec::new(),
-            warnings: Vec::new(),
-            remarks: Mutex::default(),
+            warnings: Mutex::default(),
         }
     }
 
@@ -178,8 +174,7 @@ impl Call {
             (None, "deletecollection") => delete::delete_collection(&mut self, request).await?,
             (Some(_), _) | (None, _) => return Err(not_allowed()),
         };
-        let remarks = self.remarks.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for warning in self.warnings.into_iter().chain(remarks) {
+        for warning in self.warnings.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let text: String = warning.chars().filter(|c| !c.is_control()).collect();
             let text = text.replace('\\', "\\\\").replace('"', "\\\"");
             if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
@@ -189,9 +184,14 @@ impl Call {
         Ok(response)
     }
 
-    /// Adds warnings.
-    pub fn remark(&self, warnings: Vec<String>) {
-        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).extend(warnings);
+    /// Adds warnings for whoever asked, each once.
+    pub fn warn(&self, warnings: Vec<String>) {
+        let mut known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings {
+            if !known.contains(&warning) {
+                known.push(warning);
+            }
+        }
     }
 
     /// One object in the form the client asked for.

@@ -119,13 +119,7 @@ impl Call {
         texts.extend(unknown.iter().map(|path| format!("unknown field \"{path}\"")));
         match self.field_validation {
             FieldValidation::Ignore => {}
-            FieldValidation::Warn => {
-                for text in texts {
-                    if !self.warnings.contains(&text) {
-                        self.warnings.push(text);
-                    }
-                }
-            }
+            FieldValidation::Warn => self.warn(texts),
             FieldValidation::Strict if texts.is_empty() => {}
             FieldValidation::Strict => {
                 let message = format!("strict decoding error: {}", texts.join(", "));

@@ -16,8 +16,11 @@ const EXEMPT: [&str; 1] = ["kube-system"];
 /// At most so many violations of pods that already run are told.
 const TOLD: usize = 10;
 
-/// What a request's object is judged by; nothing for objects that hold no pod.
-pub(crate) async fn policies(call: &Call) -> Result<Option<Policies>, Status> {
+/// What a request's object is judged by; nothing for objects that hold no pod. `namespace` is asked for only then.
+pub(crate) async fn policies(
+    call: &Call,
+    namespace: impl Future<Output = Result<Option<Value>, Status>> + Send,
+) -> Result<Option<Policies>, Status> {
     let parts = [None, Some(Subresource::EphemeralContainers), Some(Subresource::Resize)];
     let path = template(call.resource.group, call.resource.kind);
     if path.is_none()
@@ -26,11 +29,9 @@ pub(crate) async fn policies(call: &Call) -> Result<Option<Policies>, Status> {
     {
         return Ok(None);
     }
-    let namespaces = berth_rules::find("", "v1", "namespaces")
-        .ok_or_else(|| Status::internal("namespaces are not served"))?;
-    let found = call.shared.fetch(namespaces, "", &call.namespace).await?;
-    let labels =
-        found.map_or(Value::Null, |(mut namespace, _)| namespace["metadata"]["labels"].take());
+    let labels = namespace
+        .await?
+        .map_or(Value::Null, |mut namespace| namespace["metadata"]["labels"].take());
     Ok(Some(Policies::of(&labels, DEFAULT).0))
 }
 

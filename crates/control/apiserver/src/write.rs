@@ -65,9 +65,7 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
         let message = "resourceVersion should not be set on objects to be created";
         return Err(Status::bad_request(message));
     }
-    if resource.namespaced() {
-        living_namespace(call).await?;
-    }
+    let namespace = if resource.namespaced() { Some(living_namespace(call).await?) } else { None };
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
         object.unset(&["metadata", field]);
     }
@@ -84,7 +82,7 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
     berth_rules::prepare_create(resource, &mut object);
     guard::create(call, &mut object)?;
     if let Some(inert) = berth_rules::inert(resource) {
-        call.warnings.push(inert.to_owned());
+        call.warn(vec![inert.to_owned()]);
     }
     let reservation = reserve(call, &mut object, None)?;
     let mut errors = berth_rules::validate(resource, &object);
@@ -92,8 +90,8 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
     if !errors.is_empty() {
         return Err(Status::invalid(call.kind_subject(&object), &errors));
     }
-    if let Some(policies) = standards::policies(call).await? {
-        call.remark(standards::admit(call, &policies, &object, None)?);
+    if let Some(policies) = standards::policies(call, async { Ok(namespace) }).await? {
+        call.warn(standards::admit(call, &policies, &object, None)?);
     }
     call.track(&mut object, None);
     let created = call.insert(object).await?;
@@ -124,12 +122,17 @@ fn keep(call: &Call, reservation: Option<Reservation<'_>>) {
     }
 }
 
-/// New objects need a namespace that is there to stay.
-async fn living_namespace(call: &Call) -> Result<(), Status> {
+/// The namespace of a call, if it is there.
+async fn fetch_namespace(call: &Call) -> Result<Option<Value>, Status> {
     let namespaces = berth_rules::find("", "v1", "namespaces")
         .ok_or_else(|| Status::internal("namespaces are not served"))?;
     let found = call.shared.fetch(namespaces, "", &call.namespace).await?;
-    let Some((namespace, _)) = found else {
+    Ok(found.map(|(namespace, _)| namespace))
+}
+
+/// New objects need a namespace that is there to stay.
+async fn living_namespace(call: &Call) -> Result<Value, Status> {
+    let Some(namespace) = fetch_namespace(call).await? else {
         let subject = berth_objects::Subject::new("", "namespaces", &call.namespace);
         return Err(Status::not_found(subject));
     };
@@ -146,7 +149,7 @@ async fn living_namespace(call: &Call) -> Result<(), Status> {
         });
         return Err(status);
     }
-    Ok(())
+    Ok(namespace)
 }
 
 pub(crate) async fn update(
@@ -179,8 +182,8 @@ pub(crate) fn change<'call>(
     mut make: impl FnMut(&Value) -> Result<Value, Status> + Send + 'call,
 ) -> BoxFuture<'call, Result<Value, Status>> {
     async move {
-        let policies = standards::policies(call).await?;
-        let mut remarks = Vec::new();
+        let policies = standards::policies(call, fetch_namespace(call)).await?;
+        let mut warnings = Vec::new();
         let mut reservation = None;
         let mut last = None;
         let attempt = |old: Value| {
@@ -192,7 +195,7 @@ pub(crate) fn change<'call>(
             check(call, &object, &old)?;
             guard::update(call, &mut object, &old)?;
             if let Some(policies) = &policies {
-                remarks = standards::admit(call, policies, &object, Some(&old))?;
+                warnings = standards::admit(call, policies, &object, Some(&old))?;
             }
             call.track(&mut object, Some(&old));
             let gone = delete::is_finished(call.resource, &object);
@@ -200,10 +203,10 @@ pub(crate) fn change<'call>(
             Ok(if gone { Change::Remove(object) } else { Change::Put(object) })
         };
         let changed = call.modify(attempt).await?;
-        call.remark(remarks);
+        call.warn(warnings);
         let gone = delete::is_finished(call.resource, &changed);
         if let Some(old) = last.as_ref().filter(|_| is_namespace(call) && !gone) {
-            call.remark(standards::existing(call, &changed, old).await?);
+            call.warn(standards::existing(call, &changed, old).await?);
         }
         if !call.dry_run
             && let Some(old) = last.filter(|_| call.resource.kind == "Service")

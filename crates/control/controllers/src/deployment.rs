@@ -9,12 +9,11 @@ pub mod status;
 
 use std::time::Duration;
 
-use berth_client::{Change, Key, Queue};
+use berth_client::{Key, Queue};
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
 
 use crate::context::Context;
-use crate::object;
+use crate::wake;
 
 /// Reconciles all Deployments until told to stop.
 pub async fn run(context: Context) {
@@ -27,29 +26,9 @@ pub async fn run(context: Context) {
 fn listen(context: &Context, queue: &Queue<Key>) {
     let to = queue.clone();
     context.mirrors.deployments.listen(move |change| to.push(Key::of(change.object().as_ref())));
-    let to = queue.clone();
-    let deployments = context.mirrors.deployments.clone();
-    context.mirrors.replica_sets.listen(move |change| {
-        let sets = match change {
-            Change::Put { old: Some(old), new } => vec![*old, *new],
-            Change::Put { old: None, new } => vec![*new],
-            Change::Gone { old } => vec![*old],
-        };
-        for set in sets {
-            let namespace = set.namespace().unwrap_or_default();
-            if let Some(owner) = object::controller(set.as_ref()) {
-                if owner.kind == "Deployment" {
-                    to.push(Key::new(namespace, &owner.name));
-                }
-                continue;
-            }
-            for deployment in deployments.in_namespace(&namespace) {
-                let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
-                if selector.is_some_and(|selector| object::selects(selector, set.labels())) {
-                    to.push(Key::of(deployment.as_ref()));
-                }
-            }
-        }
+    let mirrors = &context.mirrors;
+    wake::owners(&mirrors.replica_sets, &mirrors.deployments, queue, |owner| {
+        owner.spec.as_ref().map(|spec| &spec.selector)
     });
 }
 

@@ -8,7 +8,7 @@ pub mod plan;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_client::{Change, Key, Mirror, Queue};
+use berth_client::{Key, Mirror, Queue};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -55,12 +55,7 @@ fn listen(context: &Context, own: &Own, queue: &Queue<Key>) {
     own.budgets.listen(move |change| to.push(Key::of(change.object().as_ref())));
     let (to, budgets) = (queue.clone(), own.budgets.clone());
     context.mirrors.pods.listen(move |change| {
-        let pods = match change {
-            Change::Put { old: Some(old), new } => vec![*old, *new],
-            Change::Put { old: None, new } => vec![*new],
-            Change::Gone { old } => vec![*old],
-        };
-        for pod in pods {
+        for pod in change.objects() {
             for budget in budgets.in_namespace(&pod.namespace().unwrap_or_default()) {
                 if covers(&budget, pod) {
                     to.push(Key::of(budget.as_ref()));

@@ -20,6 +20,7 @@ mod object;
 mod orphan;
 pub mod replicaset;
 pub mod volume;
+mod wake;
 
 use std::path::PathBuf;
 use std::sync::Arc;

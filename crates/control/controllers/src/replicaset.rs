@@ -7,12 +7,11 @@ pub mod apply;
 pub mod observe;
 pub mod plan;
 
-use berth_client::{Change, Key, Queue};
+use berth_client::{Key, Queue};
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
 
 use crate::context::Context;
-use crate::object;
+use crate::wake;
 
 /// Reconciles all ReplicaSets until told to stop.
 pub async fn run(context: Context) {
@@ -25,30 +24,9 @@ pub async fn run(context: Context) {
 fn listen(context: &Context, queue: &Queue<Key>) {
     let to = queue.clone();
     context.mirrors.replica_sets.listen(move |change| to.push(Key::of(change.object().as_ref())));
-    let to = queue.clone();
-    let sets = context.mirrors.replica_sets.clone();
-    context.mirrors.pods.listen(move |change| {
-        let pods = match change {
-            Change::Put { old: Some(old), new } => vec![*old, *new],
-            Change::Put { old: None, new } => vec![*new],
-            Change::Gone { old } => vec![*old],
-        };
-        for pod in pods {
-            let namespace = pod.namespace().unwrap_or_default();
-            if let Some(owner) = object::controller(pod.as_ref()) {
-                if owner.kind == "ReplicaSet" {
-                    to.push(Key::new(namespace, &owner.name));
-                }
-                continue;
-            }
-            // An orphan is for whoever selects it.
-            for set in sets.in_namespace(&namespace) {
-                let selector = set.spec.as_ref().map(|spec| &spec.selector);
-                if selector.is_some_and(|selector| object::selects(selector, pod.labels())) {
-                    to.push(Key::of(set.as_ref()));
-                }
-            }
-        }
+    let mirrors = &context.mirrors;
+    wake::owners(&mirrors.pods, &mirrors.replica_sets, queue, |owner| {
+        owner.spec.as_ref().map(|spec| &spec.selector)
     });
 }
 

@@ -130,7 +130,10 @@ impl Etcd {
         let end = wire::end(&wire::full(&self.prefix, &range.prefix));
         if start >= end {
             // Nothing lies behind the last key; etcd would take this for a single key.
-            let revision = range.at.unwrap_or(self.lookup(&Bytes::new(), None).await?.revision);
+            let revision = match range.at {
+                Some(at) => at,
+                None => self.lookup_current().await?,
+            };
             return Ok(Page { records: Vec::new(), revision, remaining: 0 });
         }
         let limit = i64::try_from(range.limit).map_err(wire::broken)?;
@@ -166,10 +169,7 @@ impl Etcd {
     }
 
     async fn lookup_current(&self) -> Result<Revision, StoreError> {
-        let mut client = self.client.clone();
-        let options = GetOptions::new().with_count_only();
-        let answer = within(client.get(self.prefix.to_vec(), Some(options))).await?;
-        wire::revision(answer.header())
+        follow::newest(&mut self.client.clone(), &self.prefix).await
     }
 
     async fn put(&self, operations: Vec<Operation>) -> Result<Revision, StoreError> {

@@ -24,11 +24,16 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How often the past is looked at, to be forgotten.
 const TIDY: Duration = Duration::from_secs(60);
 
+/// The newest revision of all.
+pub async fn newest(client: &mut Client, prefix: &Bytes) -> Result<Revision, StoreError> {
+    let options = GetOptions::new().with_count_only();
+    let answer = within(client.get(prefix.to_vec(), Some(options))).await?;
+    wire::revision(answer.header())
+}
+
 /// All there is: as of some time ago if etcd still knows that, so that the watch brings what happened since.
 pub async fn load(client: &mut Client, prefix: &Bytes) -> Result<Core, StoreError> {
-    let options = GetOptions::new().with_count_only();
-    let current = within(client.get(prefix.to_vec(), Some(options))).await?;
-    let current = wire::revision(current.header())?;
+    let current = newest(client, prefix).await?;
     // The first revision of an empty etcd is 1.
     let past = Revision(current.0.saturating_sub(PAST).max(1));
     match load_at(client, prefix, past).await {
