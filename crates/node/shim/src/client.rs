@@ -209,7 +209,12 @@ impl Shim {
     /// # Errors
     /// When the shim does not answer.
     pub fn shutdown(&self) -> Result<(), ShimError> {
-        match self.ask(&Request::Shutdown, &[]) {
+        let mut outcome = self.ask(&Request::Shutdown, &[]);
+        if let Err(ShimError::Silent { .. }) = &outcome {
+            // It may have left on another's request between taking the connection and reading from it.
+            outcome = self.ask(&Request::Shutdown, &[]);
+        }
+        match outcome {
             Err(ShimError::Absent { .. }) => Ok(()),
             other => other.map(drop),
         }

@@ -94,7 +94,7 @@ impl Server {
                 self.handle(token)?;
             }
         }
-        std::fs::remove_file(self.directory.join(SOCKET))
+        Ok(())
     }
 
     /// Waits until something happens. Later tokens are handled first, so that removals keep earlier indexes right.
@@ -381,6 +381,8 @@ impl Server {
             }
         }
         self.leaving = true;
+        // Whoever has the answer finds no shim any more.
+        std::fs::remove_file(self.directory.join(SOCKET)).map_err(|error| failed(&error))?;
         Ok((Reply::Done, Vec::new()))
     }
 }
