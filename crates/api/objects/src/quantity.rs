@@ -78,6 +78,25 @@ impl Quantity {
         let format = if self.nanos == 0 { other.format } else { self.format };
         Self { nanos: self.nanos.saturating_add(other.nanos), format }
     }
+
+    /// The difference, in the format of the first that is not zero.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        self.plus(Self { nanos: other.nanos.saturating_neg(), ..other })
+    }
+
+    /// Whether it is nothing.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.nanos == 0
+    }
+
+    /// How many times the other this is.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio is rounded anyway")]
+    pub fn over(self, other: Self) -> f64 {
+        self.nanos as f64 / other.nanos as f64
+    }
 }
 
 fn ceiling(number: i128, divisor: i128) -> i128 {

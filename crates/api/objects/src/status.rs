@@ -1,5 +1,7 @@
 //! The API's answer to what went wrong, and the errors of single fields.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 /// What a Status is about and why, in the words of the API.
@@ -8,7 +10,7 @@ pub struct Status {
     /// The HTTP code.
     pub code: u16,
     /// The word clients act on, `NotFound`.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// The sentence people read.
     pub message: String,
     /// Group, kind or resource, and name; empty when it is about no object.
@@ -70,9 +72,13 @@ impl std::error::Error for Status {}
 
 impl Status {
     /// A status about no object.
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(
+        code: u16,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
         let (subject, causes) = (Box::default(), Vec::new());
-        let message = message.into();
+        let (reason, message) = (reason.into(), message.into());
         Self { code, reason, message, subject, causes, retry_after: None, next: None }
     }
 

@@ -8,6 +8,7 @@ mod convert;
 mod defaults;
 mod kinds;
 mod prepare;
+pub mod usage;
 mod validate;
 
 use berth_objects::{FieldError, Resource};
@@ -69,9 +70,6 @@ pub fn inert(resource: &Resource) -> Option<&'static str> {
             "this server keeps the object, but does not make pods of it yet"
         }
         ("autoscaling", _) => "this server keeps the object, but does not scale by it yet",
-        ("", "ResourceQuota" | "LimitRange") => {
-            "this server keeps the object, but does not enforce it yet"
-        }
         ("networking.k8s.io", "Ingress" | "IngressClass") => {
             "this server keeps the object, but does not route by it yet"
         }
@@ -88,8 +86,8 @@ pub fn inert(resource: &Resource) -> Option<&'static str> {
         ("node.k8s.io", _) => {
             "this server keeps the object, but runs all pods with its one runtime"
         }
-        ("admissionregistration.k8s.io", _) => {
-            "this server keeps the object, but does not call webhooks or judge by policies yet"
+        ("admissionregistration.k8s.io", kind) if kind.contains("Policy") => {
+            "this server keeps the object, but does not judge by policies yet"
         }
         ("flowcontrol.apiserver.k8s.io", _) => {
             "this server keeps the object, but does not order requests by it"

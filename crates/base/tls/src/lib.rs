@@ -11,6 +11,7 @@ pub use rustls::{ClientConfig, ServerConfig};
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_platform_verifier::BuilderVerifierExt;
 
 /// Protocols offered to peers, best first.
 pub const HTTP: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -120,6 +121,17 @@ pub fn client(
         Some(own) => config.with_client_auth_cert(own.chain, own.key)?,
         None => config.with_no_client_auth(),
     })
+}
+
+/// A client that trusts the machine's own authorities.
+///
+/// # Errors
+/// When the machine has none.
+pub fn public_client() -> Result<ClientConfig, TlsError> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .and_then(BuilderVerifierExt::with_platform_verifier)?;
+    Ok(config.with_no_client_auth())
 }
 
 #[cfg(test)]

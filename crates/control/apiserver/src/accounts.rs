@@ -7,6 +7,7 @@ use http::{Request, Response};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
+use crate::admission::Asked;
 use crate::authenticate::ISSUER;
 use crate::call::Call;
 use crate::{Body, input};
@@ -28,6 +29,10 @@ pub(crate) async fn token(
     if wanted.list(&["spec", "audiences"]).is_empty() {
         wanted.set(&["spec", "audiences"], json!([ISSUER]));
     }
+    let mut asked = Asked::create(call, wanted);
+    asked.mutate().await?;
+    asked.validate().await?;
+    wanted = asked.object;
     let longest = i64::try_from(LONGEST_TOKEN.as_secs()).unwrap_or(i64::MAX);
     let seconds = wanted.integer(&["spec", "expirationSeconds"]).unwrap_or(USUAL);
     if seconds < SHORTEST {

@@ -29,6 +29,10 @@ pub struct Audit {
 #[derive(Clone)]
 pub(crate) struct Reason(pub String);
 
+/// What admission wants kept: keys and values; travels in the extensions of the response.
+#[derive(Clone)]
+pub(crate) struct Notes(pub Vec<(String, String)>);
+
 /// The name of what was created, which the path does not have; travels in the extensions of the response.
 #[derive(Clone)]
 pub(crate) struct Created(pub String);
@@ -185,6 +189,11 @@ impl Trail {
                 "authorization.k8s.io/decision": decision,
                 "authorization.k8s.io/reason": reason.unwrap_or_default(),
             });
+        }
+        if let Some(Notes(notes)) = response.extensions().get::<Notes>() {
+            for (key, value) in notes {
+                self.event["annotations"][key] = value.as_str().into();
+            }
         }
         let response = self.take_response(response, code).await;
         self.event["requestReceivedTimestamp"] = precise(self.received);

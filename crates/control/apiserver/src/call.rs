@@ -7,6 +7,7 @@ use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response};
 use serde_json::Value;
 
+use crate::audit::Notes;
 use crate::output::Form;
 use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
@@ -44,6 +45,8 @@ pub(crate) struct Call {
     /// What is wrong with the body and may be tolerated.
     pub doubtful: Vec<String>,
     pub warnings: Mutex<Vec<String>>,
+    /// Keys and values for the audit log.
+    pub notes: Mutex<Vec<(String, String)>>,
 }
 
 impl Call {
@@ -105,6 +108,7 @@ impl Call {
             field_validation,
             doubtful: Vec::new(),
             warnings: Mutex::default(),
+            notes: Mutex::default(),
         })
     }
 
@@ -126,6 +130,7 @@ impl Call {
             field_validation: self.field_validation,
             doubtful: Vec::new(),
             warnings: Mutex::default(),
+            notes: Mutex::default(),
         }
     }
 
@@ -181,7 +186,14 @@ impl Call {
                 response.headers_mut().append("warning", value);
             }
         }
+        let notes = self.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        response.extensions_mut().insert(Notes(notes));
         Ok(response)
+    }
+
+    /// Adds something to be kept in the audit log.
+    pub fn note(&self, notes: Vec<(String, String)>) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).extend(notes);
     }
 
     /// Adds warnings for whoever asked, each once.

@@ -5,6 +5,7 @@ use http::{Request, Response};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
+use crate::admission::Asked;
 use crate::call::Call;
 use crate::registry::Change;
 use crate::service::json as respond;
@@ -53,6 +54,27 @@ impl Options {
             policy: policy.to_owned(),
         })
     }
+
+    /// As webhooks are told.
+    fn to_value(&self, call: &Call) -> Value {
+        let mut options = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if call.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        if let Some(grace) = self.grace {
+            options["gracePeriodSeconds"] = grace.into();
+        }
+        let texts = [
+            ("/propagationPolicy", &self.policy),
+            ("/preconditions/uid", &self.uid),
+            ("/preconditions/resourceVersion", &self.version),
+        ];
+        for (path, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+            let path: Vec<&str> = path.split('/').skip(1).collect();
+            options.set(&path, text.as_str());
+        }
+        options
+    }
 }
 
 pub(crate) async fn delete(
@@ -81,6 +103,8 @@ pub(crate) async fn delete_object(call: &Call, options: &Options) -> Result<(Val
     if let Some(why) = kept(call) {
         return Err(Status::forbidden(call.subject(), why));
     }
+    let current = call.read().await?;
+    Asked::delete(call, &current, options.to_value(call)).judge().await?;
     let mut gone = false;
     let object = call
         .modify(|old| {

@@ -8,6 +8,7 @@ use berth_store::Range;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
+use crate::admission::Asked;
 use crate::call::Call;
 use crate::delete::{self, Options};
 use crate::pods::{condition, success};
@@ -32,6 +33,7 @@ pub(crate) async fn evict(
     }
     let options = eviction.get("deleteOptions").unwrap_or(&Value::Null);
     let options = Options::from_body(call, options)?;
+    Asked::create(call, eviction.clone()).judge().await?;
     let pod = call.read().await?;
     if !goes_anyway(&pod)
         && let Some(budget) = budget(call, &pod).await?

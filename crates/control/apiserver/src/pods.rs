@@ -10,6 +10,7 @@ use tower::ServiceExt;
 
 use berth_objects::Subresource;
 
+use crate::admission::Asked;
 use crate::call::Call;
 use crate::registry::Change;
 use crate::service::json as respond;
@@ -35,6 +36,10 @@ pub(crate) async fn bind(
     if node.is_empty() {
         return Err(Status::bad_request("target.name: Required value"));
     }
+    let mut asked = Asked::create(call, binding);
+    asked.mutate().await?;
+    asked.validate().await?;
+    let binding = asked.object;
     let now = berth_objects::time::seconds(call.shared.now());
     call.modify(|mut pod| {
         let uid = binding.uid();
@@ -97,6 +102,9 @@ pub(crate) async fn stream(
     if action != "portForward" {
         path = format!("{path}/{}", container(call, &pod)?);
     }
+    if call.subresource != Some(Subresource::Log) {
+        Asked::connect(call, options(call)).judge().await?;
+    }
     if let Some(query) = request.uri().query() {
         path = format!("{path}?{query}");
     }
@@ -115,6 +123,30 @@ pub(crate) async fn stream(
         tracing::warn!(node, error = &*error as &dyn std::error::Error, "could not reach a node");
         unreachable()
     })
+}
+
+/// What the query asks of a stream, as an object.
+fn options(call: &Call) -> Value {
+    let Some((_, version, kind)) = call.subresource.and_then(Subresource::body) else {
+        return Value::Null;
+    };
+    let mut options = json!({"kind": kind, "apiVersion": version});
+    for name in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.contains(name) {
+            options[name] = call.query.flag(name).into();
+        }
+    }
+    if !call.query.text("container").is_empty() {
+        options["container"] = call.query.text("container").into();
+    }
+    if !call.query.all("command").is_empty() {
+        options["command"] = json!(call.query.all("command"));
+    }
+    let ports: Vec<u16> = call.query.all("ports").iter().filter_map(|it| it.parse().ok()).collect();
+    if !ports.is_empty() {
+        options["ports"] = json!(ports);
+    }
+    options
 }
 
 /// Boxed, because the compiler cannot follow the service's type into the callers' futures.

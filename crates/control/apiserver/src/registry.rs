@@ -9,7 +9,10 @@ use serde_json::Value;
 
 use crate::call::Call;
 use crate::server::Shared;
-use crate::status;
+use crate::{quota, status};
+
+/// So often a write begins again because others were faster.
+pub(crate) const ATTEMPTS: usize = 100;
 
 /// The prefix of all objects of a resource, in one namespace or in all.
 pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
@@ -74,8 +77,13 @@ pub(crate) enum Change {
 impl Call {
     /// The object the request names.
     pub async fn read(&self) -> Result<Value, Status> {
+        Ok(self.read_current().await?.0)
+    }
+
+    /// The object the request names, with its revision.
+    pub async fn read_current(&self) -> Result<(Value, Revision), Status> {
         let found = self.shared.fetch(self.resource, &self.namespace, &self.name).await?;
-        Ok(found.ok_or_else(|| Status::not_found(self.subject()))?.0)
+        found.ok_or_else(|| Status::not_found(self.subject()))
     }
 
     /// Writes a new object and returns it with its revision.
@@ -85,23 +93,25 @@ impl Call {
             let subject = Subject { name: object.name().to_owned(), ..self.subject() };
             Status::already_exists(subject)
         };
-        let revision = if self.dry_run {
-            let found = self.shared.store.get(key, None).await.map_err(status::store)?;
-            if found.record.is_some() {
-                return Err(exists());
+        for _ in 0..ATTEMPTS {
+            let mut operations = quota::account(self, None, Some(&object)).await?;
+            if self.dry_run {
+                let found = self.shared.store.get(key, None).await.map_err(status::store)?;
+                return if found.record.is_some() { Err(exists()) } else { Ok(object) };
             }
-            return Ok(object);
-        } else {
             let value = encode(self.resource, &object)?;
-            let operation = Operation::Put { key, value, expect: Expect::Absent };
-            match self.shared.store.commit(vec![operation]).await {
-                Ok(revision) => revision,
+            operations.push(Operation::Put { key: key.clone(), value, expect: Expect::Absent });
+            match self.shared.store.commit(operations).await {
+                Ok(revision) => {
+                    object.set(&["metadata", "resourceVersion"], revision.to_string());
+                    return Ok(object);
+                }
+                Err(StoreError::Conflict { key: other, .. }) if other != key => {}
                 Err(StoreError::Conflict { .. }) => return Err(exists()),
                 Err(error) => return Err(status::store(error)),
             }
-        };
-        object.set(&["metadata", "resourceVersion"], revision.to_string());
-        Ok(object)
+        }
+        Err(self.too_fast())
     }
 
     /// Changes the object the request names: reads it, asks what to make of it, and writes that if nobody was faster;
@@ -118,33 +128,50 @@ impl Call {
         &self,
         mut change: impl FnMut(Value) -> Result<Change, Status> + Send,
     ) -> Result<Value, Status> {
-        const ATTEMPTS: usize = 100;
-        let key = key(self.resource, &self.namespace, &self.name);
         for _ in 0..ATTEMPTS {
-            let found = self.shared.fetch(self.resource, &self.namespace, &self.name).await?;
-            let (old, revision) = found.ok_or_else(|| Status::not_found(self.subject()))?;
-            let expect = Expect::Revision(revision);
+            let (old, revision) = self.read_current().await?;
             let change = change(old.clone())?;
-            let (mut object, operation) = match change {
-                Change::Put(object) if object == old => return Ok(object),
-                Change::Put(object) => {
-                    let value = encode(self.resource, &object)?;
-                    (object, Operation::Put { key: key.clone(), value, expect })
-                }
-                Change::Remove(object) => (object, Operation::Delete { key: key.clone(), expect }),
-            };
-            if self.dry_run {
+            if let Some(object) = self.write(&old, revision, change).await? {
                 return Ok(object);
             }
-            match self.shared.store.commit(vec![operation]).await {
-                Ok(revision) => {
-                    object.set(&["metadata", "resourceVersion"], revision.to_string());
-                    return Ok(object);
-                }
-                Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(status::store(error)),
-            }
         }
-        Err(Status::conflict(self.subject(), "the object changes faster than it can be written"))
+        Err(self.too_fast())
+    }
+
+    /// Writes what became of an object that was read at `revision`, together with what follows from it. Nothing if
+    /// somebody was faster.
+    pub async fn write(
+        &self,
+        old: &Value,
+        revision: Revision,
+        change: Change,
+    ) -> Result<Option<Value>, Status> {
+        let key = key(self.resource, &self.namespace, &self.name);
+        let expect = Expect::Revision(revision);
+        let (mut object, operation, left) = match change {
+            Change::Put(object) if object == *old => return Ok(Some(object)),
+            Change::Put(object) => {
+                let value = encode(self.resource, &object)?;
+                (object, Operation::Put { key, value, expect }, true)
+            }
+            Change::Remove(object) => (object, Operation::Delete { key, expect }, false),
+        };
+        let mut operations = quota::account(self, Some(old), left.then_some(&object)).await?;
+        if self.dry_run {
+            return Ok(Some(object));
+        }
+        operations.push(operation);
+        match self.shared.store.commit(operations).await {
+            Ok(revision) => {
+                object.set(&["metadata", "resourceVersion"], revision.to_string());
+                Ok(Some(object))
+            }
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(status::store(error)),
+        }
+    }
+
+    pub fn too_fast(&self) -> Status {
+        Status::conflict(self.subject(), "the object changes faster than it can be written")
     }
 }

@@ -10,7 +10,8 @@ use crate::patch::Patch;
 use crate::service::json as respond;
 use crate::{Body, input, table, write};
 
-fn of(object: &Value) -> Value {
+/// The number of replicas of an object, as a Scale.
+pub(crate) fn of(object: &Value) -> Value {
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object.at(&["metadata", field]) {

@@ -13,10 +13,13 @@ use jiff::Timestamp;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::addresses::Addresses;
+use crate::admission::Webhooks;
 use crate::authorize::Access;
+use crate::callout::Callouts;
 use crate::hub::Hub;
 use crate::{
-    ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap, roles,
+    ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap, quota,
+    roles,
 };
 
 /// Says what time it is.
@@ -87,6 +90,8 @@ pub(crate) struct Shared {
     /// Ends the hub with the server.
     _hub: DropGuard,
     pub access: Arc<Access>,
+    pub callouts: Callouts,
+    pub webhooks: Webhooks,
     /// Cancelled when the server stops: watches end.
     pub closing: CancellationToken,
 }
@@ -117,6 +122,8 @@ impl ApiServer {
         // It ends when the guard goes, so nobody has to wait for it.
         drop(tokio::spawn(Arc::clone(&hub).run(Arc::downgrade(&store), stop.clone())));
         let shared = Shared {
+            callouts: Callouts::new(Arc::clone(&store)),
+            webhooks: Webhooks::new(),
             store,
             options,
             addresses,
@@ -130,6 +137,8 @@ impl ApiServer {
         tokio::spawn(access.follow(Arc::downgrade(&server.shared.store), closing));
         bootstrap::services(&server.shared).await.map_err(StartError::Services)?;
         bootstrap::objects(&server).await.map_err(StartError::Bootstrap)?;
+        let closing = server.shared.closing.clone();
+        tokio::spawn(quota::keep(Arc::downgrade(&server.shared), closing));
         Ok(server)
     }
 

@@ -1,5 +1,7 @@
 //! Creation and replacement: what happens between the body and the store, the same for every kind.
 
+use std::borrow::Cow;
+
 use berth_objects::{FieldError, Object, Status, Subresource, time};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -7,10 +9,11 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::addresses::Reservation;
+use crate::admission::Asked;
 use crate::audit::Created;
 use crate::call::Call;
-use crate::registry::Change;
-use crate::{Body, accounts, delete, guard, priority, standards};
+use crate::registry::{ATTEMPTS, Change};
+use crate::{Body, accounts, classes, delete, guard, limits, priority, quota, scale, standards};
 
 /// Letters and digits that spell no words and are not mistaken for each other.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -74,11 +77,15 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
     if object.list(&["metadata", "managedFields"]).is_empty() {
         object.unset(&["metadata", "managedFields"]);
     }
-    if (resource.group, resource.kind) == ("", "Pod") {
-        priority::resolve(call, &mut object).await?;
-        accounts::admit(call, &mut object).await?;
+    complete(call, &mut object).await?;
+    let mut asked = Asked::create(call, object);
+    let changed = asked.mutate().await?;
+    object = asked.object;
+    if changed {
+        refit(call, &mut object)?;
+        call.place(&mut object)?;
+        complete(call, &mut object).await?;
     }
-    berth_rules::default(resource, &mut object);
     berth_rules::prepare_create(resource, &mut object);
     guard::create(call, &mut object)?;
     if let Some(inert) = berth_rules::inert(resource) {
@@ -93,10 +100,43 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
     if let Some(policies) = standards::policies(call, async { Ok(namespace) }).await? {
         call.warn(standards::admit(call, &policies, &object, None)?);
     }
+    limits::check(call, &object).await?;
+    let asked = Asked::create(call, object);
+    asked.validate().await?;
+    object = asked.object;
     call.track(&mut object, None);
+    if is_quota(call) {
+        quota::tally(&call.shared, &call.namespace, &mut object).await?;
+    }
     let created = call.insert(object).await?;
     keep(call, reservation);
-    Ok(created)
+    // What came between counting and writing counts, too.
+    counted(call, created).await
+}
+
+/// Fills in what a new object left out, by the schema's defaults and by what the cluster says.
+async fn complete(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let resource = call.resource;
+    match (resource.group, resource.kind) {
+        ("", "Pod") => {
+            priority::resolve(call, object).await?;
+            accounts::admit(call, object).await?;
+            // Limits stand for requests that are not there, which the cluster's own must not get before.
+            berth_rules::default(resource, object);
+            limits::fill(call, object).await?;
+        }
+        ("", "PersistentVolumeClaim") => classes::fill(call, object).await?,
+        _ => {}
+    }
+    berth_rules::default(resource, object);
+    Ok(())
+}
+
+/// Fits an object that others have changed to its schema.
+fn refit(call: &Call, object: &mut Value) -> Result<(), Status> {
+    berth_objects::decode(call.resource.schema().1, object)
+        .map_err(|error| Status::internal(format!("admission left a broken object: {error}")))?;
+    Ok(())
 }
 
 /// Addresses and ports for a Service; nothing for anything else.
@@ -123,7 +163,7 @@ fn keep(call: &Call, reservation: Option<Reservation<'_>>) {
 }
 
 /// The namespace of a call, if it is there.
-async fn fetch_namespace(call: &Call) -> Result<Option<Value>, Status> {
+pub(crate) async fn fetch_namespace(call: &Call) -> Result<Option<Value>, Status> {
     let namespaces = berth_rules::find("", "v1", "namespaces")
         .ok_or_else(|| Status::internal("namespaces are not served"))?;
     let found = call.shared.fetch(namespaces, "", &call.namespace).await?;
@@ -182,41 +222,76 @@ pub(crate) fn change<'call>(
     mut make: impl FnMut(&Value) -> Result<Value, Status> + Send + 'call,
 ) -> BoxFuture<'call, Result<Value, Status>> {
     async move {
-        let policies = standards::policies(call, fetch_namespace(call)).await?;
-        let mut warnings = Vec::new();
-        let mut reservation = None;
-        let mut last = None;
-        let attempt = |old: Value| {
-            // A retry gives back what the attempt before it had taken.
-            reservation = None;
-            let mut object = make(&old)?;
-            ready(call, &mut object, &old)?;
-            reservation = reserve(call, &mut object, Some(&old))?;
-            check(call, &object, &old)?;
-            guard::update(call, &mut object, &old)?;
-            if let Some(policies) = &policies {
-                warnings = standards::admit(call, policies, &object, Some(&old))?;
-            }
-            call.track(&mut object, Some(&old));
+        for _ in 0..ATTEMPTS {
+            let (old, revision) = call.read_current().await?;
+            let object = make(&old)?;
+            let (object, reservation) = admit(call, object, &old).await?;
             let gone = delete::is_finished(call.resource, &object);
-            last = Some(old);
-            Ok(if gone { Change::Remove(object) } else { Change::Put(object) })
-        };
-        let changed = call.modify(attempt).await?;
-        call.warn(warnings);
-        let gone = delete::is_finished(call.resource, &changed);
-        if let Some(old) = last.as_ref().filter(|_| is_namespace(call) && !gone) {
-            call.warn(standards::existing(call, &changed, old).await?);
+            let change = if gone { Change::Remove(object) } else { Change::Put(object) };
+            let Some(changed) = call.write(&old, revision, change).await? else { continue };
+            if is_namespace(call) && !gone {
+                call.warn(standards::existing(call, &changed, &old).await?);
+            }
+            if !call.dry_run && call.resource.kind == "Service" {
+                call.shared.addresses.release(&old, (!gone).then_some(&changed));
+            }
+            keep(call, reservation);
+            let respecified = !gone && changed["spec"] != old["spec"];
+            return if respecified { counted(call, changed).await } else { Ok(changed) };
         }
-        if !call.dry_run
-            && let Some(old) = last.filter(|_| call.resource.kind == "Service")
-        {
-            call.shared.addresses.release(&old, (!gone).then_some(&changed));
-        }
-        keep(call, reservation);
-        Ok(changed)
+        Err(call.too_fast())
     }
     .boxed()
+}
+
+/// Makes a changed object ready to be written, and asks everybody who may have a say in it.
+async fn admit<'call>(
+    call: &'call Call,
+    mut object: Value,
+    old: &Value,
+) -> Result<(Value, Option<Reservation<'call>>), Status> {
+    ready(call, &mut object, old)?;
+    let shown_old = shown(call, old);
+    let mut asked = Asked::update(call, shown(call, &object).into_owned(), &shown_old);
+    if asked.mutate().await? {
+        take(call, &mut object, asked.object);
+        refit(call, &mut object)?;
+        ready(call, &mut object, old)?;
+    }
+    let reservation = reserve(call, &mut object, Some(old))?;
+    check(call, &object, old)?;
+    guard::update(call, &mut object, old)?;
+    if let Some(policies) = standards::policies(call, fetch_namespace(call)).await? {
+        call.warn(standards::admit(call, &policies, &object, Some(old))?);
+    }
+    if call.subresource == Some(Subresource::Resize) {
+        limits::check(call, &object).await?;
+    }
+    Asked::update(call, shown(call, &object).into_owned(), &shown_old).validate().await?;
+    if is_quota(call) && object["spec"] != old["spec"] {
+        quota::tally(&call.shared, &call.namespace, &mut object).await?;
+    }
+    call.track(&mut object, Some(old));
+    Ok((object, reservation))
+}
+
+/// The object as the path of the request shows it.
+fn shown<'object>(call: &Call, object: &'object Value) -> Cow<'object, Value> {
+    match call.via {
+        Some(Subresource::Scale) => Cow::Owned(scale::of(object)),
+        _ => Cow::Borrowed(object),
+    }
+}
+
+/// Takes over what others made of the object as the path shows it.
+fn take(call: &Call, object: &mut Value, shown: Value) {
+    match call.via {
+        Some(Subresource::Scale) => {
+            let replicas = shown.integer(&["spec", "replicas"]).unwrap_or(0);
+            object.set(&["spec", "replicas"], replicas);
+        }
+        _ => *object = shown,
+    }
 }
 
 /// Metadata that only the server writes, defaults, and the part of the object this path may write.
@@ -295,6 +370,18 @@ fn resize(object: &mut Value, old: &Value) {
 
 fn is_namespace(call: &Call) -> bool {
     (call.resource.group, call.resource.kind) == ("", "Namespace")
+}
+
+fn is_quota(call: &Call) -> bool {
+    (call.resource.group, call.resource.kind) == ("", "ResourceQuota")
+}
+
+/// A quota with what is taken of it, when it is a quota.
+async fn counted(call: &Call, object: Value) -> Result<Value, Status> {
+    if call.dry_run || !is_quota(call) {
+        return Ok(object);
+    }
+    Ok(quota::count(&call.shared, &call.namespace, object.name()).await?.0)
 }
 
 fn labels_of_namespace(call: &Call, object: &Value, old: Option<&Value>) -> Vec<FieldError> {

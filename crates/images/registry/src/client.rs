@@ -8,7 +8,6 @@ use std::time::Duration;
 use berth_content::Reference;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use rustls_platform_verifier::BuilderVerifierExt;
 use serde::Deserialize;
 
 use crate::challenge::Challenge;
@@ -81,8 +80,10 @@ impl Client {
     ///
     /// When TLS cannot be set up.
     pub fn new(options: ClientOptions) -> Result<Self, RegistryError> {
+        let mut tls = berth_tls::public_client().map_err(RegistryError::Tls)?;
+        tls.alpn_protocols = berth_tls::HTTP.map(<[u8]>::to_vec).to_vec();
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls()?)
+            .tls_backend_preconfigured(tls)
             .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
@@ -229,18 +230,6 @@ impl Client {
         }
         Ok(())
     }
-}
-
-/// The machine's own trusted authorities, with the provider named here rather than the process's default.
-fn tls() -> Result<rustls::ClientConfig, RegistryError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(BuilderVerifierExt::with_platform_verifier)
-        .map_err(RegistryError::Tls)?;
-    let mut config = config.with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 fn basic(credential: &crate::credentials::Credential) -> String {

@@ -91,7 +91,7 @@ pub enum RegistryError {
     Setup(#[source] reqwest::Error),
     /// The machine's trusted certificates could not be read.
     #[error("cannot set up TLS")]
-    Tls(#[source] rustls::Error),
+    Tls(#[source] berth_tls::TlsError),
     /// The store failed, or the layer was refused.
     #[error("cannot store the image")]
     Store(#[from] ContentError),

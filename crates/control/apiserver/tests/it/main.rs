@@ -4,11 +4,13 @@
 mod access;
 mod audit;
 mod contract;
+mod hooks;
 mod kinds;
 mod kubectl;
 mod nonsense;
 mod patches;
 mod people;
+mod quotas;
 mod reference;
 mod samples;
 mod script;

@@ -41,7 +41,7 @@ pub async fn creates(kubectl: Kubectl) {
              <pending>
              $ create serviceaccount robot
              serviceaccount/robot created
-             $ create quota q --hard=pods=3,requests.cpu=1 --scopes=NotTerminating
+             $ create quota q --hard=pods=30,configmaps=90
              resourcequota/q created
              $ create poddisruptionbudget p --selector=app=web --min-available=1
              poddisruptionbudget.policy/p created
