@@ -13,6 +13,7 @@ mod authorize;
 mod body;
 mod bootstrap;
 mod call;
+mod claims;
 mod compress;
 mod delete;
 mod discovery;

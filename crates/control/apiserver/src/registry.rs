@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::call::Call;
 use crate::server::Shared;
-use crate::status;
+use crate::{claims, status};
 
 /// The prefix of all objects of a resource, in one namespace or in all.
 pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
@@ -71,37 +71,77 @@ pub(crate) enum Change {
     Remove(Value),
 }
 
+/// What became of a new object.
+pub(crate) enum Inserted {
+    /// It is there.
+    Done,
+    /// It is not: what it holds at this key is somebody else's.
+    Taken(Bytes),
+}
+
 impl Call {
+    /// What is written beside an object of this kind.
+    fn beside_it(
+        &self,
+        old: Option<&Value>,
+        new: Option<&Value>,
+    ) -> Result<Vec<Operation>, Status> {
+        if !claims::concerns(self.resource) {
+            return Ok(Vec::new());
+        }
+        claims::operations(&self.shared, old, new)
+    }
+
+    /// What would refuse these operations: the first that has to be new and is there.
+    async fn hindrance(&self, operations: &[Operation]) -> Result<Option<Bytes>, Status> {
+        for operation in operations {
+            if let Operation::Put { key, expect: Expect::Absent, .. } = operation {
+                let found = self.shared.store.get(key.clone(), None).await;
+                if found.map_err(status::store)?.record.is_some() {
+                    return Ok(Some(key.clone()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// The object the request names.
     pub async fn read(&self) -> Result<Value, Status> {
         let found = self.shared.fetch(self.resource, &self.namespace, &self.name).await?;
         Ok(found.ok_or_else(|| Status::not_found(self.subject()))?.0)
     }
 
-    /// Writes a new object and returns it with its revision.
-    pub async fn insert(&self, mut object: Value) -> Result<Value, Status> {
+    /// Writes a new object with all it holds, and returns it with its revision.
+    pub async fn insert(&self, mut object: Value) -> Result<(Value, Inserted), Status> {
         let key = key(self.resource, &self.namespace, object.name());
         let exists = || {
             let subject = Subject { name: object.name().to_owned(), ..self.subject() };
             Status::already_exists(subject)
         };
-        let revision = if self.dry_run {
-            let found = self.shared.store.get(key, None).await.map_err(status::store)?;
-            if found.record.is_some() {
-                return Err(exists());
+        let value = encode(self.resource, &object)?;
+        let mut operations =
+            vec![Operation::Put { key: key.clone(), value, expect: Expect::Absent }];
+        operations.extend(self.beside_it(None, Some(&object))?);
+        if self.dry_run {
+            return match self.hindrance(&operations).await? {
+                None => Ok((object, Inserted::Done)),
+                Some(hindrance) if hindrance == key => Err(exists()),
+                Some(hindrance) => Ok((object, Inserted::Taken(hindrance))),
+            };
+        }
+        match self.shared.store.commit(operations.clone()).await {
+            Ok(revision) => {
+                self.shared.addresses.committed(&operations[1..]);
+                object.set(&["metadata", "resourceVersion"], revision.to_string());
+                Ok((object, Inserted::Done))
             }
-            return Ok(object);
-        } else {
-            let value = encode(self.resource, &object)?;
-            let operation = Operation::Put { key, value, expect: Expect::Absent };
-            match self.shared.store.commit(vec![operation]).await {
-                Ok(revision) => revision,
-                Err(StoreError::Conflict { .. }) => return Err(exists()),
-                Err(error) => return Err(status::store(error)),
+            Err(StoreError::Conflict { key: lost, .. }) if lost != key => {
+                self.shared.addresses.taken(&lost);
+                Ok((object, Inserted::Taken(lost)))
             }
-        };
-        object.set(&["metadata", "resourceVersion"], revision.to_string());
-        Ok(object)
+            Err(StoreError::Conflict { .. }) => Err(exists()),
+            Err(error) => Err(status::store(error)),
+        }
     }
 
     /// Changes the object the request names: reads it, asks what to make of it, and writes that if nobody was faster;
@@ -120,26 +160,48 @@ impl Call {
     ) -> Result<Value, Status> {
         const ATTEMPTS: usize = 100;
         let key = key(self.resource, &self.namespace, &self.name);
+        let mut lost = Vec::new();
         for _ in 0..ATTEMPTS {
             let found = self.shared.fetch(self.resource, &self.namespace, &self.name).await?;
             let (old, revision) = found.ok_or_else(|| Status::not_found(self.subject()))?;
             let expect = Expect::Revision(revision);
             let change = change(old.clone())?;
-            let (mut object, operation) = match change {
+            let (mut object, mut operations) = match change {
                 Change::Put(object) if object == old => return Ok(object),
                 Change::Put(object) => {
                     let value = encode(self.resource, &object)?;
-                    (object, Operation::Put { key: key.clone(), value, expect })
+                    let mut operations = vec![Operation::Put { key: key.clone(), value, expect }];
+                    operations.extend(self.beside_it(Some(&old), Some(&object))?);
+                    (object, operations)
                 }
-                Change::Remove(object) => (object, Operation::Delete { key: key.clone(), expect }),
+                Change::Remove(object) => {
+                    let mut operations = vec![Operation::Delete { key: key.clone(), expect }];
+                    operations.extend(self.beside_it(Some(&old), None)?);
+                    (object, operations)
+                }
             };
-            if self.dry_run {
-                return Ok(object);
-            }
-            match self.shared.store.commit(vec![operation]).await {
+            let outcome = if self.dry_run {
+                match self.hindrance(&operations).await? {
+                    None => return Ok(object),
+                    Some(key) => Err(StoreError::Conflict { key, actual: None }),
+                }
+            } else {
+                self.shared.store.commit(operations.clone()).await
+            };
+            match outcome {
                 Ok(revision) => {
+                    self.shared.addresses.committed(&operations.split_off(1));
                     object.set(&["metadata", "resourceVersion"], revision.to_string());
                     return Ok(object);
+                }
+                // What was chosen is chosen anew; what is lost twice was asked for.
+                Err(StoreError::Conflict { key: other, .. }) if other != key => {
+                    if lost.contains(&other) {
+                        let errors = [claims::refusal(&object, &other)];
+                        return Err(Status::invalid(self.kind_subject(&object), &errors));
+                    }
+                    self.shared.addresses.taken(&other);
+                    lost.push(other);
                 }
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(status::store(error)),

@@ -6,11 +6,10 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use crate::addresses::Reservation;
 use crate::audit::Created;
 use crate::call::Call;
-use crate::registry::Change;
-use crate::{Body, accounts, delete, guard, priority, standards};
+use crate::registry::{Change, Inserted};
+use crate::{Body, accounts, claims, delete, guard, priority, standards};
 
 /// Letters and digits that spell no words and are not mistaken for each other.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -58,7 +57,29 @@ pub(crate) async fn create_object(call: &mut Call, object: Value) -> Result<Valu
     Err(last.unwrap_or_else(|| Status::internal("no name was tried")))
 }
 
-async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Status> {
+/// Creates an object whose name is known. What was chosen for it may be somebody else's by the time it is written; then it is
+/// chosen again. What was asked for is not.
+async fn create_named(call: &mut Call, object: Value) -> Result<Value, Status> {
+    const ATTEMPTS: usize = 20;
+    let asked = claims::claimed(&object);
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        match create_once(call, object.clone()).await? {
+            (created, Inserted::Done) => return Ok(created),
+            (refused, Inserted::Taken(key)) => {
+                let errors = [claims::refusal(&refused, &key)];
+                let status = Status::invalid(call.kind_subject(&refused), &errors);
+                if asked.contains_key(&key) {
+                    return Err(status);
+                }
+                last = Some(status);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Status::internal("nothing was tried")))
+}
+
+async fn create_once(call: &mut Call, mut object: Value) -> Result<(Value, Inserted), Status> {
     call.place(&mut object)?;
     let resource = call.resource;
     if !object.resource_version().is_empty() {
@@ -84,7 +105,7 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
     if let Some(inert) = berth_rules::inert(resource) {
         call.warn(vec![inert.to_owned()]);
     }
-    let reservation = reserve(call, &mut object, None)?;
+    offer(call, &mut object, None)?;
     let mut errors = berth_rules::validate(resource, &object);
     errors.extend(labels_of_namespace(call, &object, None));
     if !errors.is_empty() {
@@ -94,32 +115,16 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
         call.warn(standards::admit(call, &policies, &object, None)?);
     }
     call.track(&mut object, None);
-    let created = call.insert(object).await?;
-    keep(call, reservation);
-    Ok(created)
+    call.insert(object).await
 }
 
 /// Addresses and ports for a Service; nothing for anything else.
-fn reserve<'call>(
-    call: &'call Call,
-    object: &mut Value,
-    old: Option<&Value>,
-) -> Result<Option<Reservation<'call>>, Status> {
-    if (call.resource.group, call.resource.kind) != ("", "Service") {
-        return Ok(None);
+fn offer(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    if !claims::concerns(call.resource) {
+        return Ok(());
     }
-    match call.shared.addresses.reserve(object, old) {
-        Ok(reservation) => Ok(Some(reservation)),
-        Err(errors) => Err(Status::invalid(call.kind_subject(object), &errors)),
-    }
-}
-
-fn keep(call: &Call, reservation: Option<Reservation<'_>>) {
-    if let Some(reservation) = reservation
-        && !call.dry_run
-    {
-        reservation.keep();
-    }
+    let offered = call.shared.addresses.offer(object, old);
+    offered.map_err(|errors| Status::invalid(call.kind_subject(object), &errors))
 }
 
 /// The namespace of a call, if it is there.
@@ -184,14 +189,11 @@ pub(crate) fn change<'call>(
     async move {
         let policies = standards::policies(call, fetch_namespace(call)).await?;
         let mut warnings = Vec::new();
-        let mut reservation = None;
         let mut last = None;
         let attempt = |old: Value| {
-            // A retry gives back what the attempt before it had taken.
-            reservation = None;
             let mut object = make(&old)?;
             ready(call, &mut object, &old)?;
-            reservation = reserve(call, &mut object, Some(&old))?;
+            offer(call, &mut object, Some(&old))?;
             check(call, &object, &old)?;
             guard::update(call, &mut object, &old)?;
             if let Some(policies) = &policies {
@@ -208,12 +210,6 @@ pub(crate) fn change<'call>(
         if let Some(old) = last.as_ref().filter(|_| is_namespace(call) && !gone) {
             call.warn(standards::existing(call, &changed, old).await?);
         }
-        if !call.dry_run
-            && let Some(old) = last.filter(|_| call.resource.kind == "Service")
-        {
-            call.shared.addresses.release(&old, (!gone).then_some(&changed));
-        }
-        keep(call, reservation);
         Ok(changed)
     }
     .boxed()

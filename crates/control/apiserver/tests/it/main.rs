@@ -12,6 +12,7 @@ mod people;
 mod reference;
 mod samples;
 mod script;
+mod servers;
 mod standards;
 mod suite;
 mod support;
