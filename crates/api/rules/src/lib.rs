@@ -73,7 +73,7 @@ pub fn inert(resource: &Resource) -> Option<&'static str> {
         ("networking.k8s.io", "Ingress" | "IngressClass") => {
             "this server keeps the object, but does not route by it yet"
         }
-        ("networking.k8s.io", "ServiceCIDR" | "IPAddress") => {
+        ("networking.k8s.io", "ServiceCIDR") => {
             "this server keeps the object, but takes addresses of Services from its own range"
         }
         ("", "Endpoints") => {

@@ -1,68 +1,33 @@
-//! Addresses and node ports of Services: taken at creation, given back at deletion.
+//! Addresses and node ports of Services: which to offer a Service that asks for none in particular.
 //!
-//! What is taken is held in memory and read from the Services themselves at the start, so the two cannot disagree for long.
+//! What is taken is remembered here only so that a free one is found at once. Whether it is really free the store says, when the
+//! Service is written together with its records (see `claims`); then another is offered.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-use berth_objects::{FieldError, Object};
+use berth_objects::{FieldError, Object, Status};
+use berth_store::{Event, Operation, Range, Revision, Store, StoreError};
+use bytes::Bytes;
+use futures::StreamExt;
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
-#[derive(Default)]
-struct Taken {
-    addresses: HashSet<Ipv4Addr>,
-    ports: HashSet<(u16, String)>,
-}
+use crate::claims::{address_key, port_key, prefixes};
+use crate::status;
 
 pub(crate) struct Addresses {
     network: Ipv4Net,
     ports: RangeInclusive<u16>,
-    taken: Mutex<Taken>,
-}
-
-/// What was taken for a Service that is not stored yet. Dropped, it is given back.
-pub(crate) struct Reservation<'all> {
-    all: &'all Addresses,
-    address: Option<Ipv4Addr>,
-    ports: Vec<(u16, String)>,
-}
-
-impl Reservation<'_> {
-    /// The Service is stored.
-    pub fn keep(mut self) {
-        self.address = None;
-        self.ports.clear();
-    }
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        let mut taken = self.all.lock();
-        if let Some(address) = self.address {
-            taken.addresses.remove(&address);
-        }
-        for port in &self.ports {
-            taken.ports.remove(port);
-        }
-    }
+    /// Keys of records that were there when we last looked.
+    taken: Mutex<HashSet<Bytes>>,
 }
 
 fn address(service: &Value) -> Option<Ipv4Addr> {
     service.text(&["spec", "clusterIP"]).parse().ok()
-}
-
-/// Ports of several protocols may share a number.
-fn ports(service: &Value) -> Vec<(u16, String)> {
-    let ports = service.list(&["spec", "ports"]).iter().filter_map(|port| {
-        let number = u16::try_from(port.integer(&["nodePort"])?).ok().filter(|port| *port > 0)?;
-        Some((number, port.text(&["protocol"]).to_owned()))
-    });
-    let health = service.integer(&["spec", "healthCheckNodePort"]).unwrap_or(0);
-    let health = u16::try_from(health).ok().filter(|port| *port > 0);
-    ports.chain(health.map(|port| (port, "TCP".to_owned()))).collect()
 }
 
 impl Addresses {
@@ -70,7 +35,7 @@ impl Addresses {
         Self { network, ports, taken: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, HashSet<Bytes>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -79,42 +44,90 @@ impl Addresses {
         self.network.hosts().next().unwrap_or(self.network.addr())
     }
 
-    /// Notes what an existing Service holds.
-    pub fn note(&self, service: &Value) {
-        let mut taken = self.lock();
-        taken.addresses.extend(address(service));
-        taken.ports.extend(ports(service));
+    /// Somebody has what is at this key.
+    pub fn taken(&self, key: &Bytes) {
+        self.lock().insert(key.clone());
     }
 
-    /// Gives back what a Service held and no longer needs.
-    pub fn release(&self, old: &Value, new: Option<&Value>) {
-        let kept = new.map(ports).unwrap_or_default();
+    /// Notes what a commit did, before the watch says it.
+    pub fn committed(&self, operations: &[Operation]) {
         let mut taken = self.lock();
-        if let Some(address) = address(old)
-            && new.and_then(self::address) != Some(address)
-        {
-            taken.addresses.remove(&address);
-        }
-        for port in ports(old) {
-            if !kept.contains(&port) {
-                taken.ports.remove(&port);
+        for operation in operations {
+            match operation {
+                Operation::Put { key, .. } => drop(taken.insert(key.clone())),
+                Operation::Delete { key, .. } => drop(taken.remove(key)),
             }
         }
     }
 
-    /// Takes what a new or changed Service needs and writes it into the Service.
-    pub fn reserve<'all>(
-        &'all self,
-        service: &mut Value,
-        old: Option<&Value>,
-    ) -> Result<Reservation<'all>, Vec<FieldError>> {
-        let mut reservation = Reservation { all: self, address: None, ports: Vec::new() };
+    /// Reads what is taken, and returns up to where that is known.
+    pub async fn load(&self, store: &dyn Store) -> Result<Revision, Status> {
+        let mut seen = Revision(u64::MAX);
+        let mut all = HashSet::new();
+        for prefix in prefixes() {
+            let range = Range { prefix, ..Range::default() };
+            let page = store.range(range).await.map_err(status::store)?;
+            seen = seen.min(page.revision);
+            all.extend(page.records.into_iter().map(|record| record.key));
+        }
+        *self.lock() = all;
+        Ok(seen)
+    }
+
+    /// Follows what others take and give back, until the store is closed: following does not keep it open.
+    pub async fn follow(&self, store: Weak<dyn Store>, from: Revision) {
+        let mut from = from;
+        loop {
+            let Some(opened) = store.upgrade() else { return };
+            let [one, two] = prefixes();
+            let watches =
+                async { Ok((opened.watch(one, from).await?, opened.watch(two, from).await?)) };
+            match watches.await {
+                Ok((one, two)) => {
+                    drop(opened);
+                    let mut events = futures::stream::select(one, two);
+                    while let Some(event) = events.next().await {
+                        if !self.take(&event) {
+                            break;
+                        }
+                    }
+                }
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot follow addresses"
+                    );
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let Some(opened) = store.upgrade() else { return };
+            match self.load(&*opened).await {
+                Ok(seen) => from = seen,
+                Err(error) => tracing::warn!(%error, "cannot read which addresses are taken"),
+            }
+        }
+    }
+
+    /// Says whether the watch goes on.
+    fn take(&self, event: &Event) -> bool {
+        match event {
+            Event::Put { record, .. } => drop(self.lock().insert(record.key.clone())),
+            Event::Delete { previous, .. } => drop(self.lock().remove(&previous.key)),
+            Event::Progress(_) => {}
+            Event::Compacted(_) => return false,
+        }
+        true
+    }
+
+    /// Writes into a new or changed Service what it needs and does not name.
+    pub fn offer(&self, service: &mut Value, old: Option<&Value>) -> Result<(), Vec<FieldError>> {
         let kind = service.text(&["spec", "type"]).to_owned();
         if kind == "ExternalName" {
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
                 service.unset(&["spec", field]);
             }
-            return Ok(reservation);
+            return Ok(());
         }
         // A replacement that says nothing keeps what there is.
         if let Some(old) = old
@@ -125,86 +138,85 @@ impl Addresses {
                 service.set(&["spec", field], old["spec"][field].clone());
             }
         }
-        self.cluster_address(service, old, &mut reservation)?;
+        self.cluster_address(service, old)?;
         service.set_default(&["spec", "ipFamilies"], json!(["IPv4"]));
         service.set_default(&["spec", "ipFamilyPolicy"], "SingleStack");
         let wants = kind == "NodePort"
             || (kind == "LoadBalancer"
                 && service.at(&["spec", "allocateLoadBalancerNodePorts"]) != Some(&json!(false)));
         if wants {
-            self.node_ports(service, old, &mut reservation)?;
+            self.node_ports(service, old)?;
         } else if old.is_some_and(|old| old.text(&["spec", "type"]) != kind) {
             let ports = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
             for port in ports.into_iter().flatten() {
                 port.unset(&["nodePort"]);
             }
         }
-        Ok(reservation)
+        Ok(())
     }
 
     fn cluster_address(
         &self,
         service: &mut Value,
         old: Option<&Value>,
-        reservation: &mut Reservation<'_>,
     ) -> Result<(), Vec<FieldError>> {
         let asked = service.text(&["spec", "clusterIP"]).to_owned();
-        let path = "spec.clusterIPs";
-        let invalid = |why: String| vec![FieldError::invalid(path, &json!([asked]), why)];
-        let given = match asked.as_str() {
-            "None" => None,
-            "" => {
-                let mut taken = self.lock();
-                let skip = rand::random_range(0..self.network.hosts().count().max(1));
-                let found = self
-                    .network
-                    .hosts()
-                    .cycle()
-                    .skip(skip)
-                    .take(self.network.hosts().count())
-                    .find(|host| *host != self.first() && !taken.addresses.contains(host));
-                let found =
-                    found.ok_or_else(|| invalid("the range of addresses is full".into()))?;
-                taken.addresses.insert(found);
-                reservation.address = Some(found);
-                Some(found)
-            }
+        let invalid =
+            |why: String| vec![FieldError::invalid("spec.clusterIPs", &json!([asked]), why)];
+        let text = match asked.as_str() {
+            "None" => "None".to_owned(),
+            "" => self
+                .free_address()
+                .ok_or_else(|| invalid("the range of addresses is full".into()))?
+                .to_string(),
             text => {
                 let wanted: Ipv4Addr =
                     text.parse().map_err(|_| invalid("must be a valid IP address".into()))?;
-                if old.and_then(address) != Some(wanted) {
-                    if !self.network.contains(&wanted) {
-                        let why = format!(
-                            "failed to allocate IP {wanted}: the provided IP is not in the valid range {}",
-                            self.network
-                        );
-                        return Err(invalid(why));
-                    }
-                    if !self.lock().addresses.insert(wanted) {
-                        let why = format!(
-                            "failed to allocate IP {wanted}: provided IP is already allocated"
-                        );
-                        return Err(invalid(why));
-                    }
-                    reservation.address = Some(wanted);
+                if old.and_then(address) != Some(wanted) && !self.network.contains(&wanted) {
+                    let why = format!(
+                        "failed to allocate IP {wanted}: the provided IP is not in the valid range {}",
+                        self.network
+                    );
+                    return Err(invalid(why));
                 }
-                Some(wanted)
+                wanted.to_string()
             }
         };
-        let text = given.map_or_else(|| "None".to_owned(), |address| address.to_string());
         service.set(&["spec", "clusterIPs"], json!([text]));
         service.set(&["spec", "clusterIP"], text);
         Ok(())
     }
 
-    fn node_ports(
-        &self,
-        service: &mut Value,
-        old: Option<&Value>,
-        reservation: &mut Reservation<'_>,
-    ) -> Result<(), Vec<FieldError>> {
-        let own = old.map(ports).unwrap_or_default();
+    fn free_address(&self) -> Option<Ipv4Addr> {
+        let first = self.first();
+        let last = self.network.hosts().next_back().unwrap_or(first);
+        let count = last.to_bits() - first.to_bits() + 1;
+        let skip = rand::random_range(0..count);
+        let taken = self.lock();
+        (0..count)
+            .map(|step| {
+                let place = (u64::from(skip) + u64::from(step)) % u64::from(count);
+                Ipv4Addr::from_bits(first.to_bits() + u32::try_from(place).unwrap_or_default())
+            })
+            .find(|host| *host != first && !taken.contains(&address_key(*host)))
+    }
+
+    fn free_port(&self, mine: &HashSet<(u16, String)>) -> Option<u16> {
+        let count = self.ports.len();
+        let skip = rand::random_range(0..count.max(1));
+        let taken = self.lock();
+        let is_free = |port: &u16| {
+            !mine.iter().any(|(other, _)| other == port)
+                && ["TCP", "UDP", "SCTP"]
+                    .iter()
+                    .all(|protocol| !taken.contains(&port_key(*port, protocol)))
+        };
+        self.ports.clone().cycle().skip(skip).take(count).find(is_free)
+    }
+
+    fn node_ports(&self, service: &mut Value, old: Option<&Value>) -> Result<(), Vec<FieldError>> {
         let old_ports = old.map(|old| old.list(&["spec", "ports"]).to_vec()).unwrap_or_default();
+        let mut mine = HashSet::new();
         let places = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
         for (index, place) in places.into_iter().flatten().enumerate() {
             let protocol = place.text(&["protocol"]).to_owned();
@@ -214,42 +226,27 @@ impl Addresses {
             let before = old_ports.iter().find(same).and_then(|port| port.integer(&["nodePort"]));
             let asked = place.integer(&["nodePort"]).filter(|port| *port > 0).or(before);
             let path = format!("spec.ports[{index}].nodePort");
-            let mut taken = self.lock();
             let number = match asked {
                 Some(asked) => {
-                    let invalid =
-                        |why: String| vec![FieldError::invalid(&path, &json!(asked), why)];
                     let port = u16::try_from(asked).ok().filter(|port| self.ports.contains(port));
                     let (start, end) = (self.ports.start(), self.ports.end());
-                    let port = port.ok_or_else(|| invalid(format!("provided port is not in the valid range. The range of valid ports is {start}-{end}")))?;
-                    let key = (port, protocol);
-                    if !own.contains(&key) {
-                        if !taken.ports.insert(key.clone()) {
-                            return Err(invalid("provided port is already allocated".into()));
-                        }
-                        reservation.ports.push(key);
+                    let why = || {
+                        format!(
+                            "provided port is not in the valid range. The range of valid ports is {start}-{end}"
+                        )
+                    };
+                    let invalid = |why| vec![FieldError::invalid(&path, &json!(asked), why)];
+                    let port = port.ok_or_else(|| invalid(why()))?;
+                    if mine.contains(&(port, protocol.clone())) {
+                        return Err(invalid("provided port is already allocated".to_owned()));
                     }
                     port
                 }
-                None => {
-                    let count = self.ports.len();
-                    let skip = rand::random_range(0..count.max(1));
-                    let is_free = |port: &u16| {
-                        ["TCP", "UDP", "SCTP"]
-                            .iter()
-                            .all(|protocol| !taken.ports.contains(&(*port, (*protocol).to_owned())))
-                    };
-                    let found = self.ports.clone().cycle().skip(skip).take(count).find(is_free);
-                    let full = || {
-                        vec![FieldError::invalid(&path, &json!(0), "the range of ports is full")]
-                    };
-                    let port = found.ok_or_else(full)?;
-                    taken.ports.insert((port, protocol.clone()));
-                    reservation.ports.push((port, protocol));
-                    port
-                }
+                None => self.free_port(&mine).ok_or_else(|| {
+                    vec![FieldError::invalid(&path, &json!(0), "the range of ports is full")]
+                })?,
             };
-            drop(taken);
+            mine.insert((number, protocol));
             place.set(&["nodePort"], number);
         }
         Ok(())

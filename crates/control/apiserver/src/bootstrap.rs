@@ -1,29 +1,15 @@
 //! The objects every cluster has.
 
 use berth_objects::{Object, Status};
-use berth_store::Range;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
 use crate::call::Call;
 use crate::path::{Query, ResourceTarget};
-use crate::server::{ApiServer, Shared};
-use crate::{Identity, registry, status, write};
+use crate::server::ApiServer;
+use crate::{Identity, write};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
-
-/// Notes the addresses that existing Services hold.
-pub(crate) async fn services(shared: &Shared) -> Result<(), Status> {
-    let resource = berth_rules::find("", "v1", "services")
-        .ok_or_else(|| Status::internal("Services are not served"))?;
-    let prefix = registry::prefix(resource, "").into();
-    let range = Range { prefix, ..Range::default() };
-    let page = shared.store.range(range).await.map_err(status::store)?;
-    for record in &page.records {
-        shared.addresses.note(&registry::decode(resource, record)?);
-    }
-    Ok(())
-}
 
 /// Makes sure that the first objects exist.
 pub(crate) async fn objects(server: &ApiServer) -> Result<(), Status> {

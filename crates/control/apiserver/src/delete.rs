@@ -9,7 +9,7 @@ use crate::admission::Asked;
 use crate::call::Call;
 use crate::registry::Change;
 use crate::service::json as respond;
-use crate::{Body, input, list, write};
+use crate::{Body, claims, input, list, write};
 
 /// What the client wants of a deletion.
 #[derive(Debug, Clone, Default)]
@@ -117,14 +117,15 @@ pub(crate) async fn delete_object(call: &Call, options: &Options) -> Result<(Val
                 return Err(Status::conflict(call.subject(), &why));
             }
             write::expect_version(call, &options.version, &old)?;
+            if let Some(service) = claims::holder(call.resource, &old) {
+                let why = format!("the address is that of the Service {service} and goes with it");
+                return Err(Status::forbidden(call.subject(), &why));
+            }
             let change = plan(call.resource, old, options, call.shared.now());
             gone = matches!(change, Change::Remove(_));
             Ok(change)
         })
         .await?;
-    if gone && !call.dry_run && call.resource.kind == "Service" {
-        call.shared.addresses.release(&object, None);
-    }
     Ok((object, gone))
 }
 

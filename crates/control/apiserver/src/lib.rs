@@ -15,6 +15,7 @@ mod body;
 mod bootstrap;
 mod call;
 mod callout;
+mod claims;
 mod classes;
 mod compress;
 mod delete;

@@ -1,5 +1,7 @@
 //! Objects in the store: keys, encoding, reads, and changes that are retried until they fit.
 
+use std::sync::PoisonError;
+
 use berth_objects::{Object, Resource, Status, Subject};
 use berth_store::{Expect, Operation, Range, Record, Revision, StoreError};
 use bytes::Bytes;
@@ -9,7 +11,7 @@ use serde_json::Value;
 
 use crate::call::Call;
 use crate::server::Shared;
-use crate::{quota, status};
+use crate::{claims, quota, status};
 
 /// So often a write begins again because others were faster.
 pub(crate) const ATTEMPTS: usize = 100;
@@ -86,8 +88,27 @@ impl Call {
         found.ok_or_else(|| Status::not_found(self.subject()))
     }
 
-    /// Writes a new object and returns it with its revision.
-    pub async fn insert(&self, mut object: Value) -> Result<Value, Status> {
+    /// Whether objects of this kind hold what is noted at this key.
+    fn holds(&self, key: &Bytes) -> bool {
+        claims::concerns(self.resource) && claims::is_record(key)
+    }
+
+    /// Takes note that what is chosen for an object is somebody else's, so that another is chosen. What is lost twice was not
+    /// chosen but asked for.
+    fn lose(&self, object: &Value, key: Bytes) -> Result<(), Status> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if lost.contains(&key) {
+            let errors = [claims::refusal(object, &key)];
+            return Err(Status::invalid(self.kind_subject(object), &errors));
+        }
+        self.shared.addresses.taken(&key);
+        lost.push(key);
+        Ok(())
+    }
+
+    /// Writes a new object with all it holds, and returns it with its revision. Nothing if what was chosen for it is somebody
+    /// else's.
+    pub async fn insert(&self, mut object: Value) -> Result<Option<Value>, Status> {
         let key = key(self.resource, &self.namespace, object.name());
         let exists = || {
             let subject = Subject { name: object.name().to_owned(), ..self.subject() };
@@ -95,16 +116,28 @@ impl Call {
         };
         for _ in 0..ATTEMPTS {
             let mut operations = quota::account(self, None, Some(&object)).await?;
+            let claimed = claims::operations(self, None, Some(&object))?;
             if self.dry_run {
                 let found = self.shared.store.get(key, None).await.map_err(status::store)?;
-                return if found.record.is_some() { Err(exists()) } else { Ok(object) };
+                if found.record.is_some() {
+                    return Err(exists());
+                }
+                return match claims::hindrance(self, &claimed).await? {
+                    None => Ok(Some(object)),
+                    Some(hindrance) => self.lose(&object, hindrance).map(|()| None),
+                };
             }
             let value = encode(self.resource, &object)?;
             operations.push(Operation::Put { key: key.clone(), value, expect: Expect::Absent });
+            operations.extend(claimed.iter().cloned());
             match self.shared.store.commit(operations).await {
                 Ok(revision) => {
+                    self.shared.addresses.committed(&claimed);
                     object.set(&["metadata", "resourceVersion"], revision.to_string());
-                    return Ok(object);
+                    return Ok(Some(object));
+                }
+                Err(StoreError::Conflict { key: other, .. }) if self.holds(&other) => {
+                    return self.lose(&object, other).map(|()| None);
                 }
                 Err(StoreError::Conflict { key: other, .. }) if other != key => {}
                 Err(StoreError::Conflict { .. }) => return Err(exists()),
@@ -157,14 +190,23 @@ impl Call {
             Change::Remove(object) => (object, Operation::Delete { key, expect }, false),
         };
         let mut operations = quota::account(self, Some(old), left.then_some(&object)).await?;
+        let claimed = claims::operations(self, Some(old), left.then_some(&object))?;
         if self.dry_run {
-            return Ok(Some(object));
+            return match claims::hindrance(self, &claimed).await? {
+                None => Ok(Some(object)),
+                Some(hindrance) => self.lose(&object, hindrance).map(|()| None),
+            };
         }
         operations.push(operation);
+        operations.extend(claimed.iter().cloned());
         match self.shared.store.commit(operations).await {
             Ok(revision) => {
+                self.shared.addresses.committed(&claimed);
                 object.set(&["metadata", "resourceVersion"], revision.to_string());
                 Ok(Some(object))
+            }
+            Err(StoreError::Conflict { key: other, .. }) if self.holds(&other) => {
+                self.lose(&object, other).map(|()| None)
             }
             Err(StoreError::Conflict { .. }) => Ok(None),
             Err(error) => Err(status::store(error)),

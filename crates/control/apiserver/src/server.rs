@@ -18,8 +18,8 @@ use crate::authorize::Access;
 use crate::callout::Callouts;
 use crate::hub::Hub;
 use crate::{
-    ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap, quota,
-    roles,
+    ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap,
+    claims, quota, roles,
 };
 
 /// Says what time it is.
@@ -85,7 +85,7 @@ pub enum StartError {
 pub(crate) struct Shared {
     pub store: Arc<dyn Store>,
     pub options: Options,
-    pub addresses: Addresses,
+    pub addresses: Arc<Addresses>,
     pub hub: Arc<Hub>,
     /// Ends the hub with the server.
     _hub: DropGuard,
@@ -117,6 +117,7 @@ impl ApiServer {
         roles::reconcile(&*store, &options).await.map_err(StartError::Roles)?;
         let access = Arc::new(Access::load(&*store).await.map_err(StartError::Roles)?);
         let addresses = Addresses::new(options.service_addresses, options.node_ports.clone());
+        let addresses = Arc::new(addresses);
         let hub = Hub::new(store.current());
         let stop = CancellationToken::new();
         // It ends when the guard goes, so nobody has to wait for it.
@@ -135,7 +136,14 @@ impl ApiServer {
         let server = Self { shared: Arc::new(shared) };
         let (access, closing) = (server.shared.access.clone(), server.shared.closing.clone());
         tokio::spawn(access.follow(Arc::downgrade(&server.shared.store), closing));
-        bootstrap::services(&server.shared).await.map_err(StartError::Services)?;
+        claims::repair(&server.shared).await.map_err(StartError::Services)?;
+        let addresses = Arc::clone(&server.shared.addresses);
+        let (store, closing) = (server.shared.store.clone(), server.shared.closing.clone());
+        let seen = addresses.load(&*store).await.map_err(StartError::Services)?;
+        let store = Arc::downgrade(&store);
+        tokio::spawn(closing.run_until_cancelled_owned(async move {
+            addresses.follow(store, seen).await;
+        }));
         bootstrap::objects(&server).await.map_err(StartError::Bootstrap)?;
         let closing = server.shared.closing.clone();
         tokio::spawn(quota::keep(Arc::downgrade(&server.shared), closing));

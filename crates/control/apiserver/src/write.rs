@@ -8,12 +8,13 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use crate::addresses::Reservation;
 use crate::admission::Asked;
 use crate::audit::Created;
 use crate::call::Call;
 use crate::registry::{ATTEMPTS, Change};
-use crate::{Body, accounts, classes, delete, guard, limits, priority, quota, scale, standards};
+use crate::{
+    Body, accounts, claims, classes, delete, guard, limits, priority, quota, scale, standards,
+};
 
 /// Letters and digits that spell no words and are not mistaken for each other.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -61,7 +62,19 @@ pub(crate) async fn create_object(call: &mut Call, object: Value) -> Result<Valu
     Err(last.unwrap_or_else(|| Status::internal("no name was tried")))
 }
 
-async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Status> {
+/// Creates an object whose name is known. What was chosen for it may be somebody else's by the time it is written; then it is
+/// chosen again.
+async fn create_named(call: &mut Call, object: Value) -> Result<Value, Status> {
+    for _ in 0..ATTEMPTS {
+        if let Some(created) = create_once(call, object.clone()).await? {
+            // What came between counting and writing counts, too.
+            return counted(call, created).await;
+        }
+    }
+    Err(call.too_fast())
+}
+
+async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>, Status> {
     call.place(&mut object)?;
     let resource = call.resource;
     if !object.resource_version().is_empty() {
@@ -91,7 +104,7 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
     if let Some(inert) = berth_rules::inert(resource) {
         call.warn(vec![inert.to_owned()]);
     }
-    let reservation = reserve(call, &mut object, None)?;
+    offer(call, &mut object, None)?;
     let mut errors = berth_rules::validate(resource, &object);
     errors.extend(labels_of_namespace(call, &object, None));
     if !errors.is_empty() {
@@ -108,10 +121,7 @@ async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Statu
     if is_quota(call) {
         quota::tally(&call.shared, &call.namespace, &mut object).await?;
     }
-    let created = call.insert(object).await?;
-    keep(call, reservation);
-    // What came between counting and writing counts, too.
-    counted(call, created).await
+    call.insert(object).await
 }
 
 /// Fills in what a new object left out, by the schema's defaults and by what the cluster says.
@@ -140,26 +150,12 @@ fn refit(call: &Call, object: &mut Value) -> Result<(), Status> {
 }
 
 /// Addresses and ports for a Service; nothing for anything else.
-fn reserve<'call>(
-    call: &'call Call,
-    object: &mut Value,
-    old: Option<&Value>,
-) -> Result<Option<Reservation<'call>>, Status> {
-    if (call.resource.group, call.resource.kind) != ("", "Service") {
-        return Ok(None);
+fn offer(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    if !claims::concerns(call.resource) {
+        return Ok(());
     }
-    match call.shared.addresses.reserve(object, old) {
-        Ok(reservation) => Ok(Some(reservation)),
-        Err(errors) => Err(Status::invalid(call.kind_subject(object), &errors)),
-    }
-}
-
-fn keep(call: &Call, reservation: Option<Reservation<'_>>) {
-    if let Some(reservation) = reservation
-        && !call.dry_run
-    {
-        reservation.keep();
-    }
+    let offered = call.shared.addresses.offer(object, old);
+    offered.map_err(|errors| Status::invalid(call.kind_subject(object), &errors))
 }
 
 /// The namespace of a call, if it is there.
@@ -225,17 +221,13 @@ pub(crate) fn change<'call>(
         for _ in 0..ATTEMPTS {
             let (old, revision) = call.read_current().await?;
             let object = make(&old)?;
-            let (object, reservation) = admit(call, object, &old).await?;
+            let object = admit(call, object, &old).await?;
             let gone = delete::is_finished(call.resource, &object);
             let change = if gone { Change::Remove(object) } else { Change::Put(object) };
             let Some(changed) = call.write(&old, revision, change).await? else { continue };
             if is_namespace(call) && !gone {
                 call.warn(standards::existing(call, &changed, &old).await?);
             }
-            if !call.dry_run && call.resource.kind == "Service" {
-                call.shared.addresses.release(&old, (!gone).then_some(&changed));
-            }
-            keep(call, reservation);
             let respecified = !gone && changed["spec"] != old["spec"];
             return if respecified { counted(call, changed).await } else { Ok(changed) };
         }
@@ -245,11 +237,7 @@ pub(crate) fn change<'call>(
 }
 
 /// Makes a changed object ready to be written, and asks everybody who may have a say in it.
-async fn admit<'call>(
-    call: &'call Call,
-    mut object: Value,
-    old: &Value,
-) -> Result<(Value, Option<Reservation<'call>>), Status> {
+async fn admit(call: &Call, mut object: Value, old: &Value) -> Result<Value, Status> {
     ready(call, &mut object, old)?;
     let shown_old = shown(call, old);
     let mut asked = Asked::update(call, shown(call, &object).into_owned(), &shown_old);
@@ -258,7 +246,7 @@ async fn admit<'call>(
         refit(call, &mut object)?;
         ready(call, &mut object, old)?;
     }
-    let reservation = reserve(call, &mut object, Some(old))?;
+    offer(call, &mut object, Some(old))?;
     check(call, &object, old)?;
     guard::update(call, &mut object, old)?;
     if let Some(policies) = standards::policies(call, fetch_namespace(call)).await? {
@@ -272,7 +260,7 @@ async fn admit<'call>(
         quota::tally(&call.shared, &call.namespace, &mut object).await?;
     }
     call.track(&mut object, Some(old));
-    Ok((object, reservation))
+    Ok(object)
 }
 
 /// The object as the path of the request shows it.

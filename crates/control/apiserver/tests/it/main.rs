@@ -14,6 +14,7 @@ mod quotas;
 mod reference;
 mod samples;
 mod script;
+mod servers;
 mod standards;
 mod suite;
 mod support;
