@@ -3,6 +3,7 @@
 //!
 //! Controllers, the scheduler and the DNS server know the world only through these; none of them polls.
 
+mod election;
 mod fault;
 mod follow;
 mod key;
@@ -11,6 +12,7 @@ mod open;
 mod queue;
 mod recorder;
 
+pub use election::{Candidate, Terms};
 pub use fault::Fault;
 pub use follow::{Follow, One};
 pub use key::Key;

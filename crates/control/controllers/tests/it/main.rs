@@ -3,6 +3,7 @@
 
 mod access;
 mod disruption;
+mod election;
 mod endings;
 mod scheduling;
 mod support;
