@@ -10,7 +10,7 @@ use berth_audit::{Journal, Limits, Policy};
 use berth_cli::{EtcdSettings, ServeSettings};
 use berth_secrets::SealedStore;
 use berth_store::{
-    Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Store, TlsOptions,
+    Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Store, TlsOptions, Upgrade,
 };
 use futures::future::BoxFuture;
 use tracing::{info, warn};
@@ -20,23 +20,47 @@ use crate::serve::{ServeError, chain};
 /// How long the audit log may take to reach the disk at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What leads from one format of the store to the next; see [`berth_store::upgrade`].
+const UPGRADES: &[Upgrade] = &[];
+
 /// The store, behind what seals Secrets, and what must hold while it is used.
-pub async fn sealed_store(settings: &ServeSettings) -> Result<(SealedStore, Hold), ServeError> {
+pub async fn sealed_store(
+    settings: &ServeSettings,
+    node: &str,
+) -> Result<(SealedStore, Hold), ServeError> {
     let data = &settings.data;
     let keys = settings.secrets_key.clone().unwrap_or_else(|| data.join("secrets.key"));
-    let (store, hold) = match &settings.store {
-        None => (Arc::new(open_store(data).await?) as Arc<dyn Store>, Hold(None)),
-        Some(etcd) => open_etcd(etcd, data).await?,
+    let (store, hold): (Arc<dyn Store>, _) = match &settings.store {
+        None => (Arc::new(open_store(data).await?), Hold(None)),
+        Some(etcd) => open_etcd(etcd, data, node).await?,
     };
-    Ok((SealedStore::open(store, &keys, &[berth_apiserver::SECRETS]).await?, hold))
+    let opened = async {
+        berth_store::upgrade(&*store, UPGRADES, env!("CARGO_PKG_VERSION")).await?;
+        let sealed = [berth_apiserver::SECRETS, crate::cluster::IDENTITY];
+        Ok(SealedStore::open(store.clone(), &keys, &sealed).await?)
+    };
+    match opened.await {
+        Ok(sealed) => Ok((sealed, hold)),
+        Err(error) => {
+            hold.release().await;
+            Err(error)
+        }
+    }
 }
 
 /// Our right to use the store.
 pub struct Hold(Option<Claim>);
 
 impl Hold {
-    /// Waits until it is lost. A file is ours as long as we live.
-    pub async fn lost(&mut self) {
+    /// Gives it back at the end, so that others need not wait.
+    pub async fn release(self) {
+        if let Some(claim) = self.0 {
+            claim.release().await;
+        }
+    }
+
+    /// Waits until it is lost, and returns who has it now. A file is ours as long as we live.
+    pub async fn lost(&mut self) -> String {
         match &mut self.0 {
             Some(claim) => claim.lost().await,
             None => std::future::pending().await,
@@ -47,6 +71,7 @@ impl Hold {
 async fn open_etcd(
     settings: &EtcdSettings,
     data: &Path,
+    node: &str,
 ) -> Result<(Arc<dyn Store>, Hold), ServeError> {
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|source| ServeError::Data { path: path.clone(), source })
@@ -63,12 +88,12 @@ async fn open_etcd(
         options.tls = Some(tls);
     }
     let etcd = Etcd::open(options).await?;
-    let claim = etcd.claim(&own_name(data)?).await?;
+    let claim = etcd.claim(node, &own_name(data)?).await?;
     Ok((Arc::new(etcd), Hold(Some(claim))))
 }
 
 /// A name that no other server has, and that stays.
-fn own_name(data: &Path) -> Result<String, ServeError> {
+pub fn own_name(data: &Path) -> Result<String, ServeError> {
     let path = data.join("server.id");
     let failed = |source| ServeError::Data { path: path.clone(), source };
     match std::fs::read_to_string(&path) {

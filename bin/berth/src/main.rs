@@ -2,11 +2,13 @@
 
 mod background;
 mod ballast;
+mod cluster;
 mod custody;
 mod host;
 mod lock;
 mod names;
 mod nodes;
+mod peers;
 mod runner;
 mod serve;
 mod teardown;

@@ -3,25 +3,29 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use berth_agent::{Agent, AgentError};
-use berth_apiserver::{ApiServer, Identity, Options};
+use berth_apiserver::{ApiServer, Identity, Options, Peer};
 use berth_authority::{Authority, Kubeconfig, TokenKeys};
 use berth_cli::{ServeSettings, ServerState};
+use berth_client::{Candidate, Terms};
 use berth_network::NodeNetwork;
-use berth_secrets::UnsealError;
+use berth_secrets::{SealedStore, UnsealError};
+use berth_store::Store;
+use futures::FutureExt;
 use futures::future::try_join;
-use kube::Client;
+use kube::{Api, Client};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::custody::{OwnOperations, open_audit, sealed_store};
+use crate::custody::{Hold, OwnOperations, open_audit, own_name, sealed_store};
 use crate::nodes::OwnNode;
+use crate::peers::Peers;
 
 /// Why the server does not run.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +42,18 @@ pub enum ServeError {
     /// The store.
     #[error("cannot open the store")]
     Store(#[from] berth_store::StoreError),
-    /// Another server has the etcd.
-    #[error("cannot use this etcd")]
+    /// Another server has the node's name.
+    #[error("cannot join the cluster")]
     Claim(#[from] berth_store::ClaimError),
-    /// The claim was not renewed in time.
-    #[error("etcd has been out of reach for too long; another server may have it now")]
-    Lost,
+    /// Another server has taken the node's name, while etcd was out of reach.
+    #[error("another server, `{0}`, is this node now")]
+    Lost(String),
+    /// What the servers of a cluster have in common.
+    #[error("cannot join the cluster")]
+    Join(#[from] crate::cluster::JoinError),
+    /// The store is of another version.
+    #[error("cannot use the store")]
+    Format(#[from] berth_store::FormatError),
     /// The state is elsewhere.
     #[error("the state of `{}` has been kept in {before}, and would now be kept in {now}; say `--store` as before, or run `berth reset` first", data.display())]
     OtherStore { data: PathBuf, before: String, now: String },
@@ -75,6 +85,8 @@ pub enum ServeError {
 
 /// Lifetime of certificates that are made anew at every start.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long the controllers may take to end, and to leave the lead to others.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Most pods of a node. Kubernetes' own default is 110; ours cost far less.
 const PODS: u32 = 1000;
 
@@ -98,11 +110,11 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone()));
 
-    let authority = Arc::new(Authority::open(&data.join("pki"))?);
-    let (store, mut hold) = sealed_store(&settings).await?;
+    let node = settings.node_name.clone().unwrap_or_else(hostname);
+    let State { store, mut hold, authority, tokens, identity } =
+        State::open(&settings, &node).await?;
     let audit = open_audit(&settings)?;
     let journal = audit.journal.clone();
-    let node = settings.node_name.clone().unwrap_or_else(hostname);
     let own = OwnNode::default();
     let listener = TcpListener::bind(settings.listen)
         .await
@@ -115,20 +127,24 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         nodes: Arc::new(own.clone()),
         advertise: Some(inside),
         room: Arc::new(crate::ballast::Disk(data.clone())),
-        tokens: Arc::new(TokenKeys::open(&data.join("pki/tokens"))?),
+        tokens: tokens.clone(),
+        peer: peer(identity.as_deref(), &node, address),
         audit: Some(audit),
         operations: Some(Arc::new(OwnOperations::new(store.clone()))),
         ..Options::default()
     };
-    let api = ApiServer::start(Arc::new(store), options).await?;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let api = ApiServer::start(store.clone(), options).await?;
+    if identity.is_some() {
+        follow_others(&api, &node, Arc::downgrade(&store), tokens, &stop);
+    }
+    drop(store);
     let kubeconfig = write_kubeconfigs(&authority, address, &data)?;
     let tls = server_tls(&authority, address, &network)?;
-    let listening = {
-        let (api, tls, stop) = (api.clone(), tls.clone(), stop.clone());
-        tokio::spawn(async move { api.serve(listener, tls, stop).await })
-    };
-    let control = tokio::spawn(control(
+    let listening = listen(&api, listener, &tls, &stop);
+    let mut control = tokio::spawn(control(
         api.clone(),
+        identity,
         berth_controllers::Settings {
             ca_pem: authority.certificate().to_owned(),
             volumes_root: data.join("volumes"),
@@ -150,23 +166,87 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     state.write(&data).map_err(failed)?;
     announce(address, &kubeconfig);
     let running = tokio::spawn(agent.run());
+    let said = |error: berth_apiserver::ListenError| chain(&error);
     let outcome = tokio::select! {
-        ended = control => Err(ended_early("control plane", ended.map(|result| result.err()), &stop)),
-        ended = listening => Err(ended_early("API listener", ended.map(|result| result.err().map(|error| chain(&error))), &stop)),
-        ended = listening_inside => Err(ended_early("API listener for pods", ended.map(|result| result.err().map(|error| chain(&error))), &stop)),
+        ended = &mut control => Err(ended_early("control plane", ended.map(|result| result.err()), &stop)),
+        ended = listening => Err(ended_early("API listener", ended.map(|result| result.err().map(said)), &stop)),
+        ended = listening_inside => Err(ended_early("API listener for pods", ended.map(|result| result.err().map(said)), &stop)),
         ended = running => Err(ended_early("node agent", ended.map(|()| None), &stop)),
-        () = hold.lost() => Err(ServeError::Lost),
+        holder = hold.lost() => Err(ServeError::Lost(holder)),
         () = stop.cancelled() => Ok(()),
     };
     stop.cancel();
+    if !control.is_finished() && tokio::time::timeout(PATIENCE, control).await.is_err() {
+        warn!("the controllers do not end");
+    }
     api.close();
+    close(hold, journal).await;
+    concluded(outcome)
+}
+
+/// Leaves nothing that others would wait for.
+async fn close(hold: Hold, journal: berth_audit::Journal) {
+    hold.release().await;
     crate::custody::close(journal).await;
     info!("server stopped, containers go on");
+}
+
+/// How the other servers know this one, where there may be others.
+fn peer(identity: Option<&str>, node: &str, address: SocketAddr) -> Option<Peer> {
+    identity.map(|_| Peer { node: node.to_owned(), local: address.ip().is_loopback() })
+}
+
+/// Takes note of what the other servers of the cluster do, and of their end.
+fn follow_others(
+    api: &ApiServer,
+    node: &str,
+    store: Weak<dyn Store>,
+    tokens: Arc<TokenKeys>,
+    stop: &CancellationToken,
+) {
+    tokio::spawn(crate::cluster::follow_tokens(store.clone(), tokens, stop.clone()));
+    let peers = Peers::new(client(api, "system:apiserver", &["system:masters"]), node);
+    tokio::spawn(peers.run(store, stop.clone()));
+}
+
+/// A part that ended because it was told to is no error.
+fn concluded(outcome: Result<(), ServeError>) -> Result<(), ServeError> {
     match outcome {
         Err(error) if !matches!(&error, ServeError::Ended { reason, .. } if reason.is_empty()) => {
             Err(error)
         }
         _ => Ok(()),
+    }
+}
+
+/// What the server keeps, and what it has in common with others.
+struct State {
+    store: SealedStore,
+    hold: Hold,
+    authority: Arc<Authority>,
+    tokens: Arc<TokenKeys>,
+    /// This server's own name, where there may be others.
+    identity: Option<String>,
+}
+
+impl State {
+    async fn open(settings: &ServeSettings, node: &str) -> Result<Self, ServeError> {
+        let (store, hold) = sealed_store(settings, node).await?;
+        let joined = async {
+            if settings.store.is_some() {
+                crate::cluster::same_services(&store, settings.service_cidr).await?;
+            }
+            crate::cluster::join(&store, &settings.data.join("pki")).await
+        };
+        let (authority, tokens) = match joined.await {
+            Ok((authority, tokens)) => (Arc::new(authority), Arc::new(tokens)),
+            Err(error) => {
+                hold.release().await;
+                return Err(error.into());
+            }
+        };
+        let identity = settings.store.as_ref().map(|_| own_name(&settings.data)).transpose()?;
+        Ok(Self { store, hold, authority, tokens, identity })
     }
 }
 
@@ -244,12 +324,23 @@ async fn listen_inside(
     let listener = TcpListener::bind(inside)
         .await
         .map_err(|source| ServeError::Listen { address: inside, source })?;
-    let (api, stop) = (api.clone(), stop.clone());
-    Ok(tokio::spawn(async move { api.serve(listener, tls, stop).await }))
+    Ok(listen(api, listener, &tls, stop))
 }
 
+fn listen(
+    api: &ApiServer,
+    listener: TcpListener,
+    tls: &Arc<berth_tls::ServerConfig>,
+    stop: &CancellationToken,
+) -> tokio::task::JoinHandle<Result<(), berth_apiserver::ListenError>> {
+    let (api, tls, stop) = (api.clone(), tls.clone(), stop.clone());
+    tokio::spawn(async move { api.serve(listener, tls, stop).await })
+}
+
+/// Runs controllers and scheduler: always where nobody else could, else whenever their leases are ours.
 async fn control(
     api: ApiServer,
+    identity: Option<String>,
     settings: berth_controllers::Settings,
     stop: CancellationToken,
 ) -> Result<(), String> {
@@ -259,15 +350,32 @@ async fn control(
         let user = format!("system:serviceaccount:kube-system:{name}");
         client(&api, &user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
     };
-    let controllers = async {
-        berth_controllers::run(manager, accounts, settings, stop.clone())
-            .await
-            .map_err(|error| chain(&error))
+    let control = |stop: CancellationToken| {
+        let (manager, accounts, settings) = (manager.clone(), accounts.clone(), settings.clone());
+        async move {
+            let done = berth_controllers::run(manager, accounts, settings, stop).await;
+            done.map_err(|error| chain(&error))
+        }
     };
-    let scheduler = async {
-        berth_scheduler::run(scheduler, stop.clone()).await.map_err(|error| chain(&error))
+    let schedule = |stop: CancellationToken| {
+        let scheduler = scheduler.clone();
+        async move { berth_scheduler::run(scheduler, stop).await.map_err(|error| chain(&error)) }
     };
-    try_join(controllers, scheduler).await.map(drop)
+    let Some(identity) = identity else {
+        return try_join(control(stop.clone()), schedule(stop)).await.map(drop);
+    };
+    let candidate = |client: &Client, name: &str| {
+        let api = Api::namespaced(client.clone(), "kube-system");
+        Candidate::new(api, name, &identity, Terms::default())
+    };
+    let (managing, scheduling) =
+        (candidate(&manager, "kube-controller-manager"), candidate(&scheduler, "kube-scheduler"));
+    let (one, two) = (async { managing.lead(&stop, control).await }, async {
+        scheduling.lead(&stop, schedule).await
+    });
+    let both =
+        try_join(one.map(|done| done.unwrap_or(Ok(()))), two.map(|done| done.unwrap_or(Ok(()))));
+    both.await.map(drop)
 }
 
 fn agent_settings(settings: &ServeSettings, node: &str) -> io::Result<berth_agent::Settings> {

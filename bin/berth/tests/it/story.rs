@@ -5,6 +5,7 @@ mod bad_input;
 mod etcd;
 mod full_disk;
 mod people;
+mod servers;
 mod single;
 mod streams;
 mod votes;

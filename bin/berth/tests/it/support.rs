@@ -74,17 +74,10 @@ impl Berth {
     pub fn start(&mut self) -> Duration {
         let began = Instant::now();
         let mut child = Command::new(env!("CARGO_BIN_EXE_berth"))
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--node-name",
-                "node",
-                "--instance",
-                &self.instance,
-            ])
+            .args(["serve", "--listen", "127.0.0.1:0", "--instance", &self.instance])
+            .args(self.unless_said("--node-name", "node"))
             .args(["--pod-cidr", &format!("10.{}.0.0/16", self.network)])
-            .args(["--service-cidr", &format!("10.{}.0.0/16", self.network + 1)])
+            .args(self.unless_said("--service-cidr", &format!("10.{}.0.0/16", self.network + 1)))
             .args(&self.words)
             .arg("--data-dir")
             .arg(&self.data)
@@ -99,6 +92,11 @@ impl Berth {
         assert!(line.starts_with("ready https://127.0.0.1:"), "{line:?}\n{}", log());
         self.server = Some(child);
         began.elapsed()
+    }
+
+    /// A flag of `berth serve`, unless the further words have it.
+    fn unless_said<'w>(&self, flag: &'w str, value: &'w str) -> Vec<&'w str> {
+        if self.words.iter().any(|word| word == flag) { Vec::new() } else { vec![flag, value] }
     }
 
     /// Where the server says what it does: beside its directory, which may be on a disk that is full.

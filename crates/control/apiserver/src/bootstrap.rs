@@ -29,18 +29,30 @@ pub(crate) async fn objects(server: &ApiServer) -> Result<(), Status> {
     ensure(server, ("networking.k8s.io", "servicecidrs"), "", block).await?;
     let address = server.shared.addresses.first().to_string();
     let target = server.shared.options.advertise.map_or(6443, |at| at.port());
-    let service = json!({
+    let options = &server.shared.options;
+    let mut service = json!({
         "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {"clusterIP": address, "ports": [{"name": "https", "port": 443, "targetPort": target}]},
     });
+    if options.peer.as_ref().is_some_and(|peer| peer.local) {
+        service["spec"]["internalTrafficPolicy"] = "Local".into();
+    }
     ensure(server, ("", "services"), "default", service).await?;
-    let Some(at) = server.shared.options.advertise else { return Ok(()) };
-    let slice = json!({
-        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+    let Some(at) = options.advertise else { return Ok(()) };
+    // Of several servers each has a slice of its own, which goes with it.
+    let (name, peer) = match &options.peer {
+        None => ("kubernetes".to_owned(), Value::Null),
+        Some(peer) => (format!("kubernetes-{}", peer.node), peer.node.clone().into()),
+    };
+    let mut slice = json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": if at.is_ipv4() { "IPv4" } else { "IPv6" },
         "endpoints": [{"addresses": [at.ip().to_string()], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": at.port(), "protocol": "TCP"}],
     });
+    if !peer.is_null() {
+        slice["endpoints"][0]["nodeName"] = peer;
+    }
     ensure(server, ("discovery.k8s.io", "endpointslices"), "default", slice).await
 }
 

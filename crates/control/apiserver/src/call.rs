@@ -47,6 +47,8 @@ pub(crate) struct Call {
     pub warnings: Mutex<Vec<String>>,
     /// Keys and values for the audit log.
     pub notes: Mutex<Vec<(String, String)>>,
+    /// Keys of addresses and ports that turned out to be somebody else's.
+    pub lost: Mutex<Vec<bytes::Bytes>>,
 }
 
 impl Call {
@@ -108,6 +110,7 @@ impl Call {
             field_validation,
             doubtful: Vec::new(),
             warnings: Mutex::default(),
+            lost: Mutex::default(),
             notes: Mutex::default(),
         })
     }
@@ -130,6 +133,7 @@ impl Call {
             field_validation: self.field_validation,
             doubtful: Vec::new(),
             warnings: Mutex::default(),
+            lost: Mutex::default(),
             notes: Mutex::default(),
         }
     }

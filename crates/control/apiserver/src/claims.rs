@@ -12,6 +12,7 @@ use berth_store::{Expect, Operation, Range, Revision, Store, StoreError};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::call::Call;
 use crate::server::Shared;
 use crate::{registry, status};
 
@@ -72,17 +73,26 @@ pub(crate) fn prefixes() -> [Bytes; 2] {
     [registry::prefix(addresses(), "").into(), PORTS.into()]
 }
 
+/// Whether this is the key of a record.
+pub(crate) fn is_record(key: &Bytes) -> bool {
+    prefixes().iter().any(|prefix| key.starts_with(prefix))
+}
+
 /// Whether objects of this kind hold anything.
 pub(crate) fn concerns(resource: &Resource) -> bool {
     (resource.group, resource.kind) == ("", "Service")
 }
 
-/// What has to be written beside a Service that changes from `old` to `new`.
+/// What has to be written beside a Service that changes from `old` to `new`; nothing beside anything else.
 pub(crate) fn operations(
-    shared: &Shared,
+    call: &Call,
     old: Option<&Value>,
     new: Option<&Value>,
 ) -> Result<Vec<Operation>, Status> {
+    if !concerns(call.resource) {
+        return Ok(Vec::new());
+    }
+    let shared = &call.shared;
     let before = old.map(claimed).unwrap_or_default();
     let after = new.map(claimed).unwrap_or_default();
     let gone = before.keys().filter(|key| !after.contains_key(*key));
@@ -93,6 +103,22 @@ pub(crate) fn operations(
         all.push(Operation::Put { key: key.clone(), value, expect: Expect::Absent });
     }
     Ok(all)
+}
+
+/// What would refuse these operations: the first that has to be new and is there.
+pub(crate) async fn hindrance(
+    call: &Call,
+    operations: &[Operation],
+) -> Result<Option<Bytes>, Status> {
+    for operation in operations {
+        if let Operation::Put { key, expect: Expect::Absent, .. } = operation {
+            let found = call.shared.store.get(key.clone(), None).await;
+            if found.map_err(status::store)?.record.is_some() {
+                return Ok(Some(key.clone()));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn record(shared: &Shared, claim: &Claimed, service: &Value) -> Result<Bytes, Status> {

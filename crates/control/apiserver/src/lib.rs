@@ -61,7 +61,7 @@ pub use listen::ListenError;
 pub use nodes::{NoNodes, NodeService, Nodes};
 pub use operations::{Operations, Outcome, SharedOperations};
 pub use room::{Endless, Room};
-pub use server::{ApiServer, Clock, Options, StartError};
+pub use server::{ApiServer, Clock, Options, Peer, StartError};
 pub use service::ApiService;
 
 /// Where Secrets lie in the store.

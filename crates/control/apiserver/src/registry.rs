@@ -1,5 +1,7 @@
 //! Objects in the store: keys, encoding, reads, and changes that are retried until they fit.
 
+use std::sync::PoisonError;
+
 use berth_objects::{Object, Resource, Status, Subject};
 use berth_store::{Expect, Operation, Range, Record, Revision, StoreError};
 use bytes::Bytes;
@@ -74,60 +76,7 @@ pub(crate) enum Change {
     Remove(Value),
 }
 
-/// What became of a new object.
-pub(crate) enum Inserted {
-    /// It is there.
-    Done,
-    /// It is not: what it holds at this key is somebody else's.
-    Taken(Bytes),
-}
-
 impl Call {
-    /// What is written beside an object of this kind to say what it holds.
-    fn claims(&self, old: Option<&Value>, new: Option<&Value>) -> Result<Vec<Operation>, Status> {
-        if !claims::concerns(self.resource) {
-            return Ok(Vec::new());
-        }
-        claims::operations(&self.shared, old, new)
-    }
-
-    /// Writes an object with what it holds and what quotas count of it: the revision, unless nothing is to be written; or
-    /// the key where somebody was faster.
-    async fn commit(
-        &self,
-        own: Operation,
-        claims: &[Operation],
-        quotas: Vec<Operation>,
-    ) -> Result<Result<Option<Revision>, Bytes>, Status> {
-        let mut operations = vec![own];
-        operations.extend(claims.iter().cloned());
-        if self.dry_run {
-            return Ok(self.hindrance(&operations).await?.map_or(Ok(None), Err));
-        }
-        operations.extend(quotas);
-        match self.shared.store.commit(operations).await {
-            Ok(revision) => {
-                self.shared.addresses.committed(claims);
-                Ok(Ok(Some(revision)))
-            }
-            Err(StoreError::Conflict { key, .. }) => Ok(Err(key)),
-            Err(error) => Err(status::store(error)),
-        }
-    }
-
-    /// What would refuse these operations: the first that has to be new and is there.
-    async fn hindrance(&self, operations: &[Operation]) -> Result<Option<Bytes>, Status> {
-        for operation in operations {
-            if let Operation::Put { key, expect: Expect::Absent, .. } = operation {
-                let found = self.shared.store.get(key.clone(), None).await;
-                if found.map_err(status::store)?.record.is_some() {
-                    return Ok(Some(key.clone()));
-                }
-            }
-        }
-        Ok(None)
-    }
-
     /// The object the request names.
     pub async fn read(&self) -> Result<Value, Status> {
         Ok(self.read_current().await?.0)
@@ -139,33 +88,60 @@ impl Call {
         found.ok_or_else(|| Status::not_found(self.subject()))
     }
 
-    /// Writes a new object with all it holds, and returns it with its revision.
-    pub async fn insert(&self, mut object: Value) -> Result<(Value, Inserted), Status> {
+    /// Whether objects of this kind hold what is noted at this key.
+    fn holds(&self, key: &Bytes) -> bool {
+        claims::concerns(self.resource) && claims::is_record(key)
+    }
+
+    /// Takes note that what is chosen for an object is somebody else's, so that another is chosen. What is lost twice was not
+    /// chosen but asked for.
+    fn lose(&self, object: &Value, key: Bytes) -> Result<(), Status> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if lost.contains(&key) {
+            let errors = [claims::refusal(object, &key)];
+            return Err(Status::invalid(self.kind_subject(object), &errors));
+        }
+        self.shared.addresses.taken(&key);
+        lost.push(key);
+        Ok(())
+    }
+
+    /// Writes a new object with all it holds, and returns it with its revision. Nothing if what was chosen for it is somebody
+    /// else's.
+    pub async fn insert(&self, mut object: Value) -> Result<Option<Value>, Status> {
         let key = key(self.resource, &self.namespace, object.name());
         let exists = || {
             let subject = Subject { name: object.name().to_owned(), ..self.subject() };
             Status::already_exists(subject)
         };
         for _ in 0..ATTEMPTS {
+            let mut operations = quota::account(self, None, Some(&object)).await?;
+            let claimed = claims::operations(self, None, Some(&object))?;
+            if self.dry_run {
+                let found = self.shared.store.get(key, None).await.map_err(status::store)?;
+                if found.record.is_some() {
+                    return Err(exists());
+                }
+                return match claims::hindrance(self, &claimed).await? {
+                    None => Ok(Some(object)),
+                    Some(hindrance) => self.lose(&object, hindrance).map(|()| None),
+                };
+            }
             let value = encode(self.resource, &object)?;
-            let claims = self.claims(None, Some(&object))?;
-            let quotas = quota::account(self, None, Some(&object)).await?;
-            let own = Operation::Put { key: key.clone(), value, expect: Expect::Absent };
-            let outcome = self.commit(own, &claims, quotas).await?;
-            match outcome {
+            operations.push(Operation::Put { key: key.clone(), value, expect: Expect::Absent });
+            operations.extend(claimed.iter().cloned());
+            match self.shared.store.commit(operations).await {
                 Ok(revision) => {
-                    if let Some(revision) = revision {
-                        object.set(&["metadata", "resourceVersion"], revision.to_string());
-                    }
-                    return Ok((object, Inserted::Done));
+                    self.shared.addresses.committed(&claimed);
+                    object.set(&["metadata", "resourceVersion"], revision.to_string());
+                    return Ok(Some(object));
                 }
-                Err(lost) if lost == key => return Err(exists()),
-                Err(lost) if is_among(&lost, &claims) => {
-                    self.shared.addresses.taken(&lost);
-                    return Ok((object, Inserted::Taken(lost)));
+                Err(StoreError::Conflict { key: other, .. }) if self.holds(&other) => {
+                    return self.lose(&object, other).map(|()| None);
                 }
-                // A quota was written by somebody else.
-                Err(_) => {}
+                Err(StoreError::Conflict { key: other, .. }) if other != key => {}
+                Err(StoreError::Conflict { .. }) => return Err(exists()),
+                Err(error) => return Err(status::store(error)),
             }
         }
         Err(self.too_fast())
@@ -185,11 +161,10 @@ impl Call {
         &self,
         mut change: impl FnMut(Value) -> Result<Change, Status> + Send,
     ) -> Result<Value, Status> {
-        let mut lost = Vec::new();
         for _ in 0..ATTEMPTS {
             let (old, revision) = self.read_current().await?;
             let change = change(old.clone())?;
-            if let Some(object) = self.write(&old, revision, change, &mut lost).await? {
+            if let Some(object) = self.write(&old, revision, change).await? {
                 return Ok(object);
             }
         }
@@ -197,17 +172,16 @@ impl Call {
     }
 
     /// Writes what became of an object that was read at `revision`, together with what follows from it. Nothing if
-    /// somebody was faster; `lost` remembers at what.
+    /// somebody was faster.
     pub async fn write(
         &self,
         old: &Value,
         revision: Revision,
         change: Change,
-        lost: &mut Vec<Bytes>,
     ) -> Result<Option<Value>, Status> {
         let key = key(self.resource, &self.namespace, &self.name);
         let expect = Expect::Revision(revision);
-        let (mut object, own, left) = match change {
+        let (mut object, operation, left) = match change {
             Change::Put(object) if object == *old => return Ok(Some(object)),
             Change::Put(object) => {
                 let value = encode(self.resource, &object)?;
@@ -215,38 +189,31 @@ impl Call {
             }
             Change::Remove(object) => (object, Operation::Delete { key, expect }, false),
         };
-        let new = left.then_some(&object);
-        let claims = self.claims(Some(old), new)?;
-        let quotas = quota::account(self, Some(old), new).await?;
-        match self.commit(own, &claims, quotas).await? {
+        let mut operations = quota::account(self, Some(old), left.then_some(&object)).await?;
+        let claimed = claims::operations(self, Some(old), left.then_some(&object))?;
+        if self.dry_run {
+            return match claims::hindrance(self, &claimed).await? {
+                None => Ok(Some(object)),
+                Some(hindrance) => self.lose(&object, hindrance).map(|()| None),
+            };
+        }
+        operations.push(operation);
+        operations.extend(claimed.iter().cloned());
+        match self.shared.store.commit(operations).await {
             Ok(revision) => {
-                if let Some(revision) = revision {
-                    object.set(&["metadata", "resourceVersion"], revision.to_string());
-                }
+                self.shared.addresses.committed(&claimed);
+                object.set(&["metadata", "resourceVersion"], revision.to_string());
                 Ok(Some(object))
             }
-            // What was chosen is chosen anew; what is lost twice was asked for.
-            Err(other) if is_among(&other, &claims) => {
-                if lost.contains(&other) {
-                    let errors = [claims::refusal(&object, &other)];
-                    return Err(Status::invalid(self.kind_subject(&object), &errors));
-                }
-                self.shared.addresses.taken(&other);
-                lost.push(other);
-                Ok(None)
+            Err(StoreError::Conflict { key: other, .. }) if self.holds(&other) => {
+                self.lose(&object, other).map(|()| None)
             }
-            Err(_) => Ok(None),
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(status::store(error)),
         }
     }
 
     pub fn too_fast(&self) -> Status {
         Status::conflict(self.subject(), "the object changes faster than it can be written")
     }
-}
-
-/// Whether one of these operations is about a key.
-fn is_among(key: &Bytes, operations: &[Operation]) -> bool {
-    operations.iter().any(|operation| match operation {
-        Operation::Put { key: own, .. } | Operation::Delete { key: own, .. } => own == key,
-    })
 }

@@ -25,6 +25,15 @@ use crate::{
 /// Says what time it is.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// One of several servers of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The node it runs on, which no other server of the cluster has.
+    pub node: String,
+    /// Whether only pods of that node reach it.
+    pub local: bool,
+}
+
 /// How the server behaves.
 #[derive(Clone)]
 pub struct Options {
@@ -34,6 +43,8 @@ pub struct Options {
     pub node_ports: RangeInclusive<u16>,
     /// Where pods reach this server, to be published behind the Service `kubernetes`.
     pub advertise: Option<SocketAddr>,
+    /// Which of several servers this is; none where it is the only one there can be.
+    pub peer: Option<Peer>,
     /// The way to nodes.
     pub nodes: Arc<dyn Nodes>,
     /// What signs and checks tokens of service accounts.
@@ -54,6 +65,7 @@ impl Default for Options {
             service_addresses: Ipv4Net::new_assert([10, 96, 0, 0].into(), 16),
             node_ports: 30000..=32767,
             advertise: None,
+            peer: None,
             nodes: Arc::new(NoNodes),
             tokens: Arc::new(
                 TokenKeys::ephemeral()

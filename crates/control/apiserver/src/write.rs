@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::admission::Asked;
 use crate::audit::Created;
 use crate::call::Call;
-use crate::registry::{ATTEMPTS, Change, Inserted};
+use crate::registry::{ATTEMPTS, Change};
 use crate::{
     Body, accounts, claims, classes, delete, guard, limits, priority, quota, scale, standards,
 };
@@ -63,28 +63,18 @@ pub(crate) async fn create_object(call: &mut Call, object: Value) -> Result<Valu
 }
 
 /// Creates an object whose name is known. What was chosen for it may be somebody else's by the time it is written; then it is
-/// chosen again. What was asked for is not.
+/// chosen again.
 async fn create_named(call: &mut Call, object: Value) -> Result<Value, Status> {
-    const ATTEMPTS: usize = 20;
-    let asked = claims::claimed(&object);
-    let mut last = None;
     for _ in 0..ATTEMPTS {
-        match create_once(call, object.clone()).await? {
-            (created, Inserted::Done) => return Ok(created),
-            (refused, Inserted::Taken(key)) => {
-                let errors = [claims::refusal(&refused, &key)];
-                let status = Status::invalid(call.kind_subject(&refused), &errors);
-                if asked.contains_key(&key) {
-                    return Err(status);
-                }
-                last = Some(status);
-            }
+        if let Some(created) = create_once(call, object.clone()).await? {
+            // What came between counting and writing counts, too.
+            return counted(call, created).await;
         }
     }
-    Err(last.unwrap_or_else(|| Status::internal("nothing was tried")))
+    Err(call.too_fast())
 }
 
-async fn create_once(call: &mut Call, mut object: Value) -> Result<(Value, Inserted), Status> {
+async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>, Status> {
     call.place(&mut object)?;
     let resource = call.resource;
     if !object.resource_version().is_empty() {
@@ -131,11 +121,7 @@ async fn create_once(call: &mut Call, mut object: Value) -> Result<(Value, Inser
     if is_quota(call) {
         quota::tally(&call.shared, &call.namespace, &mut object).await?;
     }
-    let (created, inserted) = call.insert(object).await?;
-    // What came between counting and writing counts, too.
-    let taken = matches!(inserted, Inserted::Taken(_));
-    let created = if taken { created } else { counted(call, created).await? };
-    Ok((created, inserted))
+    call.insert(object).await
 }
 
 /// Fills in what a new object left out, by the schema's defaults and by what the cluster says.
@@ -232,16 +218,13 @@ pub(crate) fn change<'call>(
     mut make: impl FnMut(&Value) -> Result<Value, Status> + Send + 'call,
 ) -> BoxFuture<'call, Result<Value, Status>> {
     async move {
-        let mut lost = Vec::new();
         for _ in 0..ATTEMPTS {
             let (old, revision) = call.read_current().await?;
             let object = make(&old)?;
             let object = admit(call, object, &old).await?;
             let gone = delete::is_finished(call.resource, &object);
             let change = if gone { Change::Remove(object) } else { Change::Put(object) };
-            let Some(changed) = call.write(&old, revision, change, &mut lost).await? else {
-                continue;
-            };
+            let Some(changed) = call.write(&old, revision, change).await? else { continue };
             if is_namespace(call) && !gone {
                 call.warn(standards::existing(call, &changed, &old).await?);
             }

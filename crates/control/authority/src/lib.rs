@@ -95,6 +95,34 @@ impl Authority {
         Ok(Self { certificate, issuer })
     }
 
+    /// What another server of the same cluster needs to be the same authority: certificate and key, PEM. None where the folder
+    /// holds no authority.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn export(folder: &Path) -> Result<Option<Issued>, AuthorityError> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            match std::fs::read_to_string(&path) {
+                Ok(text) => Ok(Some(text)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(AuthorityError::File { path, source }),
+            }
+        };
+        let (certificate, key) = (read(CERTIFICATE)?, read(KEY)?);
+        Ok(certificate.zip(key).map(|(certificate, key)| Issued { certificate, key }))
+    }
+
+    /// Makes the folder that of an authority that was exported elsewhere.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn install(folder: &Path, authority: &Issued) -> Result<(), AuthorityError> {
+        file::folder(folder)?;
+        file::write(&folder.join(KEY), authority.key.as_bytes())?;
+        file::write(&folder.join(CERTIFICATE), authority.certificate.as_bytes())
+    }
+
     /// The authority's own certificate, PEM.
     #[must_use]
     pub fn certificate(&self) -> &str {

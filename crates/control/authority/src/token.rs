@@ -77,6 +77,11 @@ impl Key {
     }
 }
 
+/// Since when the key in a file signs, which its name says.
+fn since(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_suffix(".key")?.parse().ok()
+}
+
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -102,11 +107,8 @@ impl TokenKeys {
         let mut keys = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            let since = path
-                .file_name()
-                .and_then(|name| name.to_str()?.strip_suffix(".key")?.parse().ok())
-                .map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-            let Some(since) = since else { continue };
+            let Some(since) = since(&path) else { continue };
+            let since = UNIX_EPOCH + Duration::from_secs(since);
             let text = std::fs::read_to_string(&path)
                 .map_err(|source| AuthorityError::File { path: path.clone(), source })?;
             keys.push((Key::from_pair(&KeyPair::from_pem(&text)?, since)?, path));
@@ -147,6 +149,49 @@ impl TokenKeys {
         let (key, pem) = Key::generate(since)?;
         file::write(&folder.join(format!("{}.key", seconds(since))), pem.as_bytes())?;
         keys.insert(0, key);
+        Ok(())
+    }
+
+    /// What another server of the same cluster needs to sign and check the same tokens: since when each key signs, and the
+    /// key, PEM; those of the folder, in no order.
+    ///
+    /// # Errors
+    /// When files cannot be read.
+    pub fn export(folder: &Path) -> Result<Vec<(u64, String)>, AuthorityError> {
+        let failed = |source| AuthorityError::File { path: folder.into(), source };
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let Some(since) = since(&path) else { continue };
+            let text = std::fs::read_to_string(&path)
+                .map_err(|source| AuthorityError::File { path: path.clone(), source })?;
+            all.push((since, text));
+        }
+        Ok(all)
+    }
+
+    /// Keeps a key that another server has made in a folder, where [`TokenKeys::open`] finds it; in place of one of the same
+    /// second.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn install(folder: &Path, since: u64, pem: &str) -> Result<(), AuthorityError> {
+        file::folder(folder)?;
+        file::write(&folder.join(format!("{since}.key")), pem.as_bytes())
+    }
+
+    /// Believes, and if it is the newest signs with, a key that another server has made.
+    ///
+    /// # Errors
+    /// When it is no key.
+    pub fn learn(&self, since: u64, pem: &str) -> Result<(), AuthorityError> {
+        let since = UNIX_EPOCH + Duration::from_secs(since);
+        let key = Key::from_pair(&KeyPair::from_pem(pem)?, since)?;
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        if keys.iter().all(|known| known.id != key.id) {
+            keys.push(key);
+            keys.sort_by_key(|key| std::cmp::Reverse(key.since));
+        }
         Ok(())
     }
 
@@ -256,6 +301,25 @@ mod tests {
         let header = URL_SAFE_NO_PAD.decode(new.split('.').next().unwrap()).unwrap();
         let header: Value = serde_json::from_slice(&header).unwrap();
         assert_eq!(header["kid"], keys.ids()[0].as_str());
+    }
+
+    #[test]
+    fn another_server_of_the_cluster_believes_the_same_tokens() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = TokenKeys::open(one.path()).unwrap();
+        for (since, pem) in TokenKeys::export(one.path()).unwrap() {
+            TokenKeys::install(two.path(), since, &pem).unwrap();
+        }
+        let second = TokenKeys::open(two.path()).unwrap();
+        assert_eq!(second.ids(), first.ids());
+        first.rotate(one.path()).unwrap();
+        let token = first.sign(&json!({"n": 1})).unwrap();
+        assert_eq!(second.verify(&token), Err(TokenError::UnknownKey));
+        for (since, pem) in TokenKeys::export(one.path()).unwrap() {
+            second.learn(since, &pem).unwrap();
+        }
+        assert!(second.verify(&token).is_ok());
+        assert_eq!(second.ids(), first.ids());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::feed::Shared;
 use crate::mvcc::History;
-pub use claim::{Claim, ClaimError};
+pub use claim::{Claim, ClaimError, SERVERS};
 pub use etcd_client::{Certificate, Identity, TlsOptions};
 
 use crate::{Event, Lookup, Operation, Page, Range, Revision, Store, StoreError, snapshot};

@@ -10,6 +10,7 @@ mod disk;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod feed;
+mod format;
 mod memory;
 mod mvcc;
 mod snapshot;
@@ -23,7 +24,8 @@ use futures::stream::BoxStream;
 
 pub use disk::{Disk, DiskOptions, Probe, Step};
 #[cfg(feature = "etcd")]
-pub use etcd::{Certificate, Claim, ClaimError, Etcd, EtcdOptions, Identity, TlsOptions};
+pub use etcd::{Certificate, Claim, ClaimError, Etcd, EtcdOptions, Identity, SERVERS, TlsOptions};
+pub use format::{FormatError, Upgrade, upgrade};
 pub use memory::Memory;
 pub use mvcc::History;
 pub use snapshot::SnapshotError;

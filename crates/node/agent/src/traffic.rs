@@ -47,7 +47,7 @@ pub fn firewall_settings(settings: &Settings) -> FirewallSettings {
 impl Traffic {
     /// Reads the cluster once, then installs the rules, so that a restart never shows the kernel an empty state.
     pub(crate) async fn install(shared: Arc<Shared>) -> Result<Self, FirewallError> {
-        let world = World::list(&shared.client).await;
+        let world = World::list(&shared.client, &shared.settings.node).await;
         let ruleset = match world {
             Ok(world) => ruleset(&world),
             Err(error) => {
@@ -76,6 +76,7 @@ impl Traffic {
             }
             loop {
                 let world = World {
+                    node: self.shared.settings.node.clone(),
                     services: services.0.state(),
                     slices: slices.0.state(),
                     policies: policies.0.state(),
@@ -150,6 +151,8 @@ async fn pump<K>(
 /// What rules are made of.
 #[derive(Debug, Default)]
 pub struct World {
+    /// The node whose rules they are: a Service may keep to its endpoints here.
+    pub node: String,
     /// Services.
     pub services: Vec<Arc<Service>>,
     /// Their endpoints.
@@ -161,7 +164,7 @@ pub struct World {
 }
 
 impl World {
-    async fn list(client: &kube::Client) -> Result<Self, kube::Error> {
+    async fn list(client: &kube::Client, node: &str) -> Result<Self, kube::Error> {
         async fn all<K>(client: &kube::Client) -> Result<Vec<Arc<K>>, kube::Error>
         where
             K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
@@ -172,6 +175,7 @@ impl World {
             Ok(list.items.into_iter().map(Arc::new).collect())
         }
         Ok(Self {
+            node: node.to_owned(),
             services: all(client).await?,
             slices: all(client).await?,
             policies: all(client).await?,
@@ -214,13 +218,19 @@ fn services(world: &World) -> BTreeMap<Frontend, Vec<Backend>> {
             else {
                 continue;
             };
-            let backends = backends(world, service, port.name.as_deref());
+            let backends = backends(world, service, port.name.as_deref(), None);
+            let inside = match spec.internal_traffic_policy.as_deref() {
+                Some("Local") => {
+                    self::backends(world, service, port.name.as_deref(), Some(&world.node))
+                }
+                _ => backends.clone(),
+            };
+            if let Some(address) = cluster {
+                frontends.insert(Frontend { address, protocol, port: number }, inside);
+            }
             let mut add = |address: Ipv4Addr, port: u16| {
                 frontends.insert(Frontend { address, protocol, port }, backends.clone());
             };
-            if let Some(address) = cluster {
-                add(address, number);
-            }
             if let Some(node_port) = port.node_port.and_then(|port| u16::try_from(port).ok())
                 && node_port > 0
             {
@@ -235,7 +245,13 @@ fn services(world: &World) -> BTreeMap<Frontend, Vec<Backend>> {
     frontends
 }
 
-fn backends(world: &World, service: &Service, port: Option<&str>) -> Vec<Backend> {
+/// The endpoints of a port that are ready, of all nodes or of one.
+fn backends(
+    world: &World,
+    service: &Service,
+    port: Option<&str>,
+    node: Option<&str>,
+) -> Vec<Backend> {
     let (namespace, name) = (service.namespace(), service.name_any());
     let mut found = BTreeSet::new();
     for slice in &world.slices {
@@ -254,7 +270,7 @@ fn backends(world: &World, service: &Service, port: Option<&str>) -> Vec<Backend
                 .as_ref()
                 .and_then(|conditions| conditions.ready)
                 .unwrap_or(true);
-            if !ready {
+            if !ready || (node.is_some() && endpoint.node_name.as_deref() != node) {
                 continue;
             }
             let addresses = endpoint.addresses.iter().filter_map(|text| text.parse().ok());
@@ -500,6 +516,7 @@ mod tests {
 
     fn world() -> World {
         World {
+            node: "here".into(),
             services: vec![object(json!({
                 "metadata": { "name": "web", "namespace": "shop", "annotations": { LISTEN: "127.0.0.1" } },
                 "spec": { "type": "LoadBalancer", "clusterIP": "10.43.0.5",
@@ -542,6 +559,27 @@ mod tests {
                 "127.0.0.1:8080 -> 1"
             ]
         );
+    }
+
+    #[test]
+    fn a_service_may_keep_to_the_node() {
+        let mut world = world();
+        let mut service = (*world.services[0]).clone();
+        service.spec.as_mut().unwrap().internal_traffic_policy = Some("Local".into());
+        world.services = vec![Arc::new(service)];
+        let mut slice = (*world.slices[0]).clone();
+        slice.endpoints[0].node_name = Some("there".into());
+        world.slices = vec![Arc::new(slice.clone())];
+        let inside = |world: &World| {
+            let rules = ruleset(world);
+            let front = rules.services.iter().find(|(front, _)| front.port == 8080).unwrap();
+            assert!(rules.services.values().any(|back| back.len() == 1), "outside it is reached");
+            front.1.len()
+        };
+        assert_eq!(inside(&world), 0);
+        slice.endpoints[0].node_name = Some("here".into());
+        world.slices = vec![Arc::new(slice)];
+        assert_eq!(inside(&world), 1);
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Berth, Said, free_port, until};
+use crate::support::{Berth, free_port, until};
 
 const SHORT: Duration = Duration::from_secs(20);
 
 /// An etcd of its own.
-struct Etcd {
+pub struct Etcd {
     folder: tempfile::TempDir,
     client: u16,
     peer: u16,
@@ -16,14 +16,14 @@ struct Etcd {
 }
 
 impl Etcd {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut etcd = Self { folder, client: free_port(), peer: free_port(), process: None };
         etcd.run();
         etcd
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.client)
     }
 
@@ -76,18 +76,6 @@ fn a_cluster_in_etcd_outlives_server_and_etcd() {
     let data = etcd.folder.path().join("data");
     let found = Command::new("grep").args(["-r", "-q", secret]).arg(&data).status().unwrap();
     assert_eq!(found.code(), Some(1), "the secret is in etcd as it is");
-
-    // Nobody else may have it, and this server no other store.
-    let other = tempfile::tempdir().unwrap();
-    let line = ["serve", "--listen", "127.0.0.1:0", "--instance", "btother", "--store", &store];
-    let second = Command::new(env!("CARGO_BIN_EXE_berth"))
-        .args(line)
-        .arg("--data-dir")
-        .arg(other.path())
-        .output()
-        .unwrap();
-    let said = Said::of(&second).bad(1);
-    assert!(said.contains("another server"), "{said}");
 
     etcd.kill();
     let said = berth.kubectl(&["get", "pods", "--request-timeout=15s"]).bad(1);

@@ -111,6 +111,7 @@ async fn what_is_asked_for_is_given_once_and_at_once_again() {
     let aside = json!({"metadata": {"name": "10.9.0.10"},
         "spec": {"parentRef": {"resource": "gateways", "name": "g", "group": "x"}}});
     one.post(ADDRESSES, &aside).await.expect(201);
+    one.post(ADDRESSES, &aside).await.expect(409);
     two.post(SERVICES, &service("d", &json!({"clusterIP": "10.9.0.10"}))).await.expect(422);
     one.delete(&format!("{ADDRESSES}/10.9.0.10")).await.expect(200);
 }

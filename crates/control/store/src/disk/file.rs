@@ -17,6 +17,9 @@ const LOG: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("log");
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const CURRENT: &str = "current";
 const COMPACTED: &str = "compacted";
+/// How the rows are laid out. What they say has a format of its own.
+const LAYOUT: &str = "layout";
+const OUR_LAYOUT: u64 = 1;
 const HEAD: usize = 13;
 
 /// Everything lives in memory already, so redb's own cache stays small.
@@ -30,6 +33,7 @@ impl File {
     /// Opens or creates the file and replays it.
     pub fn open(path: &Path) -> Result<(Self, Core), StoreError> {
         let file = Self::connect(path)?;
+        file.check()?;
         let core = file.replay().map_err(classify)?;
         Ok((file, core))
     }
@@ -88,6 +92,7 @@ impl File {
                 }
                 let mut numbers = transaction.open_table(NUMBERS)?;
                 numbers.insert(CURRENT, current.0)?;
+                numbers.insert(LAYOUT, OUR_LAYOUT)?;
                 if let Some(forget) = forget {
                     for row in &forget.rows {
                         log.remove((row.revision.0, row.index))?;
@@ -111,6 +116,25 @@ impl File {
         }
         transaction.commit()?;
         Ok(())
+    }
+
+    /// Refuses what a newer program has laid out otherwise.
+    fn check(&self) -> Result<(), StoreError> {
+        let read = || -> Result<u64, redb::Error> {
+            let numbers = match self.database.begin_read()?.open_table(NUMBERS) {
+                Ok(numbers) => numbers,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(OUR_LAYOUT),
+                Err(error) => return Err(error.into()),
+            };
+            Ok(numbers.get(LAYOUT)?.map_or(OUR_LAYOUT, |layout| layout.value()))
+        };
+        match read().map_err(classify)? {
+            layout if layout <= OUR_LAYOUT => Ok(()),
+            layout => {
+                let why = format!("the file has layout {layout}; a newer berth has written it");
+                Err(StoreError::Io { source: Arc::new(io::Error::other(why)) })
+            }
+        }
     }
 
     fn replay(&self) -> Result<Core, redb::Error> {

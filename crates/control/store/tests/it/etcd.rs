@@ -242,17 +242,33 @@ async fn an_etcd_that_is_not_there_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_server_has_the_claim_and_keeps_it_over_a_restart() {
-    let member = Member::start();
+async fn one_server_has_a_node_s_claim_and_keeps_it_over_a_restart_and_an_outage() {
+    let mut member = Member::start();
     let (one, two) = (member.store().await, member.store().await);
-    let claim = one.claim("first").await.unwrap();
-    let refused = two.claim("second").await.err().unwrap();
-    assert!(matches!(&refused, ClaimError::Taken { holder } if holder == "first"), "{refused}");
+    let claim = one.claim("node", "first").await.unwrap();
+    let refused = two.claim("node", "second").await.err().unwrap();
+    assert!(matches!(&refused, ClaimError::Taken { holder, .. } if holder == "first"), "{refused}");
+    two.claim("other", "second").await.unwrap();
     drop(claim);
     // The same server, started again before the claim has run out.
-    let mut again = two.claim("first").await.unwrap();
-    member.pause();
+    let mut again = one.claim("node", "first").await.unwrap();
+    // etcd forgets it, as after an outage longer than the claim lives: it is made anew.
+    member.kill();
+    std::fs::remove_dir_all(member.folder.path().join("data")).unwrap();
+    member.run();
+    let afresh = member.store().await;
+    let begun = Instant::now();
+    let holder = async || afresh.get("servers/node".into(), None).await.unwrap().record;
+    while holder().await.is_none() {
+        assert!(begun.elapsed() < PATIENCE, "the claim is not made anew");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // And a third time, but another is faster.
+    member.kill();
+    std::fs::remove_dir_all(member.folder.path().join("data")).unwrap();
+    member.run();
+    let thief = put("servers/node", "thief", Expect::Any);
+    member.store().await.commit(vec![thief]).await.unwrap();
     let lost = tokio::time::timeout(PATIENCE, again.lost()).await;
-    member.signal(Signal::CONT);
-    assert!(lost.is_ok(), "a server that does not reach etcd must not go on");
+    assert_eq!(lost.expect("a server whose name another has must not go on"), "thief");
 }

@@ -1,0 +1,194 @@
+//! Two servers on one etcd: one cluster, of which either may die.
+
+use std::collections::HashSet;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::etcd::Etcd;
+use crate::support::{Berth, Said, until};
+
+const SHORT: Duration = Duration::from_secs(20);
+/// A lease is left to a dead holder for 15 s.
+const TAKEOVER: Duration = Duration::from_secs(40);
+
+const PUBLISHED: [&str; 6] =
+    ["get", "endpointslices", "-l", "kubernetes.io/service-name=kubernetes", "-o", "name"];
+
+fn holder(berth: &Berth, lease: &str) -> String {
+    let found = berth.kubectl(&["get", "lease", lease, "-n", "kube-system", "-o", "json"]);
+    let found: Value = serde_json::from_str(&found.good()).unwrap();
+    found["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+}
+
+fn deployment(name: &str) -> Vec<String> {
+    let words =
+        ["create", "deployment", name, "--image", "localhost/bootstrap/busybox", "--replicas", "2"];
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn two_servers_are_one_cluster_and_either_may_die() {
+    let etcd = Etcd::start();
+    let store = format!("etcd={}", etcd.url());
+    let services = "10.179.0.0/16";
+    let mut one = Berth::with("serone", 178, &["--store", &store, "--node-name", "one"]);
+
+    let key = one.data.join("secrets.key").display().to_string();
+    refusals(&store, services, &key);
+    let words = [
+        "--store",
+        &store,
+        "--node-name",
+        "two",
+        "--secrets-key",
+        &key,
+        "--service-cidr",
+        services,
+    ];
+    let two = Berth::with("sertwo", 180, &words);
+    let authority = |berth: &Berth| std::fs::read(berth.data.join("pki/ca.crt")).unwrap();
+    assert!(authority(&one) == authority(&two), "one cluster has one authority");
+    // Who knows one server knows the other: the same certificate, the same token.
+    let token = one.kubectl(&["create", "token", "default"]).good();
+    let review = serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": {"token": token.trim()}});
+    let path = two.data.join("review.json");
+    std::fs::write(&path, review.to_string()).unwrap();
+    let user = "jsonpath={.status.user.username}";
+    let said = two.kubectl(&["create", "-o", user, "-f", &path.display().to_string()]).good();
+    assert_eq!(said, "system:serviceaccount:default:default");
+
+    // What is written here is seen there.
+    let mut watch = two.kubectl_command(&["get", "configmap", "--watch", "--output", "name"]);
+    let log = one.data.join("watch");
+    watch.stdout(std::fs::File::create(&log).unwrap());
+    let mut watching = watch.spawn().unwrap();
+    one.kubectl(&["create", "configmap", "seen"]).good();
+    until("the other server shows it", SHORT, || {
+        std::fs::read_to_string(&log).unwrap().contains("configmap/seen")
+    });
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    until("both nodes are ready", SHORT, || {
+        let ready = "jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status}";
+        two.kubectl(&["get", "nodes", "-o", ready]).good() == "True True"
+    });
+    assert_eq!(one.kubectl(&PUBLISHED).good().lines().count(), 2);
+
+    services_at_once(&one, &two);
+
+    let (leader, follower) = takeover(&mut one, &two);
+    // It comes back, and does not lead.
+    one.start();
+    until("it is known again", SHORT, || two.kubectl(&PUBLISHED).good().lines().count() == 2);
+    assert_eq!(holder(&one, "kube-scheduler"), follower);
+    one.kubectl(&["delete", "deployment", "after", "--wait=false"]).good();
+    until("pods are gone", TAKEOVER, || {
+        one.kubectl(&["get", "pods", "-o", "name"]).good().is_empty()
+    });
+    drop(two);
+    // One that stops in order leaves the lead at once.
+    until("the lead is back", Duration::from_secs(8), || holder(&one, "kube-scheduler") == leader);
+    drop(one);
+}
+
+/// Those who must not join.
+fn refusals(store: &str, services: &str, key: &str) {
+    // Without the key that seals Secrets nobody joins, and with other networks or the same name neither.
+    let other = tempfile::tempdir().unwrap();
+    let join = |extra: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_berth"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--instance", "bserno", "--store", store])
+            .args(["--pod-cidr", "10.182.0.0/16"])
+            .args(extra)
+            .arg("--data-dir")
+            .arg(other.path())
+            .output()
+            .unwrap();
+        Said::of(&output).bad(1)
+    };
+    let said = join(&["--node-name", "two", "--service-cidr", services]);
+    assert!(said.contains("secrets.key") && said.contains("sealed values"), "{said}");
+    let said = join(&["--node-name", "one", "--service-cidr", services, "--secrets-key", key]);
+    assert!(said.contains("--node-name"), "{said}");
+    let said =
+        join(&["--node-name", "two", "--service-cidr", "10.183.0.0/16", "--secrets-key", key]);
+    assert!(said.contains("--service-cidr 10.179.0.0/16"), "{said}");
+}
+
+/// Kills the first server, which leads; returns what both call themselves.
+fn takeover(one: &mut Berth, two: &Berth) -> (String, String) {
+    // The leader dies. The other takes over within the lease's time.
+    let leader = std::fs::read_to_string(one.data.join("server.id")).unwrap();
+    for lease in ["kube-controller-manager", "kube-scheduler"] {
+        assert_eq!(holder(two, lease), leader);
+    }
+    one.kill_server();
+    let create = deployment("after");
+    two.kubectl(&create.iter().map(String::as_str).collect::<Vec<_>>()).good();
+    let follower = std::fs::read_to_string(two.data.join("server.id")).unwrap();
+    until("the other server leads", TAKEOVER, || {
+        ["kube-controller-manager", "kube-scheduler"]
+            .iter()
+            .all(|lease| holder(two, lease) == follower)
+    });
+    until("its controllers work", SHORT, || {
+        let pods = two.kubectl(&["get", "pods", "-l", "app=after", "-o", "name"]).good();
+        pods.lines().count() == 2
+    });
+    until("nobody is sent to the dead one", SHORT, || {
+        two.kubectl(&PUBLISHED).good().trim() == "endpointslice.discovery.k8s.io/kubernetes-two"
+    });
+    let lease = [
+        "get",
+        "lease",
+        "kube-scheduler",
+        "-n",
+        "kube-system",
+        "-o",
+        "jsonpath={.spec.leaseTransitions}",
+    ];
+    assert_eq!(two.kubectl(&lease).good(), "1");
+
+    (leader, follower)
+}
+
+/// Both servers hand out Services at the same time, and none of what they hand out twice.
+fn services_at_once(one: &Berth, two: &Berth) {
+    const EACH: usize = 40;
+    let list = |server: &str| {
+        let items: Vec<Value> = (0..EACH)
+            .map(|number| {
+                serde_json::json!({"apiVersion": "v1", "kind": "Service",
+                    "metadata": {"name": format!("{server}-{number}")},
+                    "spec": {"type": "NodePort", "ports": [{"port": 80}]}})
+            })
+            .collect();
+        serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+    };
+    let create = |berth: &Berth, name: &str| {
+        let path = berth.data.join("services.json");
+        std::fs::write(&path, list(name)).unwrap();
+        let mut command = berth.kubectl_command(&["create", "-f"]);
+        command.arg(path).stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let mut both = [create(one, "a"), create(two, "b")];
+    for client in &mut both {
+        assert!(client.wait().unwrap().success());
+    }
+    let found = one.get(&["services"]);
+    let mut seen = HashSet::new();
+    for service in found["items"].as_array().unwrap() {
+        let spec = &service["spec"];
+        assert!(seen.insert(spec["clusterIP"].to_string()), "{spec}");
+        let port = &spec["ports"][0]["nodePort"];
+        assert!(port.is_null() || seen.insert(port.to_string()), "{spec}");
+    }
+    // And `kubernetes`, which has no node port.
+    assert_eq!(seen.len(), 4 * EACH + 1);
+    one.kubectl(&["delete", "service", "-l", "!component"]).good();
+    let addresses = two.kubectl(&["get", "ipaddresses", "-o", "name"]).good();
+    assert_eq!(addresses.lines().count(), 1, "{addresses}");
+}
