@@ -59,6 +59,11 @@ SINGLE = [
     ).split()
 ]
 SINGLE += [
+    # Not stable yet, and the only version there is.
+    "io.k8s.api.admissionregistration.v1beta1." + kind
+    for kind in "MutatingAdmissionPolicy MutatingAdmissionPolicyBinding".split()
+]
+SINGLE += [
     META + kind
     for kind in "ObjectMeta ListMeta Status DeleteOptions LabelSelector ManagedFieldsEntry Condition".split()
 ]

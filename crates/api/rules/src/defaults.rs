@@ -122,10 +122,16 @@ pub(crate) fn apply(resource: &Resource, object: &mut Value) {
         ("networking.k8s.io", "IngressClass") => rows(object, cluster::INGRESS_CLASS),
         ("discovery.k8s.io", "EndpointSlice") => rows(object, ENDPOINT_SLICE),
         ("scheduling.k8s.io", "PriorityClass") => rows(object, cluster::PRIORITY_CLASS),
-        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => {
+        (
+            "admissionregistration.k8s.io",
+            "ValidatingAdmissionPolicy" | "MutatingAdmissionPolicy",
+        ) => {
             cluster::admission_policy(object);
         }
-        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+        (
+            "admissionregistration.k8s.io",
+            "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding",
+        ) => {
             rows(object, cluster::ADMISSION_BINDING);
         }
         ("admissionregistration.k8s.io", kind) => {

@@ -86,9 +86,6 @@ pub fn inert(resource: &Resource) -> Option<&'static str> {
         ("node.k8s.io", _) => {
             "this server keeps the object, but runs all pods with its one runtime"
         }
-        ("admissionregistration.k8s.io", kind) if kind.contains("Policy") => {
-            "this server keeps the object, but does not judge by policies yet"
-        }
         ("flowcontrol.apiserver.k8s.io", _) => {
             "this server keeps the object, but does not order requests by it"
         }

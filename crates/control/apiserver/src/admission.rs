@@ -4,16 +4,22 @@
 //! refuse (policies, then webhooks). Objects that configure admission are exempt, so that nobody can lock the door with the
 //! key inside.
 
+mod expression;
 mod kept;
 mod matching;
+mod policy;
 mod review;
 mod webhook;
+
+use std::sync::Arc;
 
 use berth_objects::{Object, Status};
 use serde_json::{Value, json};
 
 use crate::call::Call;
 
+pub(crate) use expression::check;
+pub(crate) use policy::Policies;
 pub(crate) use webhook::Webhooks;
 
 /// Objects that configure admission itself.
@@ -100,7 +106,25 @@ impl<'call> Asked<'call> {
         if self.is_exempt() {
             return Ok(false);
         }
-        webhook::mutate(self).await
+        let shared = &self.call.shared;
+        let policies = shared.policies.mutating.uses(shared).await?;
+        let webhooks = shared.webhooks.mutating(shared).await?;
+        let policies = policies.into_iter().map(Changer::Policy);
+        let all: Vec<Changer> =
+            policies.chain(webhooks.into_iter().map(Changer::Webhook)).collect();
+        // How many changes each of them has seen.
+        let mut seen = Vec::with_capacity(all.len());
+        let mut changes = 0;
+        for changer in &all {
+            changes += usize::from(changer.invoke(self).await?);
+            seen.push(changes);
+        }
+        for (changer, seen) in all.iter().zip(seen) {
+            if changer.asks_again() && seen < changes {
+                changes += usize::from(changer.invoke(self).await?);
+            }
+        }
+        Ok(changes > 0)
     }
 
     /// Asks those who may refuse.
@@ -108,6 +132,7 @@ impl<'call> Asked<'call> {
         if self.is_exempt() {
             return Ok(());
         }
+        policy::validate(self).await?;
         webhook::validate(self).await
     }
 
@@ -115,6 +140,43 @@ impl<'call> Asked<'call> {
     pub async fn judge(mut self) -> Result<(), Status> {
         self.mutate().await?;
         self.validate().await
+    }
+}
+
+/// Notes on a policy that its expressions were looked at: who wrote it may wait for that.
+pub(crate) fn checked(call: &Call, object: &mut Value) {
+    if (call.resource.group, call.resource.kind) == (EXEMPT, "ValidatingAdmissionPolicy")
+        && call.subresource.is_none()
+    {
+        let generation = object.integer(&["metadata", "generation"]).unwrap_or(1);
+        object.set(&["status", "observedGeneration"], generation);
+        object.set_default(&["status", "typeChecking"], json!({}));
+    }
+}
+
+/// Whoever may change objects.
+enum Changer {
+    Policy(policy::Use),
+    Webhook(Arc<webhook::Hook>),
+}
+
+impl Changer {
+    /// Has it change the object. Says whether it did.
+    async fn invoke(&self, asked: &mut Asked<'_>) -> Result<bool, Status> {
+        match self {
+            // There is nothing to be changed about a deletion.
+            Self::Policy(policy) if asked.object.is_object() => policy.mutate(asked).await,
+            Self::Policy(_) => Ok(false),
+            Self::Webhook(hook) => webhook::invoke(asked, hook).await,
+        }
+    }
+
+    /// Whether it wants to see what others have changed since.
+    fn asks_again(&self) -> bool {
+        match self {
+            Self::Policy(policy) => policy.policy.again,
+            Self::Webhook(hook) => hook.again,
+        }
     }
 }
 

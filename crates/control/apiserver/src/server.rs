@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::addresses::Addresses;
-use crate::admission::Webhooks;
+use crate::admission::{Policies, Webhooks};
 use crate::authorize::Access;
 use crate::callout::Callouts;
 use crate::hub::Hub;
@@ -104,6 +104,7 @@ pub(crate) struct Shared {
     pub access: Arc<Access>,
     pub callouts: Callouts,
     pub webhooks: Webhooks,
+    pub policies: Policies,
     /// Cancelled when the server stops: watches end.
     pub closing: CancellationToken,
 }
@@ -137,6 +138,7 @@ impl ApiServer {
         let shared = Shared {
             callouts: Callouts::new(Arc::clone(&store)),
             webhooks: Webhooks::new(),
+            policies: Policies::new(),
             store,
             options,
             addresses,

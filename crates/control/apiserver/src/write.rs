@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use crate::admission::Asked;
+use crate::admission::{self, Asked};
 use crate::audit::Created;
 use crate::call::Call;
 use crate::registry::{ATTEMPTS, Change};
@@ -106,7 +106,7 @@ async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>
     }
     offer(call, &mut object, None)?;
     let mut errors = berth_rules::validate(resource, &object);
-    errors.extend(labels_of_namespace(call, &object, None));
+    errors.extend(errors_of_kind(call, &object, None));
     if !errors.is_empty() {
         return Err(Status::invalid(call.kind_subject(&object), &errors));
     }
@@ -114,6 +114,7 @@ async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>
         call.warn(standards::admit(call, &policies, &object, None)?);
     }
     limits::check(call, &object).await?;
+    admission::checked(call, &mut object);
     let asked = Asked::create(call, object);
     asked.validate().await?;
     object = asked.object;
@@ -255,6 +256,7 @@ async fn admit(call: &Call, mut object: Value, old: &Value) -> Result<Value, Sta
     if call.subresource == Some(Subresource::Resize) {
         limits::check(call, &object).await?;
     }
+    admission::checked(call, &mut object);
     Asked::update(call, shown(call, &object).into_owned(), &shown_old).validate().await?;
     if is_quota(call) && object["spec"] != old["spec"] {
         quota::tally(&call.shared, &call.namespace, &mut object).await?;
@@ -372,15 +374,20 @@ async fn counted(call: &Call, object: Value) -> Result<Value, Status> {
     Ok(quota::count(&call.shared, &call.namespace, object.name()).await?.0)
 }
 
-fn labels_of_namespace(call: &Call, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    if is_namespace(call) { standards::check_labels(object, old) } else { Vec::new() }
+/// What only the server can find wrong with objects of some kinds.
+fn errors_of_kind(call: &Call, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    match call.resource.group {
+        "" if is_namespace(call) => standards::check_labels(object, old),
+        "admissionregistration.k8s.io" => admission::check(object),
+        _ => Vec::new(),
+    }
 }
 
 fn check(call: &Call, object: &Value, old: &Value) -> Result<(), Status> {
     let errors = match call.subresource {
         None => {
             let mut errors = berth_rules::validate_update(call.resource, object, old);
-            errors.extend(labels_of_namespace(call, object, Some(old)));
+            errors.extend(errors_of_kind(call, object, Some(old)));
             errors
         }
         Some(Subresource::EphemeralContainers | Subresource::Resize) => {

@@ -86,11 +86,22 @@ pub(crate) const ADMISSION_POLICY: &[Column] =
     &[Column::number("Validations"), Column::text("ParamKind"), AGE];
 
 pub(crate) fn admission_policy(object: &Value, now: Timestamp) -> Vec<Value> {
+    policy("validations", object, now)
+}
+
+pub(crate) const MUTATION_POLICY: &[Column] =
+    &[Column::number("Mutations"), Column::text("ParamKind"), AGE];
+
+pub(crate) fn mutation_policy(object: &Value, now: Timestamp) -> Vec<Value> {
+    policy("mutations", object, now)
+}
+
+fn policy(counted: &str, object: &Value, now: Timestamp) -> Vec<Value> {
     let kind = object
         .at(&["spec", "paramKind"])
         .map(|kind| format!("{}/{}", kind.text(&["apiVersion"]), kind.text(&["kind"])));
     vec![
-        object.list(&["spec", "validations"]).len().into(),
+        object.list(&["spec", counted]).len().into(),
         or_unset(&kind.unwrap_or_default()),
         age(object, now),
     ]

@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 4] = [
+pub(super) static RESOURCES: [Resource; 6] = [
     Resource {
         categories: &["api-extensions"],
         scope: Scope::Cluster,
@@ -56,6 +56,32 @@ pub(super) static RESOURCES: [Resource; 4] = [
             "ValidatingAdmissionPolicyBinding",
             "validatingadmissionpolicybindings",
             "validatingadmissionpolicybinding",
+        )
+    },
+    Resource {
+        version: "v1beta1",
+        categories: &["api-extensions"],
+        scope: Scope::Cluster,
+        columns: cells::MUTATION_POLICY,
+        cells: cells::mutation_policy,
+        ..v1(
+            GROUP,
+            "MutatingAdmissionPolicy",
+            "mutatingadmissionpolicies",
+            "mutatingadmissionpolicy",
+        )
+    },
+    Resource {
+        version: "v1beta1",
+        categories: &["api-extensions"],
+        scope: Scope::Cluster,
+        columns: cells::ADMISSION_BINDING,
+        cells: cells::admission_binding,
+        ..v1(
+            GROUP,
+            "MutatingAdmissionPolicyBinding",
+            "mutatingadmissionpolicybindings",
+            "mutatingadmissionpolicybinding",
         )
     },
 ];

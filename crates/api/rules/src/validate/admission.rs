@@ -8,8 +8,19 @@ use super::{Errors, Place, names};
 pub(crate) fn create(kind: &str, object: &Value, errors: &mut Errors) {
     let root = Place::root(object);
     match kind {
-        "ValidatingAdmissionPolicy" => policy(&root.field("spec"), errors),
-        "ValidatingAdmissionPolicyBinding" => binding(&root.field("spec"), errors),
+        "ValidatingAdmissionPolicy" => {
+            validations(&root.field("spec"), errors);
+            policy(&root.field("spec"), errors);
+        }
+        "MutatingAdmissionPolicy" => {
+            mutations(&root.field("spec"), errors);
+            policy(&root.field("spec"), errors);
+        }
+        "ValidatingAdmissionPolicyBinding" => {
+            actions(&root.field("spec"), errors);
+            binding(&root.field("spec"), errors);
+        }
+        "MutatingAdmissionPolicyBinding" => binding(&root.field("spec"), errors),
         _ => {
             root.field("webhooks").unique("name", errors);
             for webhook in root.field("webhooks").items() {
@@ -125,7 +136,7 @@ fn resources(place: &Place<'_>, needs_rules: bool, errors: &mut Errors) {
     selectors(place, errors);
 }
 
-fn policy(spec: &Place<'_>, errors: &mut Errors) {
+fn validations(spec: &Place<'_>, errors: &mut Errors) {
     let (validations, annotations) = (spec.field("validations"), spec.field("auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
         let why = "validations or auditAnnotations must contain at least one item";
@@ -140,6 +151,35 @@ fn policy(spec: &Place<'_>, errors: &mut Errors) {
         annotation.field("key").required(errors);
         annotation.field("valueExpression").required(errors);
     }
+}
+
+fn mutations(spec: &Place<'_>, errors: &mut Errors) {
+    let mutations = spec.field("mutations");
+    mutations.required(errors);
+    for mutation in mutations.items() {
+        let kind = mutation.field("patchType");
+        if kind.required(errors) {
+            kind.one_of(&["ApplyConfiguration", "JSONPatch"], errors);
+        }
+        for (name, part) in
+            [("ApplyConfiguration", "applyConfiguration"), ("JSONPatch", "jsonPatch")]
+        {
+            let part = mutation.field(part);
+            if kind.text() == name {
+                part.field("expression").required(errors);
+            } else if !part.value.is_null() {
+                let why = format!("must not be set when patchType is {}", kind.text());
+                errors.push(FieldError::forbidden(&part.path, why));
+            }
+        }
+    }
+    let again = spec.field("reinvocationPolicy");
+    if again.required(errors) {
+        again.one_of(&["IfNeeded", "Never"], errors);
+    }
+}
+
+fn policy(spec: &Place<'_>, errors: &mut Errors) {
     spec.field("variables").unique("name", errors);
     for variable in spec.field("variables").items() {
         variable.field("name").required(errors);
@@ -158,8 +198,7 @@ fn policy(spec: &Place<'_>, errors: &mut Errors) {
     conditions(spec, errors);
 }
 
-fn binding(spec: &Place<'_>, errors: &mut Errors) {
-    spec.field("policyName").required(errors);
+fn actions(spec: &Place<'_>, errors: &mut Errors) {
     let actions = spec.field("validationActions");
     actions.required(errors);
     for action in actions.items() {
@@ -171,6 +210,10 @@ fn binding(spec: &Place<'_>, errors: &mut Errors) {
                    information in the API response and headers serves no purpose)";
         actions.invalid(why, errors);
     }
+}
+
+fn binding(spec: &Place<'_>, errors: &mut Errors) {
+    spec.field("policyName").required(errors);
     let reference = spec.field("paramRef");
     if !reference.value.is_null() {
         let (name, selector) = (reference.field("name"), reference.field("selector"));

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_objects::{Object, Resource, Status};
+use berth_cel::Budget;
+use berth_objects::{Object, Resource, Status, Subject};
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use serde_json::Value;
 
+use super::expression::{Expression, Held, Scene, Stage, named};
 use super::kept::Kept;
 use super::matching::{Rules, seen_as};
 use super::review::{self, Verdict};
 use super::{Asked, EXEMPT};
 use crate::callout::Server;
+use crate::server::Shared;
 
 /// One webhook of a configuration.
-struct Hook {
+pub(super) struct Hook {
     configuration: String,
     name: String,
     /// Where it is; a configuration that says it wrongly is told to whoever is asked about it.
@@ -26,7 +29,8 @@ struct Hook {
     timeout: Duration,
     /// Whether asking changes nothing elsewhere.
     dry: bool,
-    again: bool,
+    pub again: bool,
+    conditions: Vec<(String, Expression)>,
 }
 
 /// All webhooks of the cluster.
@@ -42,6 +46,14 @@ impl Webhooks {
             mutating: kept("mutatingwebhookconfigurations"),
             validating: kept("validatingwebhookconfigurations"),
         }
+    }
+}
+
+impl Webhooks {
+    /// Those that may change objects, in the order they are asked in.
+    pub(super) async fn mutating(&self, shared: &Shared) -> Result<Vec<Arc<Hook>>, Status> {
+        let configurations = self.mutating.all(shared).await?;
+        Ok(configurations.iter().flat_map(|it| it.iter().cloned()).collect())
     }
 }
 
@@ -62,6 +74,7 @@ impl Hook {
             timeout: Duration::from_secs(seconds.unwrap_or(10)),
             dry: matches!(hook.text(&["sideEffects"]), "None" | "NoneOnDryRun"),
             again: hook.text(&["reinvocationPolicy"]) == "IfNeeded",
+            conditions: named(hook, "matchConditions", "name", "expression"),
         }
     }
 
@@ -71,11 +84,31 @@ impl Hook {
         if !self.rules.selects(asked).await? {
             return Ok(None);
         }
+        if !self.holds(asked)? {
+            return Ok(None);
+        }
         if asked.call.dry_run && !self.dry {
             let message = format!("admission webhook \"{}\" does not support dry run", self.name);
             return Err(Status::bad_request(message));
         }
         Ok(Some(resource))
+    }
+
+    /// Whether the webhook's conditions hold. What cannot be evaluated is as bad as a webhook that does not answer.
+    fn holds(&self, asked: &Asked<'_>) -> Result<bool, Status> {
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        let (stage, mut budget) = (Stage::new(asked.call), Budget::for_request());
+        match Scene::new(&stage, asked, &[], &mut budget).holds(&self.conditions) {
+            Held::Yes => Ok(true),
+            Held::No => Ok(false),
+            Held::Broken(_) if self.ignored => Ok(false),
+            Held::Broken(why) => {
+                let subject = Subject { name: asked.name().to_owned(), ..asked.call.subject() };
+                Err(Status::forbidden(subject, &why))
+            }
+        }
     }
 
     /// Asks. Nothing when it could not be asked and that is to be ignored.
@@ -118,32 +151,11 @@ fn heed(asked: &Asked<'_>, verdict: &mut Verdict) -> Result<(), Status> {
     verdict.refusal.take().map_or(Ok(()), Err)
 }
 
-/// Has the object changed by the webhooks, one after the other. Those that want to are asked again about what others did.
-pub(super) async fn mutate(asked: &mut Asked<'_>) -> Result<bool, Status> {
-    let configurations = asked.call.shared.webhooks.mutating.all(&asked.call.shared).await?;
-    let all: Vec<Arc<Hook>> = configurations.iter().flat_map(|it| it.iter().cloned()).collect();
-    // How many changes a webhook has seen.
-    let mut seen: Vec<Option<usize>> = vec![None; all.len()];
-    let mut changes = 0;
-    for (index, hook) in all.iter().enumerate() {
-        if invoke(asked, hook).await? {
-            changes += 1;
-        }
-        seen[index] = Some(changes);
-    }
-    for (index, hook) in all.iter().enumerate() {
-        if hook.again
-            && seen[index].is_some_and(|seen| seen < changes)
-            && invoke(asked, hook).await?
-        {
-            changes += 1;
-        }
-    }
-    Ok(changes > 0)
-}
-
 /// Boxed, because the compiler cannot follow the client's type into the callers' futures.
-fn invoke<'a>(asked: &'a mut Asked<'_>, hook: &'a Hook) -> BoxFuture<'a, Result<bool, Status>> {
+pub(super) fn invoke<'a>(
+    asked: &'a mut Asked<'_>,
+    hook: &'a Hook,
+) -> BoxFuture<'a, Result<bool, Status>> {
     async move {
         let Some(resource) = hook.wants(asked).await? else { return Ok(false) };
         let Some(mut verdict) = hook.ask(asked, resource, true).await? else { return Ok(false) };

@@ -10,6 +10,7 @@ mod kubectl;
 mod nonsense;
 mod patches;
 mod people;
+mod policies;
 mod quotas;
 mod reference;
 mod samples;
