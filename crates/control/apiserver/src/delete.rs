@@ -62,12 +62,13 @@ pub(crate) async fn delete(
     let options = Options::read(call, request).await?;
     let (object, gone) = delete_object(call, &options).await?;
     // Pods are answered with what they were, as upstream does; for others the Status is enough.
-    if !gone || call.resource.kind == "Pod" {
+    if !gone || call.resource().kind == "Pod" {
         return Ok(call.respond(200, object));
     }
-    let mut details = json!({"name": call.name, "kind": call.resource.plural, "uid": object.uid()});
-    if !call.resource.group.is_empty() {
-        details["group"] = call.resource.group.into();
+    let mut details =
+        json!({"name": call.name, "kind": call.resource().plural, "uid": object.uid()});
+    if !call.resource().group.is_empty() {
+        details["group"] = call.resource().group.into();
     }
     Ok(respond(
         200,
@@ -93,12 +94,12 @@ pub(crate) async fn delete_object(call: &Call, options: &Options) -> Result<(Val
                 return Err(Status::conflict(call.subject(), &why));
             }
             write::expect_version(call, &options.version, &old)?;
-            let change = plan(call.resource, old, options, call.shared.now());
+            let change = plan(call.resource(), old, options, call.shared.now());
             gone = matches!(change, Change::Remove(_));
             Ok(change)
         })
         .await?;
-    if gone && !call.dry_run && call.resource.kind == "Service" {
+    if gone && !call.dry_run && call.resource().kind == "Service" {
         call.shared.addresses.release(&object, None);
     }
     Ok((object, gone))
@@ -107,7 +108,7 @@ pub(crate) async fn delete_object(call: &Call, options: &Options) -> Result<(Val
 /// Why an object that the cluster cannot do without stays.
 fn kept(call: &Call) -> Option<&'static str> {
     const NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
-    match (call.resource.group, call.resource.kind) {
+    match (call.resource().group, call.resource().kind) {
         ("", "Namespace") if NAMESPACES.contains(&call.name.as_str()) => {
             Some("this namespace may not be deleted")
         }
@@ -212,5 +213,5 @@ pub(crate) async fn delete_collection(
         }
     }
     let metadata = json!({"resourceVersion": call.shared.store.current().to_string()});
-    Ok(respond(200, &call.form.list(call.resource, items, metadata, call.shared.now())))
+    Ok(respond(200, &call.form.list(call.resource(), items, metadata, call.shared.now())))
 }

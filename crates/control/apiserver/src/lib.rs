@@ -23,6 +23,7 @@ mod hub;
 mod impersonate;
 mod input;
 mod join;
+mod kinds;
 mod list;
 mod listen;
 mod nodes;

@@ -45,7 +45,7 @@ pub(crate) fn encode(resource: &Resource, object: &Value) -> Result<Bytes, Statu
 impl Shared {
     pub async fn fetch(
         &self,
-        resource: &Resource,
+        resource: &Resource<'_>,
         namespace: &str,
         name: &str,
     ) -> Result<Option<(Value, Revision)>, Status> {
@@ -55,7 +55,11 @@ impl Shared {
     }
 
     /// All objects of a resource, in one namespace or in all.
-    pub async fn list(&self, resource: &Resource, namespace: &str) -> Result<Vec<Value>, Status> {
+    pub async fn list(
+        &self,
+        resource: &Resource<'_>,
+        namespace: &str,
+    ) -> Result<Vec<Value>, Status> {
         let prefix = prefix(resource, namespace).into();
         let page = self.store.range(Range { prefix, ..Range::default() });
         let page = page.await.map_err(status::store)?;
@@ -74,13 +78,13 @@ pub(crate) enum Change {
 impl Call {
     /// The object the request names.
     pub async fn read(&self) -> Result<Value, Status> {
-        let found = self.shared.fetch(self.resource, &self.namespace, &self.name).await?;
+        let found = self.shared.fetch(self.resource(), &self.namespace, &self.name).await?;
         Ok(found.ok_or_else(|| Status::not_found(self.subject()))?.0)
     }
 
     /// Writes a new object and returns it with its revision.
     pub async fn insert(&self, mut object: Value) -> Result<Value, Status> {
-        let key = key(self.resource, &self.namespace, object.name());
+        let key = key(self.resource(), &self.namespace, object.name());
         let exists = || {
             let subject = Subject { name: object.name().to_owned(), ..self.subject() };
             Status::already_exists(subject)
@@ -92,7 +96,7 @@ impl Call {
             }
             return Ok(object);
         } else {
-            let value = encode(self.resource, &object)?;
+            let value = encode(self.resource(), &object)?;
             let operation = Operation::Put { key, value, expect: Expect::Absent };
             match self.shared.store.commit(vec![operation]).await {
                 Ok(revision) => revision,
@@ -119,16 +123,16 @@ impl Call {
         mut change: impl FnMut(Value) -> Result<Change, Status> + Send,
     ) -> Result<Value, Status> {
         const ATTEMPTS: usize = 100;
-        let key = key(self.resource, &self.namespace, &self.name);
+        let key = key(self.resource(), &self.namespace, &self.name);
         for _ in 0..ATTEMPTS {
-            let found = self.shared.fetch(self.resource, &self.namespace, &self.name).await?;
+            let found = self.shared.fetch(self.resource(), &self.namespace, &self.name).await?;
             let (old, revision) = found.ok_or_else(|| Status::not_found(self.subject()))?;
             let expect = Expect::Revision(revision);
             let change = change(old.clone())?;
             let (mut object, operation) = match change {
                 Change::Put(object) if object == old => return Ok(object),
                 Change::Put(object) => {
-                    let value = encode(self.resource, &object)?;
+                    let value = encode(self.resource(), &object)?;
                     (object, Operation::Put { key: key.clone(), value, expect })
                 }
                 Change::Remove(object) => (object, Operation::Delete { key: key.clone(), expect }),

@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::addresses::Addresses;
 use crate::authorize::Access;
 use crate::hub::Hub;
+use crate::kinds::Kinds;
 use crate::{
     ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap, roles,
 };
@@ -84,6 +85,7 @@ pub(crate) struct Shared {
     pub options: Options,
     pub addresses: Addresses,
     pub hub: Arc<Hub>,
+    pub kinds: Kinds,
     /// Ends the hub with the server.
     _hub: DropGuard,
     pub access: Arc<Access>,
@@ -121,6 +123,7 @@ impl ApiServer {
             options,
             addresses,
             hub,
+            kinds: Kinds::default(),
             _hub: stop.drop_guard(),
             access,
             closing: CancellationToken::new(),

@@ -60,7 +60,7 @@ pub(crate) async fn create_object(call: &mut Call, object: Value) -> Result<Valu
 
 async fn create_named(call: &mut Call, mut object: Value) -> Result<Value, Status> {
     call.place(&mut object)?;
-    let resource = call.resource;
+    let resource = call.resource();
     if !object.resource_version().is_empty() {
         let message = "resourceVersion should not be set on objects to be created";
         return Err(Status::bad_request(message));
@@ -105,7 +105,7 @@ fn reserve<'call>(
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<Option<Reservation<'call>>, Status> {
-    if (call.resource.group, call.resource.kind) != ("", "Service") {
+    if (call.resource().group, call.resource().kind) != ("", "Service") {
         return Ok(None);
     }
     match call.shared.addresses.reserve(object, old) {
@@ -198,18 +198,18 @@ pub(crate) fn change<'call>(
                 warnings = standards::admit(call, policies, &object, Some(&old))?;
             }
             call.track(&mut object, Some(&old));
-            let gone = delete::is_finished(call.resource, &object);
+            let gone = delete::is_finished(call.resource(), &object);
             last = Some(old);
             Ok(if gone { Change::Remove(object) } else { Change::Put(object) })
         };
         let changed = call.modify(attempt).await?;
         call.warn(warnings);
-        let gone = delete::is_finished(call.resource, &changed);
+        let gone = delete::is_finished(call.resource(), &changed);
         if let Some(old) = last.as_ref().filter(|_| is_namespace(call) && !gone) {
             call.warn(standards::existing(call, &changed, old).await?);
         }
         if !call.dry_run
-            && let Some(old) = last.filter(|_| call.resource.kind == "Service")
+            && let Some(old) = last.filter(|_| call.resource().kind == "Service")
         {
             call.shared.addresses.release(&old, (!gone).then_some(&changed));
         }
@@ -249,13 +249,13 @@ fn ready(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
             None => drop(object.unset(&["metadata", field])),
         }
     }
-    if (call.resource.group, call.resource.kind) == ("", "Pod") {
+    if (call.resource().group, call.resource().kind) == ("", "Pod") {
         priority::keep(object, old);
     }
-    berth_rules::default(call.resource, object);
+    berth_rules::default(call.resource(), object);
     match call.subresource {
-        None => berth_rules::prepare_update(call.resource, object, old),
-        Some(Subresource::Status) => berth_rules::prepare_status(call.resource, object, old),
+        None => berth_rules::prepare_update(call.resource(), object, old),
+        Some(Subresource::Status) => berth_rules::prepare_status(call.resource(), object, old),
         Some(Subresource::Finalize) => only(object, old, &[&["spec", "finalizers"]]),
         Some(Subresource::EphemeralContainers) => {
             only(object, old, &[&["spec", "ephemeralContainers"]]);
@@ -294,7 +294,7 @@ fn resize(object: &mut Value, old: &Value) {
 }
 
 fn is_namespace(call: &Call) -> bool {
-    (call.resource.group, call.resource.kind) == ("", "Namespace")
+    (call.resource().group, call.resource().kind) == ("", "Namespace")
 }
 
 fn labels_of_namespace(call: &Call, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
@@ -304,12 +304,12 @@ fn labels_of_namespace(call: &Call, object: &Value, old: Option<&Value>) -> Vec<
 fn check(call: &Call, object: &Value, old: &Value) -> Result<(), Status> {
     let errors = match call.subresource {
         None => {
-            let mut errors = berth_rules::validate_update(call.resource, object, old);
+            let mut errors = berth_rules::validate_update(call.resource(), object, old);
             errors.extend(labels_of_namespace(call, object, Some(old)));
             errors
         }
         Some(Subresource::EphemeralContainers | Subresource::Resize) => {
-            berth_rules::validate(call.resource, object)
+            berth_rules::validate(call.resource(), object)
         }
         Some(_) => Vec::new(),
     };
