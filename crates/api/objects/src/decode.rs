@@ -2,9 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::Quantity;
-use crate::schema::{Definition, Form, JSON_SCHEMA, Property, Schemas, Shape, Type};
-use crate::time;
+use crate::schema::{Definition, Form, JSON_SCHEMA, OBJECT_META, Property, Schemas, Shape, Type};
+use crate::{Quantity, Resource, time};
 
 /// A value does not have the type of its field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +23,33 @@ pub fn decode(definition: &Definition, value: &mut Value) -> Result<Vec<String>,
     let mut walk = Walk { path: String::new(), unknown: Vec::new() };
     walk.definition(definition, value)?;
     Ok(walk.unknown)
+}
+
+/// Fits an object of any resource in place and returns the paths of the fields that were dropped.
+///
+/// # Errors
+/// The first value whose type is wrong. Of a kind that was defined at run time only the metadata is judged here; its own
+/// fields are judged by validation, as upstream does.
+pub fn fit(resource: &Resource<'_>, value: &mut Value) -> Result<Vec<String>, WrongType> {
+    let Some(custom) = resource.custom else { return decode(resource.definition().1, value) };
+    let mut walk = Walk { path: String::new(), unknown: Vec::new() };
+    for field in ["apiVersion", "kind"] {
+        match value.get(field) {
+            Some(Value::String(_)) | None => {}
+            Some(other) => return walk.within(field, |walk| walk.wrong(other, "string")),
+        }
+    }
+    if let (Some(metadata), Some(definition)) =
+        (value.get_mut("metadata"), Schemas::builtin().definition(OBJECT_META))
+    {
+        if metadata.is_null() {
+            *metadata = Value::Object(Map::new());
+        }
+        walk.within("metadata", |walk| walk.definition(definition, metadata))?;
+    }
+    let mut unknown = walk.unknown;
+    unknown.extend(custom.prune(value));
+    Ok(unknown)
 }
 
 struct Walk {

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::schema::{Definition, Form, ListType, Property, Shape, Type};
+use crate::custom::{Node, Topology};
+use crate::schema::{Definition, Form, ListType, Property, Schema, Shape, Type};
 
 /// A set of fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,12 +23,44 @@ pub struct Fields {
 enum Kind<'schema> {
     Object(&'schema Definition),
     Map(Option<&'schema Property>),
-    Keyed(&'schema Property),
+    Keyed(Keyed<'schema>),
     Set,
     Leaf,
+    /// An object of a schema that is not in the table.
+    CustomObject(&'schema dyn Node),
+    /// A map of such a schema.
+    CustomMap(&'schema dyn Node),
+}
+
+/// A list whose elements have keys.
+#[derive(Clone, Copy)]
+enum Keyed<'schema> {
+    Table(&'schema Property),
+    Custom(&'schema dyn Node, &'schema [String]),
+}
+
+impl<'schema> From<Schema<'schema>> for Kind<'schema> {
+    fn from(schema: Schema<'schema>) -> Self {
+        match schema {
+            Schema::Table(definition) => Self::Object(definition),
+            Schema::Custom(node) => Self::CustomObject(node),
+        }
+    }
 }
 
 impl<'schema> Kind<'schema> {
+    fn custom(node: Option<&'schema dyn Node>) -> Self {
+        let Some(node) = node else { return Self::Leaf };
+        match node.topology() {
+            Topology::Table(definition) => Self::Object(definition),
+            Topology::Object => Self::CustomObject(node),
+            Topology::Map => Self::CustomMap(node),
+            Topology::Keyed(keys) => Self::Keyed(Keyed::Custom(node, keys)),
+            Topology::Set => Self::Set,
+            Topology::Leaf => Self::Leaf,
+        }
+    }
+
     fn of(property: Option<&'schema Property>) -> Self {
         let Some(property) = property.filter(|property| !property.atomic()) else {
             return Self::Leaf;
@@ -38,7 +71,7 @@ impl<'schema> Kind<'schema> {
             }
             Shape::Basic(Type::Map) => Self::Map(property.element.as_deref()),
             Shape::Basic(Type::Array) => match property.list_type {
-                ListType::Map if !property.keys.is_empty() => Self::Keyed(property),
+                ListType::Map if !property.keys.is_empty() => Self::Keyed(Keyed::Table(property)),
                 ListType::Set => Self::Set,
                 ListType::Map | ListType::Atomic => Self::Leaf,
             },
@@ -50,7 +83,9 @@ impl<'schema> Kind<'schema> {
         match self {
             Self::Object(definition) => Self::of(definition.property(name)),
             Self::Map(element) => Self::of(element),
-            Self::Keyed(property) => Self::of(property.element.as_deref()),
+            Self::Keyed(Keyed::Table(property)) => Self::of(property.element.as_deref()),
+            Self::Keyed(Keyed::Custom(node, _)) => Self::custom(node.element()),
+            Self::CustomObject(node) | Self::CustomMap(node) => Self::custom(node.field(name)),
             Self::Set | Self::Leaf => Self::Leaf,
         }
     }
@@ -59,11 +94,12 @@ impl<'schema> Kind<'schema> {
 /// The parts of a value, by their names in sets.
 fn parts<'value>(kind: Kind<'_>, value: &'value Value) -> Vec<(String, &'value Value)> {
     match (kind, value) {
-        (Kind::Object(_) | Kind::Map(_), Value::Object(fields)) => {
-            fields.iter().map(|(name, value)| (format!("f:{name}"), value)).collect()
-        }
-        (Kind::Keyed(property), Value::Array(items)) => {
-            items.iter().map(|item| (key_of(property, item), item)).collect()
+        (
+            Kind::Object(_) | Kind::Map(_) | Kind::CustomObject(_) | Kind::CustomMap(_),
+            Value::Object(fields),
+        ) => fields.iter().map(|(name, value)| (format!("f:{name}"), value)).collect(),
+        (Kind::Keyed(keyed), Value::Array(items)) => {
+            items.iter().map(|item| (key_of(keyed, item), item)).collect()
         }
         (Kind::Set, Value::Array(items)) => {
             items.iter().map(|item| (format!("v:{item}"), item)).collect()
@@ -72,12 +108,18 @@ fn parts<'value>(kind: Kind<'_>, value: &'value Value) -> Vec<(String, &'value V
     }
 }
 
-fn key_of(property: &Property, item: &Value) -> String {
-    let mut keys: Vec<_> = property.keys.to_vec();
+fn key_of(keyed: Keyed<'_>, item: &Value) -> String {
+    let mut keys: Vec<&str> = match keyed {
+        Keyed::Table(property) => property.keys.to_vec(),
+        Keyed::Custom(_, keys) => keys.iter().map(String::as_str).collect(),
+    };
     keys.sort_unstable();
     let entries = keys.into_iter().filter_map(|key| {
-        // Ports are told apart by their protocol, which may be left out where defaults apply later.
-        let default = || (key == "protocol").then(|| Value::from("TCP"));
+        let default = || match keyed {
+            // Ports are told apart by their protocol, which may be left out where defaults apply later.
+            Keyed::Table(_) => (key == "protocol").then(|| Value::from("TCP")),
+            Keyed::Custom(node, _) => node.key_default(key),
+        };
         Some((key.to_owned(), item.get(key).cloned().or_else(default)?))
     });
     format!("k:{}", Value::Object(entries.collect::<Map<_, _>>()))
@@ -115,17 +157,17 @@ fn unowned(path: &[&str]) -> bool {
 /// Whether the parts are things of their own, which somebody may own, and not fields that are simply there.
 fn is_item(kind: Kind<'_>) -> bool {
     match kind {
-        Kind::Map(_) | Kind::Keyed(_) | Kind::Set => true,
-        Kind::Object(_) | Kind::Leaf => false,
+        Kind::Map(_) | Kind::CustomMap(_) | Kind::Keyed(_) | Kind::Set => true,
+        Kind::Object(_) | Kind::CustomObject(_) | Kind::Leaf => false,
     }
 }
 
 impl Fields {
     /// The fields an object has.
     #[must_use]
-    pub fn of(definition: &Definition, object: &Value) -> Self {
+    pub fn of<'schema>(schema: impl Into<Schema<'schema>>, object: &Value) -> Self {
         let mut all = Self::default();
-        all.collect(Kind::Object(definition), object);
+        all.collect(schema.into().into(), object);
         all.member = false;
         all.strip(&mut Vec::new());
         all
@@ -163,9 +205,9 @@ impl Fields {
 
     /// Fields whose value in `new` is another than in `old`, or which `old` lacks.
     #[must_use]
-    pub fn changed(definition: &Definition, old: &Value, new: &Value) -> Self {
+    pub fn changed<'schema>(schema: impl Into<Schema<'schema>>, old: &Value, new: &Value) -> Self {
         let mut all = Self::default();
-        all.compare(Kind::Object(definition), Some(old), new);
+        all.compare(schema.into().into(), Some(old), new);
         all.member = false;
         all.strip(&mut Vec::new());
         all
@@ -179,7 +221,7 @@ impl Fields {
         }
         let old_parts: BTreeMap<_, _> =
             old.map(|old| parts(kind, old)).unwrap_or_default().into_iter().collect();
-        self.member = old.is_none() && matches!(kind, Kind::Map(_));
+        self.member = old.is_none() && matches!(kind, Kind::Map(_) | Kind::CustomMap(_));
         for (name, value) in new_parts {
             let before = old_parts.get(&name).copied();
             let mut child = Self::default();
@@ -243,8 +285,8 @@ impl Fields {
     }
 
     /// With every named field that leads to a member made a member itself. Items of maps and lists are no such fields.
-    pub(crate) fn with_named(mut self, definition: &Definition) -> Self {
-        self.name_all(Kind::Object(definition));
+    pub(crate) fn with_named(mut self, schema: Schema<'_>) -> Self {
+        self.name_all(schema.into());
         // Nobody owns the metadata as such, nor its name.
         self.strip(&mut Vec::new());
         self
@@ -252,7 +294,7 @@ impl Fields {
 
     fn name_all(&mut self, kind: Kind<'_>) {
         for (name, child) in &mut self.children {
-            child.member |= matches!(kind, Kind::Object(_));
+            child.member |= matches!(kind, Kind::Object(_) | Kind::CustomObject(_));
             child.name_all(kind_of_part(kind, name));
         }
     }
@@ -310,8 +352,8 @@ impl Fields {
     }
 
     /// Takes the members of this set out of an object, with all that is in them.
-    pub fn remove_from(&self, definition: &Definition, object: &mut Value) {
-        self.remove(Kind::Object(definition), object);
+    pub fn remove_from<'schema>(&self, schema: impl Into<Schema<'schema>>, object: &mut Value) {
+        self.remove(schema.into().into(), object);
     }
 
     fn remove(&self, kind: Kind<'_>, value: &mut Value) {
@@ -334,9 +376,13 @@ impl Fields {
             }),
             Value::Array(items) => items.retain_mut(|item| {
                 let name = match kind {
-                    Kind::Keyed(property) => key_of(property, item),
+                    Kind::Keyed(keyed) => key_of(keyed, item),
                     Kind::Set => format!("v:{item}"),
-                    Kind::Object(_) | Kind::Map(_) | Kind::Leaf => return true,
+                    Kind::Object(_)
+                    | Kind::Map(_)
+                    | Kind::CustomObject(_)
+                    | Kind::CustomMap(_)
+                    | Kind::Leaf => return true,
                 };
                 let Some(child) = self.children.get(&name) else { return true };
                 !goes(child, kind.child(""), item)
@@ -360,13 +406,21 @@ fn readable(name: &str) -> String {
 }
 
 /// Merges an applied configuration into an object: maps and keyed lists merge, everything else is replaced.
-pub fn merge_applied(definition: &Definition, object: &mut Value, applied: &Value) {
-    merge(Kind::Object(definition), object, applied);
+pub fn merge_applied<'schema>(
+    schema: impl Into<Schema<'schema>>,
+    object: &mut Value,
+    applied: &Value,
+) {
+    merge(schema.into().into(), object, applied);
 }
 
 fn merge(kind: Kind<'_>, object: &mut Value, applied: &Value) {
     match (kind, &mut *object, applied) {
-        (Kind::Object(_) | Kind::Map(_), Value::Object(fields), Value::Object(changes)) => {
+        (
+            Kind::Object(_) | Kind::Map(_) | Kind::CustomObject(_) | Kind::CustomMap(_),
+            Value::Object(fields),
+            Value::Object(changes),
+        ) => {
             for (name, change) in changes {
                 match fields.get_mut(name) {
                     Some(place) => merge(kind.child(name), place, change),
@@ -383,7 +437,7 @@ fn merge(kind: Kind<'_>, object: &mut Value, applied: &Value) {
 
 fn item_name(kind: Kind<'_>, item: &Value) -> String {
     match kind {
-        Kind::Keyed(property) => key_of(property, item),
+        Kind::Keyed(keyed) => key_of(keyed, item),
         _ => format!("v:{item}"),
     }
 }

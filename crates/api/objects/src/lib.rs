@@ -3,6 +3,7 @@
 //! Objects are plain JSON everywhere in here. What a kind means is in the tables of schemas and, for the built-in kinds, in
 //! `berth-rules`; so the same code serves kinds nobody has thought of yet.
 
+mod custom;
 mod decode;
 mod fields;
 pub mod json;
@@ -18,11 +19,12 @@ mod strategic;
 pub mod time;
 pub mod yaml;
 
-pub use decode::{WrongType, decode};
+pub use custom::{Custom, Node, Topology};
+pub use decode::{WrongType, decode, fit};
 pub use fields::{Fields, merge_applied};
 pub use object::Object;
 pub use quantity::{NotAQuantity, Quantity};
-pub use resource::{Column, Resource, Scope, Subresource, VERBS};
+pub use resource::{Column, Handle, Resource, Scope, Subresource, VERBS};
 pub use selector::{FieldSelector, LabelSelector, NotASelector, is_label_value, is_qualified_name};
 pub use status::{Cause, FieldError, Status, Subject};
 pub use strategic::{PatchError, strategic_merge};

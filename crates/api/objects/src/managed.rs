@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::fields::{Fields, merge_applied};
-use crate::schema::Definition;
+use crate::schema::Schema;
 use crate::{Cause, Object, time};
 
 /// The newest entries of updates are kept up to this number; older ones flow together.
@@ -151,12 +151,13 @@ fn write(object: &mut Value, mut entries: Vec<Entry>) {
 
 /// Notes who made `new` of `old` by any change but apply. `new` may carry managed fields of its own, for example none to
 /// reset them.
-pub fn track_update(
-    definition: &Definition,
+pub fn track_update<'schema>(
+    schema: impl Into<Schema<'schema>>,
     old: Option<&Value>,
     new: &mut Value,
     manager: &Manager<'_>,
 ) {
+    let schema = schema.into();
     let sent = new.at(&["metadata", "managedFields"]).cloned();
     let reset = sent
         .as_ref()
@@ -172,8 +173,8 @@ pub fn track_update(
         None => Vec::new(),
     };
     let nothing = Value::Null;
-    let changed = Fields::changed(definition, old.unwrap_or(&nothing), new);
-    let present = Fields::of(definition, new);
+    let changed = Fields::changed(schema, old.unwrap_or(&nothing), new);
+    let present = Fields::of(schema, new);
     let mut entries = before;
     let mut own = None;
     for entry in &mut entries {
@@ -206,33 +207,34 @@ fn present_with(present: &Fields, owned: &Fields) -> Fields {
 /// The causes, one for each field that another manager owns and that would change, unless `force` takes it over.
 ///
 /// Fields of a manager's earlier application that it no longer applies, and that nobody else owns, go.
-pub fn apply(
-    definition: &Definition,
+pub fn apply<'schema>(
+    schema: impl Into<Schema<'schema>>,
     object: &mut Value,
     configuration: &Value,
     manager: &Manager<'_>,
     force: &Force,
     settle: impl Fn(&mut Value),
 ) -> Result<(), Vec<Cause>> {
+    let schema = schema.into();
     let live = object.clone();
     let mut entries = read(&live);
-    let wanted = Fields::of(definition, configuration);
+    let wanted = Fields::of(schema, configuration);
     let mut merged = if live.is_null() { json!({}) } else { live.clone() };
-    merge_applied(definition, &mut merged, configuration);
+    merge_applied(schema, &mut merged, configuration);
     let own = entries.iter().position(|entry| entry.is(manager, true));
     let before = own.map(|place| entries.remove(place));
     if let Some(before) = &before {
         // What this manager applied before and nobody wants any more. A field with something wanted inside is wanted.
         let managed = entries.iter().fold(wanted.clone(), |all, entry| all.union(&entry.fields));
-        let gone = before.fields.clone().with_named(definition);
-        let gone = gone.difference(&managed.with_named(definition));
-        gone.remove_from(definition, &mut merged);
+        let gone = before.fields.clone().with_named(schema);
+        let gone = gone.difference(&managed.with_named(schema));
+        gone.remove_from(schema, &mut merged);
     }
     let mut settled = merged.clone();
     settle(&mut settled);
-    let changed = Fields::changed(definition, &live, &settled);
-    let changed = changed.intersection(&wanted.clone().with_named(definition));
-    let present = Fields::of(definition, &settled);
+    let changed = Fields::changed(schema, &live, &settled);
+    let changed = changed.intersection(&wanted.clone().with_named(schema));
+    let present = Fields::of(schema, &settled);
     let mut causes = Vec::new();
     for entry in &mut entries {
         let conflict = entry.fields.intersection(&changed);
@@ -260,15 +262,20 @@ pub fn apply(
 /// The fields that stand in an object as `kubectl apply` last applied them on its own side: whoever goes on with
 /// server-side apply may change them.
 #[must_use]
-pub fn unchanged(definition: &Definition, last: &Value, live: &Value) -> Fields {
-    let changed = Fields::changed(definition, live, last);
-    Fields::of(definition, last).difference(&changed.with_named(definition))
+pub fn unchanged<'schema>(
+    schema: impl Into<Schema<'schema>>,
+    last: &Value,
+    live: &Value,
+) -> Fields {
+    let schema = schema.into();
+    let changed = Fields::changed(schema, live, last);
+    Fields::of(schema, last).difference(&changed.with_named(schema))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::Schemas;
+    use crate::schema::{Definition, Schemas};
 
     fn schema() -> &'static Definition {
         Schemas::builtin().kind("apps", "v1", "Deployment").unwrap().1

@@ -1,9 +1,12 @@
 //! Resources: what the server must know about a kind to serve it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::schema::{Definition, Schemas};
+use crate::custom::Custom;
+use crate::schema::{Definition, Schema, Schemas};
 
 /// Where objects of a kind live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,64 +19,66 @@ pub enum Scope {
 
 /// A column of a printed table.
 #[derive(Debug, Clone, Copy)]
-pub struct Column {
+pub struct Column<'a> {
     /// The heading.
-    pub name: &'static str,
+    pub name: &'a str,
     /// `string`, `integer`, `date`.
-    pub kind: &'static str,
+    pub kind: &'a str,
     /// Shown by `-o wide` only.
     pub wide: bool,
 }
 
-impl Column {
+impl<'a> Column<'a> {
     /// A text that is always shown.
     #[must_use]
-    pub const fn text(name: &'static str) -> Self {
+    pub const fn text(name: &'a str) -> Self {
         Self { name, kind: "string", wide: false }
     }
 
     /// A number that is always shown.
     #[must_use]
-    pub const fn number(name: &'static str) -> Self {
+    pub const fn number(name: &'a str) -> Self {
         Self { name, kind: "integer", wide: false }
     }
 
     /// A text shown on request.
     #[must_use]
-    pub const fn wide(name: &'static str) -> Self {
+    pub const fn wide(name: &'a str) -> Self {
         Self { name, kind: "string", wide: true }
     }
 }
 
 /// One served resource: a table row, not code.
-#[derive(Debug)]
-pub struct Resource {
+#[derive(Debug, Clone, Copy)]
+pub struct Resource<'a> {
     /// The API group, empty for the core.
-    pub group: &'static str,
+    pub group: &'a str,
     /// The version.
-    pub version: &'static str,
+    pub version: &'a str,
     /// `Pod`.
-    pub kind: &'static str,
+    pub kind: &'a str,
     /// `pods`, as in paths.
-    pub plural: &'static str,
+    pub plural: &'a str,
     /// `pod`.
-    pub singular: &'static str,
+    pub singular: &'a str,
     /// `po`.
-    pub short: &'static [&'static str],
+    pub short: &'a [&'a str],
     /// `all`.
-    pub categories: &'static [&'static str],
+    pub categories: &'a [&'a str],
     /// Where objects live.
     pub scope: Scope,
     /// What may be done with it; [`VERBS`], or `create` alone for questions that are answered and not kept.
     pub verbs: &'static [&'static str],
     /// The subresources served.
-    pub subresources: &'static [Subresource],
+    pub subresources: &'a [Subresource],
     /// Fields that may be selected by, besides name and namespace.
-    pub selectable: &'static [&'static str],
+    pub selectable: &'a [&'a str],
     /// Table columns after the name. The age is not among them: the server adds it at its place, `AGE`.
-    pub columns: &'static [Column],
+    pub columns: &'a [Column<'a>],
     /// The cells of those columns for one object.
     pub cells: fn(&Value, Timestamp) -> Vec<Value>,
+    /// What a kind that was defined at run time has of its own; nothing for built-in kinds.
+    pub custom: Option<&'a dyn Custom>,
 }
 
 /// A part of an object with a path of its own, or an action on it.
@@ -169,7 +174,7 @@ impl Subresource {
 pub const VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-impl Resource {
+impl<'a> Resource<'a> {
     /// `apps/v1`, or `v1` for the core.
     #[must_use]
     pub fn api_version(&self) -> String {
@@ -179,12 +184,33 @@ impl Resource {
         }
     }
 
-    /// The schema's name and the schema.
+    /// The schema's name and the schema of a built-in kind.
+    ///
+    /// # Panics
+    /// For a kind that was defined at run time.
     #[must_use]
-    pub fn schema(&self) -> (&'static str, &'static Definition) {
+    pub fn definition(&self) -> (&'static str, &'static Definition) {
         Schemas::builtin()
             .kind(self.group, self.version, self.kind)
-            .expect("every resource has a schema, which a test checks")
+            .expect("every built-in resource has a schema, which a test checks")
+    }
+
+    /// The schema.
+    #[must_use]
+    pub fn schema(&self) -> Schema<'a> {
+        match self.custom {
+            Some(custom) => Schema::Custom(custom),
+            None => Schema::Table(self.definition().1),
+        }
+    }
+
+    /// The cells of one object, for the columns.
+    #[must_use]
+    pub fn cells_of(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        match self.custom {
+            Some(custom) => custom.cells(object, now),
+            None => (self.cells)(object, now),
+        }
     }
 
     /// Whether objects are kept; others are questions, answered on creation.
@@ -197,5 +223,62 @@ impl Resource {
     #[must_use]
     pub fn namespaced(&self) -> bool {
         self.scope == Scope::Namespaced
+    }
+}
+
+self_cell::self_cell!(
+    struct Defined {
+        owner: Arc<dyn Custom>,
+        #[covariant]
+        dependent: Resource,
+    }
+);
+
+/// A resource that lasts as long as anybody holds it. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle(Held);
+
+#[derive(Clone)]
+enum Held {
+    Builtin(&'static Resource<'static>),
+    Defined(Arc<Defined>),
+}
+
+impl Handle {
+    /// Holds a resource that was defined at run time, as its definition describes it.
+    #[must_use]
+    pub fn new(custom: Arc<dyn Custom>) -> Self {
+        Self(Held::Defined(Arc::new(Defined::new(custom, |custom| custom.resource()))))
+    }
+
+    /// The resource.
+    #[must_use]
+    pub fn get(&self) -> &Resource<'_> {
+        match &self.0 {
+            Held::Builtin(resource) => resource,
+            Held::Defined(defined) => defined.borrow_dependent(),
+        }
+    }
+
+    /// Whether both hold the very same resource.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Held::Builtin(one), Held::Builtin(other)) => std::ptr::eq(*one, *other),
+            (Held::Defined(one), Held::Defined(other)) => Arc::ptr_eq(one, other),
+            (Held::Builtin(_), Held::Defined(_)) | (Held::Defined(_), Held::Builtin(_)) => false,
+        }
+    }
+}
+
+impl From<&'static Resource<'static>> for Handle {
+    fn from(resource: &'static Resource<'static>) -> Self {
+        Self(Held::Builtin(resource))
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Handle({} {})", self.get().api_version(), self.get().plural)
     }
 }

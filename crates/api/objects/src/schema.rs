@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+use crate::custom::Node;
+
 const TABLE: &str = include_str!("../data/schema.json");
 const DESCRIPTIONS: &str = include_str!("../data/descriptions.json");
 
@@ -189,6 +191,21 @@ pub enum Shape {
     Basic(Type),
     /// A named definition.
     Named(&'static str, &'static Definition),
+}
+
+/// The schema of a whole object: from the table, or defined at run time.
+#[derive(Debug, Clone, Copy)]
+pub enum Schema<'a> {
+    /// A definition of the built-in table.
+    Table(&'a Definition),
+    /// The schema of a kind that was defined at run time.
+    Custom(&'a dyn Node),
+}
+
+impl<'a> From<&'a Definition> for Schema<'a> {
+    fn from(definition: &'a Definition) -> Self {
+        Self::Table(definition)
+    }
 }
 
 impl Schemas {

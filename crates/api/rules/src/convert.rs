@@ -149,7 +149,7 @@ fn autoscaler_from_v1(object: &mut Value) {
 mod tests {
     use super::*;
 
-    fn resource(group: &str, version: &str, plural: &str) -> &'static Resource {
+    fn resource(group: &str, version: &str, plural: &str) -> &'static Resource<'static> {
         crate::find(group, version, plural).unwrap()
     }
 

@@ -31,7 +31,7 @@ const fn v1(
     kind: &'static str,
     plural: &'static str,
     singular: &'static str,
-) -> Resource {
+) -> Resource<'static> {
     Resource {
         group,
         version: "v1",
@@ -46,10 +46,11 @@ const fn v1(
         selectable: &[],
         columns: cells::ONLY_AGE,
         cells: cells::age_only,
+        custom: None,
     }
 }
 
-static GROUPS: [&[Resource]; 19] = [
+static GROUPS: [&[Resource<'static>]; 19] = [
     &core::RESOURCES,
     &admission::RESOURCES,
     &apps::RESOURCES,
@@ -72,13 +73,13 @@ static GROUPS: [&[Resource]; 19] = [
 ];
 
 /// All built-in resources.
-pub fn resources() -> impl Iterator<Item = &'static Resource> {
+pub fn resources() -> impl Iterator<Item = &'static Resource<'static>> {
     GROUPS.iter().copied().flatten()
 }
 
 /// The resource of a path.
 #[must_use]
-pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource<'static>> {
     resources().find(|resource| {
         (resource.group, resource.version, resource.plural) == (group, version, plural)
     })
@@ -92,7 +93,7 @@ mod tests {
     fn every_resource_has_a_schema_and_cells_for_its_columns() {
         let empty = serde_json::json!({});
         for resource in resources() {
-            assert_eq!(resource.schema().1.kinds()[0].2, resource.kind);
+            assert_eq!(resource.definition().1.kinds()[0].2, resource.kind);
             let cells = (resource.cells)(&empty, jiff::Timestamp::UNIX_EPOCH);
             assert_eq!(cells.len(), resource.columns.len(), "{}", resource.kind);
         }

@@ -70,7 +70,7 @@ pub fn pod_resources(pod: &Value, which: &str) -> Amounts {
 
 /// What one object takes, by every name that a quota may have for it.
 #[must_use]
-pub fn usage(resource: &Resource, object: &Value) -> Amounts {
+pub fn usage(resource: &Resource<'_>, object: &Value) -> Amounts {
     let one = Quantity::from_milli(1000);
     let mut used = Amounts::from([(count_name(resource), one)]);
     match (resource.group, resource.kind) {
@@ -102,7 +102,7 @@ pub fn usage(resource: &Resource, object: &Value) -> Amounts {
     used
 }
 
-fn count_name(resource: &Resource) -> String {
+fn count_name(resource: &Resource<'_>) -> String {
     match resource.group {
         "" => format!("count/{}", resource.plural),
         group => format!("count/{}.{group}", resource.plural),
@@ -142,7 +142,7 @@ fn claim(object: &Value, used: &mut Amounts) {
 
 /// Whether objects of a resource may take of what a quota limits by this name.
 #[must_use]
-pub fn may_use(resource: &Resource, limit: &str) -> bool {
+pub fn may_use(resource: &Resource<'_>, limit: &str) -> bool {
     if limit == count_name(resource) {
         return true;
     }
@@ -165,7 +165,7 @@ pub fn may_use(resource: &Resource, limit: &str) -> bool {
 
 /// Whether a quota is about an object: all its scopes have to fit. Quotas with scopes are about pods (and claims) alone.
 #[must_use]
-pub fn in_scope(quota: &Value, resource: &Resource, object: &Value) -> bool {
+pub fn in_scope(quota: &Value, resource: &Resource<'_>, object: &Value) -> bool {
     let plain = quota.list(&["spec", "scopes"]).iter().filter_map(Value::as_str);
     let plain = plain.map(|scope| (scope, "Exists", Vec::new()));
     let chosen = quota.list(&["spec", "scopeSelector", "matchExpressions"]).iter();

@@ -98,7 +98,7 @@ impl<'call> Asked<'call> {
     }
 
     fn is_exempt(&self) -> bool {
-        self.call.resource.group == EXEMPT || !self.call.resource.is_kept()
+        self.call.resource().group == EXEMPT || !self.call.resource().is_kept()
     }
 
     /// Has the object changed by those who may. Says whether anybody did.
@@ -145,7 +145,7 @@ impl<'call> Asked<'call> {
 
 /// Notes on a policy that its expressions were looked at: who wrote it may wait for that.
 pub(crate) fn checked(call: &Call, object: &mut Value) {
-    if (call.resource.group, call.resource.kind) == (EXEMPT, "ValidatingAdmissionPolicy")
+    if (call.resource().group, call.resource().kind) == (EXEMPT, "ValidatingAdmissionPolicy")
         && call.subresource.is_none()
     {
         let generation = object.integer(&["metadata", "generation"]).unwrap_or(1);

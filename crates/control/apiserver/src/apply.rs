@@ -31,15 +31,15 @@ impl Call {
         if self.applies {
             return;
         }
-        let version = self.resource.api_version();
-        let schema = self.resource.schema().1;
+        let version = self.resource().api_version();
+        let schema = self.resource().schema();
         managed::track_update(schema, old, object, &self.manager(&version));
     }
 }
 
 /// Only what this path may write can be applied to it.
 fn narrow(call: &Call, configuration: &mut Value) {
-    if !call.resource.subresources.contains(&Subresource::Status) {
+    if !call.resource().subresources.contains(&Subresource::Status) {
         return;
     }
     let Some(fields) = configuration.as_object_mut() else { return };
@@ -62,7 +62,7 @@ fn last_applied(call: &Call, live: &Value) -> Option<Value> {
     let text = live.annotation(LAST_APPLIED).filter(|_| call.manager == "kubectl")?;
     // A note that is no object was written by hand; it allows nothing.
     let mut last: Value = serde_json::from_str(text).ok().filter(Value::is_object)?;
-    berth_objects::decode(call.resource.schema().1, &mut last).ok()?;
+    berth_objects::fit(call.resource(), &mut last).ok()?;
     Some(last)
 }
 
@@ -121,11 +121,12 @@ pub(crate) async fn apply(
     let wanted = configuration.unset(&["metadata", "resourceVersion"]);
     let wanted = wanted.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
     narrow(call, &mut configuration);
-    let (force, schema) = (call.query.flag("force"), call.resource.schema().1);
-    let version = call.resource.api_version();
+    let handle = call.handle.clone();
+    let (force, schema) = (call.query.flag("force"), handle.get().schema());
+    let version = call.resource().api_version();
     let merge = |call: &Call, object: &mut Value| {
         let manager = call.manager(&version);
-        let settle = |object: &mut Value| berth_rules::default(call.resource, object);
+        let settle = |object: &mut Value| berth_rules::default(call.resource(), object);
         let last = last_applied(call, object);
         let force = match (&last, force) {
             (_, true) => Force::Always,
@@ -141,7 +142,7 @@ pub(crate) async fn apply(
         Ok(())
     };
     call.applies = true;
-    let existing = call.shared.fetch(call.resource, &call.namespace, &call.name).await?;
+    let existing = call.shared.fetch(call.resource(), &call.namespace, &call.name).await?;
     if existing.is_none() && call.subresource.is_none() {
         if !uid.is_empty() {
             let why =
@@ -151,8 +152,8 @@ pub(crate) async fn apply(
         // Who may patch what is there may not therefore make it.
         let wanted = Attributes {
             verb: "create",
-            group: call.resource.group,
-            resource: call.resource.plural,
+            group: call.resource().group,
+            resource: call.resource().plural,
             namespace: &call.namespace,
             name: &call.name,
             ..Attributes::default()

@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::kinds::Kinds;
 use crate::path::{self, Query, Target};
 use crate::service::{header, verb_of};
 use crate::{Body, Identity, body, input};
@@ -60,7 +61,7 @@ struct Described {
     long: bool,
 }
 
-fn describe(parts: &Parts) -> Described {
+fn describe(parts: &Parts, kinds: &Kinds) -> Described {
     let mut described = Described {
         verb: parts.method.as_str().to_lowercase(),
         group: String::new(),
@@ -71,15 +72,18 @@ fn describe(parts: &Parts) -> Described {
         name: String::new(),
         long: false,
     };
-    let Ok(Target::Resource(target)) = path::parse(parts.uri.path()) else { return described };
+    let Ok(Target::Resource(target)) = path::parse(parts.uri.path(), kinds) else {
+        return described;
+    };
+    let resource = target.handle.get();
     let query = Query::parse(parts.uri.query());
     let watch = target.watch || query.flag("watch");
     if let Some(verb) = verb_of(&parts.method, !target.name.is_empty(), watch) {
         verb.clone_into(&mut described.verb);
     }
-    target.resource.group.clone_into(&mut described.group);
-    target.resource.version.clone_into(&mut described.version);
-    target.resource.plural.clone_into(&mut described.resource);
+    resource.group.clone_into(&mut described.group);
+    resource.version.clone_into(&mut described.version);
+    resource.plural.clone_into(&mut described.resource);
     let part = target.subresource.map_or("", berth_objects::Subresource::name);
     part.clone_into(&mut described.subresource);
     described.long = described.verb == "watch"
@@ -94,13 +98,14 @@ impl Trail {
     /// Begins a trail, unless the policy wants nothing of this request. `asker` is who asked, `acting` as whom.
     pub fn begin(
         audit: &Audit,
+        kinds: &Kinds,
         parts: &Parts,
         id: &str,
         received: Timestamp,
         peer: Option<SocketAddr>,
         (asker, acting): (&Identity, Option<&Identity>),
     ) -> Option<Self> {
-        let described = describe(parts);
+        let described = describe(parts, kinds);
         let asked = Asked {
             user: &asker.user,
             groups: &asker.groups,

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One kind the index is made of.
 struct Source {
-    resource: &'static Resource,
+    resource: &'static Resource<'static>,
     seen: watch::Sender<Revision>,
 }
 

@@ -65,7 +65,7 @@ async fn ensure(
     let resource = berth_rules::find(group, "v1", plural)
         .ok_or_else(|| Status::internal("a kind the server needs is not served"))?;
     let target = ResourceTarget {
-        resource,
+        handle: resource.into(),
         namespace: namespace.to_owned(),
         name: object.name().to_owned(),
         subresource: None,

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use berth_objects::{FieldSelector, LabelSelector, Object, Resource, Status, Subject, Subresource};
+use berth_objects::{
+    FieldSelector, Handle, LabelSelector, Object, Resource, Status, Subject, Subresource,
+};
 use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response};
 use serde_json::Value;
@@ -28,7 +30,7 @@ pub(crate) struct Call {
     pub shared: Arc<Shared>,
     /// Who asks.
     pub identity: Identity,
-    pub resource: &'static Resource,
+    pub handle: Handle,
     pub namespace: String,
     pub name: String,
     pub subresource: Option<Subresource>,
@@ -88,7 +90,7 @@ impl Call {
         Ok(Self {
             shared,
             identity,
-            resource: target.resource,
+            handle: target.handle,
             namespace: target.namespace,
             name: target.name,
             subresource: target.subresource,
@@ -120,7 +122,7 @@ impl Call {
         Self {
             shared: Arc::clone(&self.shared),
             identity: self.identity.clone(),
-            resource: self.resource,
+            handle: self.handle.clone(),
             namespace: self.namespace.clone(),
             name: String::new(),
             subresource: None,
@@ -138,6 +140,11 @@ impl Call {
         }
     }
 
+    /// What the request is about.
+    pub fn resource(&self) -> &Resource<'_> {
+        self.handle.get()
+    }
+
     /// Does what the verb says.
     pub async fn run(
         mut self,
@@ -148,7 +155,7 @@ impl Call {
             Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log,
             PortForward, Resize, Scale, Token,
         };
-        if self.resource.is_kept() {
+        if self.resource().is_kept() {
             room::check(&*self.shared.options.room, &self.identity, verb, self.subresource)?;
         }
         let mut response = match (self.subresource, verb) {
@@ -160,10 +167,10 @@ impl Call {
             (Some(Scale), "get") => scale::get(&self).await?,
             (Some(Scale), "update" | "patch") => scale::change(&mut self, request).await?,
             (Some(Token), "create") => accounts::token(&mut self, request).await?,
-            (None, "create") if !self.resource.is_kept() => {
+            (None, "create") if !self.resource().is_kept() => {
                 reviews::answer(&mut self, request).await?
             }
-            (None, _) if !self.resource.is_kept() => return Err(not_allowed()),
+            (None, _) if !self.resource().is_kept() => return Err(not_allowed()),
             (
                 None
                 | Some(Subresource::Status | Finalize | EphemeralContainers | Resize | Approval),
@@ -212,17 +219,17 @@ impl Call {
 
     /// One object in the form the client asked for.
     pub fn respond(&self, code: u16, object: Value) -> Response<Body> {
-        json(code, &self.form.object(self.resource, object, self.shared.now()))
+        json(code, &self.form.object(self.resource(), object, self.shared.now()))
     }
 
     /// What a Status about this request is about.
     pub fn subject(&self) -> Subject {
-        Subject::new(self.resource.group, self.resource.plural, &self.name)
+        Subject::new(self.resource().group, self.resource().plural, &self.name)
     }
 
     /// The same for complaints about the content, which speak of the kind.
     pub fn kind_subject(&self, object: &Value) -> Subject {
-        Subject::new(self.resource.group, self.resource.kind, object.name())
+        Subject::new(self.resource().group, self.resource().kind, object.name())
     }
 
     pub fn labels(&self) -> Result<LabelSelector, Status> {
@@ -235,14 +242,14 @@ impl Call {
             .map_err(|error| Status::bad_request(error.to_string()))?;
         for path in selector.paths() {
             let known = ["metadata.name", "metadata.namespace"].contains(&path)
-                || self.resource.selectable.contains(&path);
+                || self.resource().selectable.contains(&path);
             if !known {
                 let message = format!("field label not supported: {path}");
                 return Err(Status::bad_request(message));
             }
         }
         // Names that have never been those of the fields.
-        Ok(match (self.resource.group, self.resource.kind) {
+        Ok(match (self.resource().group, self.resource().kind) {
             ("", "Event") => selector.renamed("source", "source.component"),
             ("batch", "Job") => selector.renamed("status.successful", "status.succeeded"),
             _ => selector,

@@ -51,11 +51,11 @@ pub(crate) fn claimed(service: &Value) -> BTreeMap<Bytes, Claimed> {
     all
 }
 
-fn kind(plural: &str, group: &str) -> &'static Resource {
+fn kind(plural: &str, group: &str) -> &'static Resource<'static> {
     berth_rules::find(group, "v1", plural).expect("the kind is in the table of resources")
 }
 
-fn addresses() -> &'static Resource {
+fn addresses() -> &'static Resource<'static> {
     kind("ipaddresses", "networking.k8s.io")
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn is_record(key: &Bytes) -> bool {
 }
 
 /// Whether objects of this kind hold anything.
-pub(crate) fn concerns(resource: &Resource) -> bool {
+pub(crate) fn concerns(resource: &Resource<'_>) -> bool {
     (resource.group, resource.kind) == ("", "Service")
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn operations(
     old: Option<&Value>,
     new: Option<&Value>,
 ) -> Result<Vec<Operation>, Status> {
-    if !concerns(call.resource) {
+    if !concerns(call.resource()) {
         return Ok(Vec::new());
     }
     let shared = &call.shared;
@@ -160,7 +160,7 @@ pub(crate) fn refusal(service: &Value, key: &Bytes) -> FieldError {
 }
 
 /// Whether this object is the record of a Service's address, which goes with the Service and not before.
-pub(crate) fn holder(resource: &Resource, object: &Value) -> Option<String> {
+pub(crate) fn holder(resource: &Resource<'_>, object: &Value) -> Option<String> {
     if (resource.group, resource.kind) != ("networking.k8s.io", "IPAddress") {
         return None;
     }

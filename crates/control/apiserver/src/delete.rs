@@ -84,12 +84,13 @@ pub(crate) async fn delete(
     let options = Options::read(call, request).await?;
     let (object, gone) = delete_object(call, &options).await?;
     // Pods are answered with what they were, as upstream does; for others the Status is enough.
-    if !gone || call.resource.kind == "Pod" {
+    if !gone || call.resource().kind == "Pod" {
         return Ok(call.respond(200, object));
     }
-    let mut details = json!({"name": call.name, "kind": call.resource.plural, "uid": object.uid()});
-    if !call.resource.group.is_empty() {
-        details["group"] = call.resource.group.into();
+    let mut details =
+        json!({"name": call.name, "kind": call.resource().plural, "uid": object.uid()});
+    if !call.resource().group.is_empty() {
+        details["group"] = call.resource().group.into();
     }
     Ok(respond(
         200,
@@ -117,11 +118,11 @@ pub(crate) async fn delete_object(call: &Call, options: &Options) -> Result<(Val
                 return Err(Status::conflict(call.subject(), &why));
             }
             write::expect_version(call, &options.version, &old)?;
-            if let Some(service) = claims::holder(call.resource, &old) {
+            if let Some(service) = claims::holder(call.resource(), &old) {
                 let why = format!("the address is that of the Service {service} and goes with it");
                 return Err(Status::forbidden(call.subject(), &why));
             }
-            let change = plan(call.resource, old, options, call.shared.now());
+            let change = plan(call.resource(), old, options, call.shared.now());
             gone = matches!(change, Change::Remove(_));
             Ok(change)
         })
@@ -132,7 +133,7 @@ pub(crate) async fn delete_object(call: &Call, options: &Options) -> Result<(Val
 /// Why an object that the cluster cannot do without stays.
 fn kept(call: &Call) -> Option<&'static str> {
     const NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
-    match (call.resource.group, call.resource.kind) {
+    match (call.resource().group, call.resource().kind) {
         ("", "Namespace") if NAMESPACES.contains(&call.name.as_str()) => {
             Some("this namespace may not be deleted")
         }
@@ -149,7 +150,7 @@ fn kept(call: &Call) -> Option<&'static str> {
 }
 
 /// What a deletion makes of an object.
-fn plan(resource: &Resource, old: Value, options: &Options, now: jiff::Timestamp) -> Change {
+fn plan(resource: &Resource<'_>, old: Value, options: &Options, now: jiff::Timestamp) -> Change {
     let mut object = old;
     match options.policy.as_str() {
         "Foreground" => finalizer(&mut object, "foregroundDeletion", "orphan"),
@@ -182,7 +183,7 @@ fn plan(resource: &Resource, old: Value, options: &Options, now: jiff::Timestamp
 }
 
 /// How long the node has to end a pod. Nothing else has grace.
-fn grace(resource: &Resource, object: &Value, options: &Options) -> i64 {
+fn grace(resource: &Resource<'_>, object: &Value, options: &Options) -> i64 {
     if (resource.group, resource.kind) != ("", "Pod") {
         return 0;
     }
@@ -207,13 +208,13 @@ fn finalizer(object: &mut Value, wanted: &str, unwanted: &str) {
     }
 }
 
-fn is_held(resource: &Resource, object: &Value) -> bool {
+fn is_held(resource: &Resource<'_>, object: &Value) -> bool {
     let namespace = (resource.group, resource.kind) == ("", "Namespace");
     object.has_finalizers() || (namespace && !object.list(&["spec", "finalizers"]).is_empty())
 }
 
 /// Whether an object whose deletion was asked for has nothing left that holds it.
-pub(crate) fn is_finished(resource: &Resource, object: &Value) -> bool {
+pub(crate) fn is_finished(resource: &Resource<'_>, object: &Value) -> bool {
     let grace = object.integer(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0);
     object.deleting() && grace == 0 && !is_held(resource, object)
 }
@@ -237,5 +238,5 @@ pub(crate) async fn delete_collection(
         }
     }
     let metadata = json!({"resourceVersion": call.shared.store.current().to_string()});
-    Ok(respond(200, &call.form.list(call.resource, items, metadata, call.shared.now())))
+    Ok(respond(200, &call.form.list(call.resource(), items, metadata, call.shared.now())))
 }

@@ -78,7 +78,7 @@ fn version() -> Value {
 }
 
 /// Resources by group.
-pub(crate) fn groups() -> BTreeMap<&'static str, Vec<&'static Resource>> {
+pub(crate) fn groups() -> BTreeMap<&'static str, Vec<&'static Resource<'static>>> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for resource in berth_rules::resources() {
         groups.entry(resource.group).or_default().push(resource);
@@ -105,7 +105,7 @@ fn group(name: &str) -> Value {
     json!({"name": name, "preferredVersion": versions[0], "versions": versions})
 }
 
-fn kind_of(resource: &Resource, part: Subresource) -> (&'static str, &'static str, &'static str) {
+fn kind_of<'a>(resource: &Resource<'a>, part: Subresource) -> (&'a str, &'a str, &'a str) {
     part.body().unwrap_or((resource.group, resource.version, resource.kind))
 }
 
@@ -193,7 +193,7 @@ pub(crate) fn tag(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(16).map(|byte| format!("{byte:02X}")).collect()
 }
 
-fn aggregate(resource: &'static Resource) -> Value {
+fn aggregate(resource: &'static Resource<'static>) -> Value {
     let kind = |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
     let parts: Vec<_> = resource
         .subresources

@@ -50,7 +50,7 @@ fn goes_anyway(pod: &Value) -> bool {
     pod.deleting() || matches!(pod.text(&["status", "phase"]), "Pending" | "Succeeded" | "Failed")
 }
 
-fn budgets() -> Result<&'static Resource, Status> {
+fn budgets() -> Result<&'static Resource<'static>, Status> {
     berth_rules::find("policy", "v1", "poddisruptionbudgets")
         .ok_or_else(|| Status::internal("disruption budgets are not served"))
 }
@@ -95,7 +95,7 @@ async fn take(call: &Call, pod: &Value, budget: &Value) -> Result<(), Status> {
         return Ok(());
     }
     let own = Call {
-        resource: budgets()?,
+        handle: budgets()?.into(),
         name: budget.name().to_owned(),
         subresource: Some(Subresource::Status),
         ..call.beside()

@@ -67,7 +67,7 @@ pub(crate) fn line(kind: &str, object: &[u8]) -> Bytes {
 }
 
 /// Group and version distinguish the views of one object.
-type Place = (&'static str, &'static str, Revision, Bytes);
+type Place = (String, Revision, Bytes);
 
 #[derive(Default)]
 struct Kept {
@@ -85,7 +85,7 @@ impl Decoded {
     /// The change of an event, unless it is none.
     pub fn change(
         &self,
-        resource: &'static Resource,
+        resource: &Resource,
         event: &Event,
     ) -> Result<Option<Arc<ObjectChange>>, Status> {
         let (revision, key) = match event {
@@ -93,7 +93,7 @@ impl Decoded {
             Event::Delete { revision, previous } => (*revision, &previous.key),
             Event::Progress(_) | Event::Compacted(_) => return Ok(None),
         };
-        let place = (resource.group, resource.version, revision, key.clone());
+        let place = (resource.api_version(), revision, key.clone());
         if let Some(known) = self.lock().changes.get(&place) {
             return Ok(Some(Arc::clone(known)));
         }
@@ -115,11 +115,7 @@ impl Decoded {
     }
 }
 
-fn decode(
-    resource: &'static Resource,
-    event: &Event,
-    revision: Revision,
-) -> Result<ObjectChange, Status> {
+fn decode(resource: &Resource, event: &Event, revision: Revision) -> Result<ObjectChange, Status> {
     let (object, previous, removed) = match event {
         Event::Put { record, previous } => {
             let previous = previous.as_ref().map(|record| registry::decode(resource, record));

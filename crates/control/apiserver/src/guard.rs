@@ -11,7 +11,7 @@ use crate::call::Call;
 
 /// Looks at a new object, and completes what only the server knows.
 pub(crate) fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
-    match (call.resource.group, call.resource.kind) {
+    match (call.resource().group, call.resource().kind) {
         (berth_access::GROUP, _) => grant(call, object)?,
         ("certificates.k8s.io", _) => sign_for(call, object)?,
         _ => {}
@@ -21,7 +21,7 @@ pub(crate) fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
 
 /// Looks at a change.
 pub(crate) fn update(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
-    match (call.resource.group, call.resource.kind) {
+    match (call.resource().group, call.resource().kind) {
         (berth_access::GROUP, _) => {
             const MEANING: [&str; 4] = ["rules", "aggregationRule", "subjects", "roleRef"];
             if MEANING.iter().any(|field| object.get(*field) != old.get(*field)) {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use berth_objects::{FieldSelector, Object, Resource};
+use berth_objects::{FieldSelector, Handle, Object, Resource};
 use berth_store::{Event, Revision, Store, StoreError};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -73,7 +73,7 @@ type Waiting = mpsc::Sender<Arc<ObjectChange>>;
 
 /// Watchers of one view of a kind.
 struct Topic {
-    resource: &'static Resource,
+    handle: Handle,
     watchers: HashMap<Interest, Vec<Waiting>>,
 }
 
@@ -95,7 +95,7 @@ pub(crate) struct Place {
     /// Changes up to here may have been handed on before.
     pub from: Revision,
     hub: Weak<Hub>,
-    resource: &'static Resource,
+    handle: Handle,
     interest: Interest,
 }
 
@@ -103,7 +103,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.changes.close();
         if let Some(hub) = self.hub.upgrade() {
-            hub.leave(self.resource, &self.interest);
+            hub.leave(&self.handle, &self.interest);
         }
     }
 }
@@ -132,30 +132,36 @@ impl Hub {
     }
 
     /// Takes a place for a watcher.
-    pub fn join(self: &Arc<Self>, resource: &'static Resource, interest: Interest) -> Place {
+    pub fn join(self: &Arc<Self>, handle: Handle, interest: Interest) -> Place {
         let (sender, changes) = mpsc::channel(WAITING);
         let mut topics = self.topics();
         // Read under the lock that handing on takes, so nothing falls between.
         let from = self.position().max(Revision(self.touched.load(Ordering::Acquire)));
-        let views = topics.entry(registry::prefix(resource, "")).or_default();
-        let at = views.iter().position(|topic| std::ptr::eq(topic.resource, resource));
+        let views = topics.entry(registry::prefix(handle.get(), "")).or_default();
+        let at = views.iter().position(|topic| topic.handle.is(&handle));
         let at = at.unwrap_or_else(|| {
-            views.push(Topic { resource, watchers: HashMap::new() });
+            views.push(Topic { handle: handle.clone(), watchers: HashMap::new() });
             views.len() - 1
         });
         views[at].watchers.entry(interest.clone()).or_default().push(sender);
-        Place { changes, from, hub: Arc::downgrade(self), resource, interest }
+        Place { changes, from, hub: Arc::downgrade(self), handle, interest }
     }
 
-    fn leave(&self, resource: &'static Resource, interest: &Interest) {
+    fn leave(&self, handle: &Handle, interest: &Interest) {
         let mut topics = self.topics();
-        let views = topics.get_mut(&registry::prefix(resource, ""));
-        for topic in views.into_iter().flatten() {
+        let prefix = registry::prefix(handle.get(), "");
+        let Some(views) = topics.get_mut(&prefix) else { return };
+        for topic in views.iter_mut() {
             let Some(watchers) = topic.watchers.get_mut(interest) else { continue };
             watchers.retain(|watcher| !watcher.is_closed());
             if watchers.is_empty() {
                 topic.watchers.remove(interest);
             }
+        }
+        // Kinds come and go, and so do their topics.
+        views.retain(|topic| !topic.watchers.is_empty());
+        if views.is_empty() {
+            topics.remove(&prefix);
         }
     }
 
@@ -169,7 +175,7 @@ impl Hub {
         let mut topics = self.topics();
         if let Some(views) = kind_of(key).and_then(|prefix| topics.get_mut(prefix)) {
             for topic in views.iter_mut().filter(|topic| !topic.watchers.is_empty()) {
-                match self.decoded.change(topic.resource, event) {
+                match self.decoded.change(topic.handle.get(), event) {
                     Ok(Some(change)) => topic.hand_on(&change),
                     Ok(None) => {}
                     Err(_) => topic.watchers.clear(),

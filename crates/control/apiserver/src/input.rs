@@ -93,7 +93,8 @@ impl Call {
 
     /// Fits an object to the schema of the resource and acts on unknown fields as asked.
     pub fn fit(&mut self, object: &mut Value) -> Result<(), Status> {
-        let resource = self.resource;
+        let handle = self.handle.clone();
+        let resource = handle.get();
         if !object.is_object() {
             return Err(Status::bad_request("the body is no object"));
         }
@@ -107,7 +108,7 @@ impl Call {
                 return Err(Status::bad_request(message));
             }
         }
-        let unknown = berth_objects::decode(resource.schema().1, object).map_err(|error| {
+        let unknown = berth_objects::fit(resource, object).map_err(|error| {
             Status::bad_request(format!(
                 "{kind} in version \"{}\" cannot be handled as a {kind}: {error}",
                 resource.version
@@ -135,7 +136,7 @@ impl Call {
     /// Checks that an object belongs where the path says, and fills in what the path knows.
     pub fn place(&self, object: &mut Value) -> Result<(), Status> {
         let namespace = object.namespace();
-        if self.resource.namespaced() {
+        if self.resource().namespaced() {
             if !namespace.is_empty() && namespace != self.namespace {
                 return Err(Status::bad_request(
                     "the namespace of the provided object does not match the namespace sent on the request",

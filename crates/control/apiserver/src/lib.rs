@@ -27,6 +27,7 @@ mod hub;
 mod impersonate;
 mod input;
 mod join;
+mod kinds;
 mod limits;
 mod list;
 mod listen;

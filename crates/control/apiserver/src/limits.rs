@@ -63,7 +63,7 @@ fn fill_one(container: &mut Value, items: &[Value], source: &str, which: &str) -
 /// Refuses what asks for less or more than the namespace's limit ranges say.
 pub(crate) async fn check(call: &Call, object: &Value) -> Result<(), Status> {
     let mut errors = Vec::new();
-    match (call.resource.group, call.resource.kind) {
+    match (call.resource().group, call.resource().kind) {
         ("", "Pod") => {
             let containers = items(call, "Container").await?;
             for item in &containers {

@@ -46,7 +46,7 @@ pub(crate) async fn list(call: &Call) -> Result<Response<Body>, Status> {
     if let Some(remaining) = found.remaining {
         metadata["remainingItemCount"] = remaining.into();
     }
-    let list = call.form.list(call.resource, found.items, metadata, call.shared.now());
+    let list = call.form.list(call.resource(), found.items, metadata, call.shared.now());
     Ok(respond(200, &list))
 }
 
@@ -93,7 +93,7 @@ fn revision(call: &Call, token: Option<&Continue>) -> Result<Option<Revision>, S
 /// Finds at most `limit` objects, zero meaning all.
 pub(crate) async fn find(call: &Call, limit: u64) -> Result<Found, Status> {
     let (labels, fields) = (call.labels()?, call.fields()?);
-    let prefix = registry::prefix(call.resource, &call.namespace);
+    let prefix = registry::prefix(call.resource(), &call.namespace);
     let token = match call.query.text("continue") {
         "" => None,
         text => {
@@ -122,7 +122,7 @@ pub(crate) async fn find(call: &Call, limit: u64) -> Result<Found, Status> {
         found.revision = page.revision;
         let last = page.records.last().map(|record| record.key.clone());
         for record in &page.records {
-            let object = registry::decode(call.resource, record)?;
+            let object = registry::decode(call.resource(), record)?;
             if everything || (labels.matches(object.labels()) && fields.matches(&object)) {
                 found.items.push(object);
             }

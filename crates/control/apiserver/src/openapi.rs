@@ -106,14 +106,14 @@ pub(crate) fn schemas() -> Map<String, Value> {
 
 /// The schemas of these kinds and of all they refer to; their paths are added.
 fn components(
-    resources: impl Iterator<Item = &'static Resource>,
+    resources: impl Iterator<Item = &'static Resource<'static>>,
     paths: &mut BTreeMap<String, Value>,
 ) -> Map<String, Value> {
     let texts = descriptions();
     let mut names = BTreeSet::new();
     let mut schemas = BTreeMap::new();
     for resource in resources {
-        let name = resource.schema().0;
+        let name = resource.definition().0;
         collect(name, &mut names);
         for part in resource.subresources {
             if let Some((group, version, kind)) = part.body()

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use berth_objects::{Resource, Status, Subresource};
+use berth_objects::{Handle, Status, Subresource};
+
+use crate::kinds::Kinds;
 
 /// What a path names.
 #[derive(Debug)]
@@ -15,7 +17,7 @@ pub(crate) enum Target {
 
 #[derive(Debug)]
 pub(crate) struct ResourceTarget {
-    pub resource: &'static Resource,
+    pub handle: Handle,
     /// Empty for the cluster, or for all namespaces.
     pub namespace: String,
     /// Empty for a set.
@@ -87,7 +89,7 @@ impl Query {
 }
 
 /// Finds what a path names.
-pub(crate) fn parse(path: &str) -> Result<Target, Status> {
+pub(crate) fn parse(path: &str, kinds: &Kinds) -> Result<Target, Status> {
     let parts: Vec<String> =
         path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect();
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -102,18 +104,19 @@ pub(crate) fn parse(path: &str) -> Result<Target, Status> {
     };
     let unknown =
         || Status::new(404, "NotFound", "the server could not find the requested resource");
-    let find = |plural| berth_rules::find(group, version, plural);
+    let find = |plural| kinds.find(group, version, plural);
     // A namespace is an object itself and also the folder of others.
-    let (resource, namespace, rest) = match rest {
+    let (handle, namespace, rest) = match rest {
         ["namespaces", namespace, plural, rest @ ..]
             if !matches!(*plural, "status" | "finalize") =>
         {
-            let resource = find(plural).filter(|resource| resource.namespaced());
+            let resource = find(plural).filter(|handle| handle.get().namespaced());
             (resource.ok_or_else(unknown)?, *namespace, rest)
         }
         [plural, rest @ ..] => (find(plural).ok_or_else(unknown)?, "", rest),
         [] => return Err(unknown()),
     };
+    let resource = handle.get();
     let (name, subresource) = match rest {
         [] => ("", None),
         [name] => (*name, None),
@@ -127,17 +130,17 @@ pub(crate) fn parse(path: &str) -> Result<Target, Status> {
         return Err(unknown());
     }
     let (namespace, name) = (namespace.to_owned(), name.to_owned());
-    Ok(Target::Resource(ResourceTarget { resource, namespace, name, subresource, watch }))
+    Ok(Target::Resource(ResourceTarget { handle, namespace, name, subresource, watch }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn find(path: &str) -> Option<(&'static str, String, String, Option<Subresource>)> {
-        match parse(path) {
+    fn find(path: &str) -> Option<(String, String, String, Option<Subresource>)> {
+        match parse(path, &Kinds::default()) {
             Ok(Target::Resource(t)) => {
-                Some((t.resource.plural, t.namespace, t.name, t.subresource))
+                Some((t.handle.get().plural.to_owned(), t.namespace, t.name, t.subresource))
             }
             Ok(Target::Other(_)) | Err(_) => None,
         }
@@ -146,7 +149,7 @@ mod tests {
     #[test]
     fn paths_name_resources() {
         let found = find("/apis/apps/v1/namespaces/a/deployments/b/scale").unwrap();
-        assert_eq!(found, ("deployments", "a".into(), "b".into(), Some(Subresource::Scale)));
+        assert_eq!(found, ("deployments".into(), "a".into(), "b".into(), Some(Subresource::Scale)));
         assert_eq!(find("/api/v1/namespaces/a/status").unwrap().0, "namespaces");
         assert_eq!(find("/api/v1/namespaces/a/pods").unwrap().0, "pods");
         assert_eq!(find("/api/v1/pods").unwrap().1, "");

@@ -20,7 +20,7 @@ use crate::status;
 /// How often everything is counted anew.
 const RECOUNT: Duration = Duration::from_secs(300);
 
-fn resource() -> Result<&'static Resource, Status> {
+fn resource() -> Result<&'static Resource<'static>, Status> {
     berth_rules::find("", "v1", "resourcequotas")
         .ok_or_else(|| Status::internal("quotas are not served"))
 }
@@ -43,24 +43,24 @@ pub(crate) async fn account(
     old: Option<&Value>,
     new: Option<&Value>,
 ) -> Result<Vec<Operation>, Status> {
-    if !call.resource.namespaced() {
+    if !call.resource().namespaced() {
         return Ok(Vec::new());
     }
     let shared = &call.shared;
     let mut operations = Vec::new();
     let mut refusals = Vec::new();
     for (mut quota, revision) in quotas(shared, &call.namespace).await? {
-        let own = (call.resource.group, call.resource.kind) == ("", "ResourceQuota");
+        let own = (call.resource().group, call.resource().kind) == ("", "ResourceQuota");
         if own && quota.name() == new.or(old).map_or("", Object::name) {
             continue;
         }
         let limits = usage::limits(&quota);
         let of =
-            |object: Option<&Value>| object.map(|it| share(&quota, &limits, call.resource, it));
+            |object: Option<&Value>| object.map(|it| share(&quota, &limits, call.resource(), it));
         let (before, after) = (of(old).unwrap_or_default(), of(new).unwrap_or_default());
         if let (None, Some(pod)) = (old, new)
-            && call.resource.kind == "Pod"
-            && usage::in_scope(&quota, call.resource, pod)
+            && call.resource().kind == "Pod"
+            && usage::in_scope(&quota, call.resource(), pod)
             && let Some(unsaid) = usage::unsaid(pod, &limits)
         {
             refusals.push(format!("failed quota: {}: must specify {unsaid}", quota.name()));
@@ -90,7 +90,7 @@ pub(crate) async fn account(
 }
 
 /// What an object takes of what a quota limits.
-fn share(quota: &Value, limits: &Amounts, resource: &Resource, object: &Value) -> Amounts {
+fn share(quota: &Value, limits: &Amounts, resource: &Resource<'_>, object: &Value) -> Amounts {
     if !usage::in_scope(quota, resource, object) {
         return Amounts::new();
     }

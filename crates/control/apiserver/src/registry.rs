@@ -17,7 +17,7 @@ use crate::{claims, quota, status};
 pub(crate) const ATTEMPTS: usize = 100;
 
 /// The prefix of all objects of a resource, in one namespace or in all.
-pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
+pub(crate) fn prefix(resource: &Resource<'_>, namespace: &str) -> String {
     // Both groups of events show the same objects.
     let group = match (resource.group, resource.kind) {
         ("" | "events.k8s.io", _) => "core",
@@ -29,19 +29,19 @@ pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
     }
 }
 
-pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> Bytes {
+pub(crate) fn key(resource: &Resource<'_>, namespace: &str, name: &str) -> Bytes {
     (prefix(resource, namespace) + name).into()
 }
 
 /// An object from its stored form, with its revision.
-pub(crate) fn decode(resource: &Resource, record: &Record) -> Result<Value, Status> {
+pub(crate) fn decode(resource: &Resource<'_>, record: &Record) -> Result<Value, Status> {
     let mut object: Value = serde_json::from_slice(&record.value).map_err(Status::internal)?;
     object.set(&["metadata", "resourceVersion"], record.revision.to_string());
     Ok(berth_rules::present(resource, object))
 }
 
 /// The stored form of an object.
-pub(crate) fn encode(resource: &Resource, object: &Value) -> Result<Bytes, Status> {
+pub(crate) fn encode(resource: &Resource<'_>, object: &Value) -> Result<Bytes, Status> {
     let mut object = berth_rules::stored(resource, object.clone());
     object.unset(&["metadata", "resourceVersion"]);
     Ok(serde_json::to_vec(&object).map_err(Status::internal)?.into())
@@ -50,7 +50,7 @@ pub(crate) fn encode(resource: &Resource, object: &Value) -> Result<Bytes, Statu
 impl Shared {
     pub async fn fetch(
         &self,
-        resource: &Resource,
+        resource: &Resource<'_>,
         namespace: &str,
         name: &str,
     ) -> Result<Option<(Value, Revision)>, Status> {
@@ -60,7 +60,11 @@ impl Shared {
     }
 
     /// All objects of a resource, in one namespace or in all.
-    pub async fn list(&self, resource: &Resource, namespace: &str) -> Result<Vec<Value>, Status> {
+    pub async fn list(
+        &self,
+        resource: &Resource<'_>,
+        namespace: &str,
+    ) -> Result<Vec<Value>, Status> {
         let prefix = prefix(resource, namespace).into();
         let page = self.store.range(Range { prefix, ..Range::default() });
         let page = page.await.map_err(status::store)?;
@@ -84,13 +88,13 @@ impl Call {
 
     /// The object the request names, with its revision.
     pub async fn read_current(&self) -> Result<(Value, Revision), Status> {
-        let found = self.shared.fetch(self.resource, &self.namespace, &self.name).await?;
+        let found = self.shared.fetch(self.resource(), &self.namespace, &self.name).await?;
         found.ok_or_else(|| Status::not_found(self.subject()))
     }
 
     /// Whether objects of this kind hold what is noted at this key.
     fn holds(&self, key: &Bytes) -> bool {
-        claims::concerns(self.resource) && claims::is_record(key)
+        claims::concerns(self.resource()) && claims::is_record(key)
     }
 
     /// Takes note that what is chosen for an object is somebody else's, so that another is chosen. What is lost twice was not
@@ -109,7 +113,7 @@ impl Call {
     /// Writes a new object with all it holds, and returns it with its revision. Nothing if what was chosen for it is somebody
     /// else's.
     pub async fn insert(&self, mut object: Value) -> Result<Option<Value>, Status> {
-        let key = key(self.resource, &self.namespace, object.name());
+        let key = key(self.resource(), &self.namespace, object.name());
         let exists = || {
             let subject = Subject { name: object.name().to_owned(), ..self.subject() };
             Status::already_exists(subject)
@@ -127,7 +131,7 @@ impl Call {
                     Some(hindrance) => self.lose(&object, hindrance).map(|()| None),
                 };
             }
-            let value = encode(self.resource, &object)?;
+            let value = encode(self.resource(), &object)?;
             operations.push(Operation::Put { key: key.clone(), value, expect: Expect::Absent });
             operations.extend(claimed.iter().cloned());
             match self.shared.store.commit(operations).await {
@@ -179,12 +183,12 @@ impl Call {
         revision: Revision,
         change: Change,
     ) -> Result<Option<Value>, Status> {
-        let key = key(self.resource, &self.namespace, &self.name);
+        let key = key(self.resource(), &self.namespace, &self.name);
         let expect = Expect::Revision(revision);
         let (mut object, operation, left) = match change {
             Change::Put(object) if object == *old => return Ok(Some(object)),
             Change::Put(object) => {
-                let value = encode(self.resource, &object)?;
+                let value = encode(self.resource(), &object)?;
                 (object, Operation::Put { key, value, expect }, true)
             }
             Change::Remove(object) => (object, Operation::Delete { key, expect }, false),

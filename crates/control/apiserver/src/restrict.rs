@@ -31,7 +31,7 @@ const NODE_LABELS: [&str; 16] = [
 ];
 
 fn refuse(call: &Call, object: &Value, why: &str) -> Status {
-    let subject = Subject::new(call.resource.group, call.resource.plural, object.name());
+    let subject = Subject::new(call.resource().group, call.resource().plural, object.name());
     Status::forbidden(subject, why)
 }
 
@@ -52,7 +52,7 @@ fn is_own_label(label: &str) -> bool {
 
 pub(crate) fn create(call: &Call, object: &Value) -> Result<(), Status> {
     let Some(own) = node(call) else { return Ok(()) };
-    match (call.resource.group, call.resource.kind) {
+    match (call.resource().group, call.resource().kind) {
         ("", "Node") => {
             if object.name() != own {
                 let why =
@@ -70,7 +70,7 @@ pub(crate) fn create(call: &Call, object: &Value) -> Result<(), Status> {
 
 pub(crate) fn update(call: &Call, object: &Value, old: &Value) -> Result<(), Status> {
     let Some(own) = node(call) else { return Ok(()) };
-    match (call.resource.group, call.resource.kind) {
+    match (call.resource().group, call.resource().kind) {
         ("", "Node") => {
             if object.at(&["spec", "taints"]) != old.at(&["spec", "taints"]) {
                 return Err(refuse(call, object, "a node may not change its taints"));

@@ -12,7 +12,7 @@ pub(crate) async fn answer(
     call: &mut Call,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let resource: &Resource = call.resource;
+    let resource: &Resource = call.resource();
     let kind = (resource.group, resource.version, resource.kind);
     let mut review = input::other(request, kind).await?;
     review.set(&["apiVersion"], resource.api_version());
@@ -71,7 +71,7 @@ fn subject(call: &Call, review: &Value) -> Result<Identity, Status> {
             "spec.user: Invalid value: \"\": at least one of user or group must be specified",
         ));
     }
-    if call.resource.kind == "LocalSubjectAccessReview"
+    if call.resource().kind == "LocalSubjectAccessReview"
         && review.text(&["spec", "resourceAttributes", "namespace"]) != call.namespace
     {
         return Err(invalid(

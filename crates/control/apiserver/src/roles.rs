@@ -53,7 +53,7 @@ async fn plan(store: &dyn Store, now: &str) -> Result<Vec<Operation>, Status> {
 
 type Known = HashMap<(String, String), (Value, Revision)>;
 
-async fn read(store: &dyn Store, resource: &Resource) -> Result<Known, Status> {
+async fn read(store: &dyn Store, resource: &Resource<'_>) -> Result<Known, Status> {
     let prefix = registry::prefix(resource, "").into();
     let page = store.range(Range { prefix, ..Range::default() }).await.map_err(status::store)?;
     let mut known = Known::new();

@@ -17,6 +17,7 @@ use crate::admission::{Policies, Webhooks};
 use crate::authorize::Access;
 use crate::callout::Callouts;
 use crate::hub::Hub;
+use crate::kinds::Kinds;
 use crate::{
     ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap,
     claims, quota, roles,
@@ -99,6 +100,7 @@ pub(crate) struct Shared {
     pub options: Options,
     pub addresses: Arc<Addresses>,
     pub hub: Arc<Hub>,
+    pub kinds: Kinds,
     /// Ends the hub with the server.
     _hub: DropGuard,
     pub access: Arc<Access>,
@@ -143,6 +145,7 @@ impl ApiServer {
             options,
             addresses,
             hub,
+            kinds: Kinds::default(),
             _hub: stop.drop_guard(),
             access,
             closing: CancellationToken::new(),

@@ -78,11 +78,10 @@ async fn answer(
         Ok((asker, acting)) => (asker, acting.as_ref()),
         Err(refused) => (refused.asker.as_ref().unwrap_or(&nobody), None),
     };
-    let mut trail = shared
-        .options
-        .audit
-        .as_ref()
-        .and_then(|audit| Trail::begin(audit, &parts, &id, received, peer, people));
+    let mut trail =
+        shared.options.audit.as_ref().and_then(|audit| {
+            Trail::begin(audit, &shared.kinds, &parts, &id, received, peer, people)
+        });
     let request = Request::from_parts(parts, body);
     let outcome = match who {
         Ok((asker, acting)) => {
@@ -196,7 +195,7 @@ async fn route(
 ) -> Result<Response<Body>, Status> {
     let path = request.uri().path().to_owned();
     let query = Query::parse(request.uri().query());
-    let target = match path::parse(&path)? {
+    let target = match path::parse(&path, &shared.kinds)? {
         Target::Other(parts) => {
             let method = request.method().as_str().to_lowercase();
             let attributes = Attributes { verb: &method, path: &path, ..Attributes::default() };
@@ -223,12 +222,13 @@ async fn route(
         ("list" | "watch" | "deletecollection", "") => named(&query),
         _ => String::new(),
     };
+    let resource = target.handle.get();
     let attributes = Attributes {
         verb,
-        group: target.resource.group,
-        resource: target.resource.plural,
+        group: resource.group,
+        resource: resource.plural,
         subresource: target.subresource.map_or("", berth_objects::Subresource::name),
-        namespace: match (target.resource.group, target.resource.kind) {
+        namespace: match (resource.group, resource.kind) {
             // A namespace is judged as if it were inside itself, so that a role in it may show it.
             ("", "Namespace") => &target.name,
             _ => &target.namespace,
@@ -237,7 +237,7 @@ async fn route(
         path: &path,
     };
     let reason = check(shared, identity, &attributes).await?;
-    let decides = target.resource.group == berth_access::GROUP && verb_writes(verb);
+    let decides = resource.group == berth_access::GROUP && verb_writes(verb);
     let call = Call::new(Arc::clone(shared), identity.clone(), target, query, request.headers())?;
     let mut response = call.run(verb, request).await?;
     response.extensions_mut().insert(Reason(reason));

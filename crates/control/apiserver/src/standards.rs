@@ -22,7 +22,7 @@ pub(crate) async fn policies(
     namespace: impl Future<Output = Result<Option<Value>, Status>> + Send,
 ) -> Result<Option<Policies>, Status> {
     let parts = [None, Some(Subresource::EphemeralContainers), Some(Subresource::Resize)];
-    let path = template(call.resource.group, call.resource.kind);
+    let path = template(call.resource().group, call.resource().kind);
     if path.is_none()
         || !parts.contains(&call.subresource)
         || EXEMPT.contains(&call.namespace.as_str())
@@ -55,14 +55,14 @@ pub(crate) fn admit(
     object: &Value,
     old: Option<&Value>,
 ) -> Result<Vec<String>, Status> {
-    let path = template(call.resource.group, call.resource.kind);
+    let path = template(call.resource().group, call.resource().kind);
     let Some(pod) = path.and_then(|path| object.pointer(path)) else { return Ok(Vec::new()) };
     if old.is_some_and(|old| !is_changed(pod, path.and_then(|path| old.pointer(path)))) {
         return Ok(Vec::new());
     }
     let pod = Pod { metadata: &pod["metadata"], spec: &pod["spec"] };
     let found = |policy| Some(judge(policy, pod)).filter(|found| !found.is_empty());
-    if call.resource.kind == "Pod"
+    if call.resource().kind == "Pod"
         && let Some(violations) = found(policies.enforce)
     {
         let mut subject = call.subject();
@@ -77,7 +77,7 @@ pub(crate) fn admit(
         return Err(status);
     }
     // A template is warned about when its pods would be refused, too.
-    let enforced = (call.resource.kind != "Pod").then_some(policies.enforce);
+    let enforced = (call.resource().kind != "Pod").then_some(policies.enforce);
     let mut warnings = Vec::new();
     for policy in [Some(policies.warn), enforced].into_iter().flatten() {
         if let Some(violations) = found(policy) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_objects::{FieldSelector, LabelSelector, Object, Resource, Status};
+use berth_objects::{FieldSelector, Handle, LabelSelector, Object, Resource, Status};
 use berth_store::{Event, Revision, StoreError};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -51,18 +51,18 @@ pub(crate) async fn watch(call: &Call) -> Result<Response<Body>, Status> {
             let now = call.shared.now();
             for object in found.items {
                 if fields.matches(&object) {
-                    let object = call.form.event(call.resource, object, first, now);
+                    let object = call.form.event(call.resource(), object, first, now);
                     ready.push_back(line("ADDED", object.to_string().as_bytes()));
                     first = false;
                 }
             }
             if initial == Some(true) && bookmarks {
-                ready.push_back(bookmark(call.resource, call.form, found.revision, true));
+                ready.push_back(bookmark(call.resource(), call.form, found.revision, true));
             }
             found.revision
         }
     };
-    let prefix: Bytes = registry::prefix(call.resource, &call.namespace).into();
+    let prefix: Bytes = registry::prefix(call.resource(), &call.namespace).into();
     let source = match open(call, prefix.clone(), from).await? {
         Ok(source) => source,
         Err(status) => {
@@ -76,10 +76,10 @@ pub(crate) async fn watch(call: &Call) -> Result<Response<Body>, Status> {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watcher = Watcher {
         shared: Arc::clone(&call.shared),
-        resource: call.resource,
+        handle: call.handle.clone(),
         form: call.form,
         labels: call.labels()?,
-        interest: Interest::of(call.resource, &call.namespace, &fields),
+        interest: Interest::of(call.resource(), &call.namespace, &fields),
         prefix,
         fields,
         source,
@@ -180,7 +180,7 @@ impl Source {
 
 struct Watcher {
     shared: Arc<Shared>,
-    resource: &'static Resource,
+    handle: Handle,
     form: Form,
     labels: LabelSelector,
     fields: FieldSelector,
@@ -254,7 +254,7 @@ impl Watcher {
         }
         if self.bookmarks && self.seen > self.told {
             self.told = self.seen;
-            self.ready.push_back(bookmark(self.resource, self.form, self.seen, false));
+            self.ready.push_back(bookmark(self.handle.get(), self.form, self.seen, false));
         }
     }
 
@@ -266,7 +266,7 @@ impl Watcher {
                 self.fail(&Status::expired(message));
             }
             Event::Put { .. } | Event::Delete { .. } => {
-                match self.shared.hub.decoded().change(self.resource, event) {
+                match self.shared.hub.decoded().change(self.handle.get(), event) {
                     Ok(Some(change)) => self.send(&change),
                     Ok(None) => {}
                     Err(status) => self.fail(&status),
@@ -285,7 +285,7 @@ impl Watcher {
         self.seen = self.seen.max(revision);
         self.source = match std::mem::replace(&mut self.source, Source::Over) {
             Source::Behind(events) => {
-                let place = self.shared.hub.join(self.resource, self.interest.clone());
+                let place = self.shared.hub.join(self.handle.clone(), self.interest.clone());
                 if place.from <= self.seen {
                     Source::Live(place)
                 } else {
@@ -349,7 +349,7 @@ impl Watcher {
             _ => change.object.clone(),
         };
         let now = self.shared.now();
-        let object = self.form.event(self.resource, object, self.first, now);
+        let object = self.form.event(self.handle.get(), object, self.first, now);
         self.first = false;
         self.ready.push_back(line(word.text(), object.to_string().as_bytes()));
     }

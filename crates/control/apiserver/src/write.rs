@@ -76,7 +76,7 @@ async fn create_named(call: &mut Call, object: Value) -> Result<Value, Status> {
 
 async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>, Status> {
     call.place(&mut object)?;
-    let resource = call.resource;
+    let resource = call.resource();
     if !object.resource_version().is_empty() {
         let message = "resourceVersion should not be set on objects to be created";
         return Err(Status::bad_request(message));
@@ -127,7 +127,7 @@ async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>
 
 /// Fills in what a new object left out, by the schema's defaults and by what the cluster says.
 async fn complete(call: &Call, object: &mut Value) -> Result<(), Status> {
-    let resource = call.resource;
+    let resource = call.resource();
     match (resource.group, resource.kind) {
         ("", "Pod") => {
             priority::resolve(call, object).await?;
@@ -145,14 +145,14 @@ async fn complete(call: &Call, object: &mut Value) -> Result<(), Status> {
 
 /// Fits an object that others have changed to its schema.
 fn refit(call: &Call, object: &mut Value) -> Result<(), Status> {
-    berth_objects::decode(call.resource.schema().1, object)
+    berth_objects::fit(call.resource(), object)
         .map_err(|error| Status::internal(format!("admission left a broken object: {error}")))?;
     Ok(())
 }
 
 /// Addresses and ports for a Service; nothing for anything else.
 fn offer(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-    if !claims::concerns(call.resource) {
+    if !claims::concerns(call.resource()) {
         return Ok(());
     }
     let offered = call.shared.addresses.offer(object, old);
@@ -223,7 +223,7 @@ pub(crate) fn change<'call>(
             let (old, revision) = call.read_current().await?;
             let object = make(&old)?;
             let object = admit(call, object, &old).await?;
-            let gone = delete::is_finished(call.resource, &object);
+            let gone = delete::is_finished(call.resource(), &object);
             let change = if gone { Change::Remove(object) } else { Change::Put(object) };
             let Some(changed) = call.write(&old, revision, change).await? else { continue };
             if is_namespace(call) && !gone {
@@ -314,13 +314,13 @@ fn ready(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
             None => drop(object.unset(&["metadata", field])),
         }
     }
-    if (call.resource.group, call.resource.kind) == ("", "Pod") {
+    if (call.resource().group, call.resource().kind) == ("", "Pod") {
         priority::keep(object, old);
     }
-    berth_rules::default(call.resource, object);
+    berth_rules::default(call.resource(), object);
     match call.subresource {
-        None => berth_rules::prepare_update(call.resource, object, old),
-        Some(Subresource::Status) => berth_rules::prepare_status(call.resource, object, old),
+        None => berth_rules::prepare_update(call.resource(), object, old),
+        Some(Subresource::Status) => berth_rules::prepare_status(call.resource(), object, old),
         Some(Subresource::Finalize) => only(object, old, &[&["spec", "finalizers"]]),
         Some(Subresource::EphemeralContainers) => {
             only(object, old, &[&["spec", "ephemeralContainers"]]);
@@ -359,11 +359,11 @@ fn resize(object: &mut Value, old: &Value) {
 }
 
 fn is_namespace(call: &Call) -> bool {
-    (call.resource.group, call.resource.kind) == ("", "Namespace")
+    (call.resource().group, call.resource().kind) == ("", "Namespace")
 }
 
 fn is_quota(call: &Call) -> bool {
-    (call.resource.group, call.resource.kind) == ("", "ResourceQuota")
+    (call.resource().group, call.resource().kind) == ("", "ResourceQuota")
 }
 
 /// A quota with what is taken of it, when it is a quota.
@@ -376,7 +376,7 @@ async fn counted(call: &Call, object: Value) -> Result<Value, Status> {
 
 /// What only the server can find wrong with objects of some kinds.
 fn errors_of_kind(call: &Call, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    match call.resource.group {
+    match call.resource().group {
         "" if is_namespace(call) => standards::check_labels(object, old),
         "admissionregistration.k8s.io" => admission::check(object),
         _ => Vec::new(),
@@ -386,12 +386,12 @@ fn errors_of_kind(call: &Call, object: &Value, old: Option<&Value>) -> Vec<Field
 fn check(call: &Call, object: &Value, old: &Value) -> Result<(), Status> {
     let errors = match call.subresource {
         None => {
-            let mut errors = berth_rules::validate_update(call.resource, object, old);
+            let mut errors = berth_rules::validate_update(call.resource(), object, old);
             errors.extend(errors_of_kind(call, object, Some(old)));
             errors
         }
         Some(Subresource::EphemeralContainers | Subresource::Resize) => {
-            berth_rules::validate(call.resource, object)
+            berth_rules::validate(call.resource(), object)
         }
         Some(_) => Vec::new(),
     };

@@ -67,7 +67,11 @@ pub fn ready(pod: &Pod) -> Option<&PodCondition> {
 /// When a pod has been ready for long enough; nothing while it is not ready.
 pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
     let since = ready(pod)?.last_transition_time.as_ref().map(|time| time.0);
-    let pause = std::time::Duration::from_secs(u64::try_from(min_ready_seconds).unwrap_or(0));
+    // Since when is known to the second, rounded down: without the one more, a second could be over at once.
+    let pause = match u64::try_from(min_ready_seconds) {
+        Ok(0) | Err(_) => std::time::Duration::ZERO,
+        Ok(seconds) => std::time::Duration::from_secs(seconds + 1),
+    };
     // A pod that does not say since when counts from the beginning.
     Some(since.unwrap_or(Timestamp::UNIX_EPOCH) + pause)
 }

@@ -248,6 +248,9 @@ fn published(group: &str, version: &str, kind: &str, bytes: &[u8]) -> Option<Vec
             MutatingWebhookConfiguration ValidatingAdmissionPolicy
             ValidatingAdmissionPolicyBinding ValidatingWebhookConfiguration
         }
+        "admissionregistration.k8s.io" v1beta1 api::admissionregistration::v1beta1 {
+            MutatingAdmissionPolicy MutatingAdmissionPolicyBinding
+        }
         "flowcontrol.apiserver.k8s.io" v1 api::flowcontrol::v1 {
             FlowSchema PriorityLevelConfiguration
         }

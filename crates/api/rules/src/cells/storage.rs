@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{AGE, age, joined, or_unset};
 
-const fn flag(name: &'static str) -> Column {
+const fn flag(name: &'static str) -> Column<'static> {
     Column { name, kind: "boolean", wide: false }
 }
 

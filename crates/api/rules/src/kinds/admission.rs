@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 6] = [
+pub(super) static RESOURCES: [Resource<'static>; 6] = [
     Resource {
         categories: &["api-extensions"],
         scope: Scope::Cluster,

@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "apps";
 
-pub(super) static RESOURCES: [Resource; 5] = [
+pub(super) static RESOURCES: [Resource<'static>; 5] = [
     Resource {
         short: &["deploy"],
         categories: &["all"],

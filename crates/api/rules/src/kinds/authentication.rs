@@ -6,7 +6,7 @@ use super::v1;
 
 const GROUP: &str = "authentication.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 2] = [
+pub(super) static RESOURCES: [Resource<'static>; 2] = [
     Resource {
         scope: Scope::Cluster,
         verbs: &["create"],

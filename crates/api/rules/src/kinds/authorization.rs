@@ -11,11 +11,11 @@ const fn review(
     plural: &'static str,
     singular: &'static str,
     scope: Scope,
-) -> Resource {
+) -> Resource<'static> {
     Resource { scope, verbs: &["create"], ..v1(GROUP, kind, plural, singular) }
 }
 
-pub(super) static RESOURCES: [Resource; 4] = [
+pub(super) static RESOURCES: [Resource<'static>; 4] = [
     review("SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview", Scope::Cluster),
     review(
         "SelfSubjectAccessReview",

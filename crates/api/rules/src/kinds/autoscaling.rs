@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "autoscaling";
 
-pub(super) static RESOURCES: [Resource; 2] = [
+pub(super) static RESOURCES: [Resource<'static>; 2] = [
     Resource {
         version: "v2",
         short: &["hpa"],

@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "batch";
 
-pub(super) static RESOURCES: [Resource; 2] = [
+pub(super) static RESOURCES: [Resource<'static>; 2] = [
     Resource {
         categories: &["all"],
         subresources: &[Status],

@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "certificates.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 1] = [Resource {
+pub(super) static RESOURCES: [Resource<'static>; 1] = [Resource {
     short: &["csr"],
     scope: Scope::Cluster,
     subresources: &[Status, Approval],

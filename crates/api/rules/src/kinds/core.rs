@@ -23,7 +23,7 @@ const EVENT_FIELDS: &[&str] = &[
     "type",
 ];
 
-pub(super) static RESOURCES: [Resource; 15] = [
+pub(super) static RESOURCES: [Resource<'static>; 15] = [
     Resource {
         short: &["ns"],
         scope: Scope::Cluster,

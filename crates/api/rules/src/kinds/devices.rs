@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "resource.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 4] = [
+pub(super) static RESOURCES: [Resource<'static>; 4] = [
     Resource { scope: Scope::Cluster, ..v1(GROUP, "DeviceClass", "deviceclasses", "deviceclass") },
     Resource {
         subresources: &[Status],

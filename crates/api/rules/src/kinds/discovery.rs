@@ -7,7 +7,7 @@ use crate::cells;
 
 const GROUP: &str = "discovery.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 1] = [Resource {
+pub(super) static RESOURCES: [Resource<'static>; 1] = [Resource {
     columns: cells::ENDPOINT_SLICE,
     cells: cells::endpoint_slice,
     ..v1(GROUP, "EndpointSlice", "endpointslices", "endpointslice")

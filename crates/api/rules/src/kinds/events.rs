@@ -7,7 +7,7 @@ use crate::cells;
 
 const GROUP: &str = "events.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 1] = [Resource {
+pub(super) static RESOURCES: [Resource<'static>; 1] = [Resource {
     short: &["ev"],
     selectable: &[
         "regarding.kind",

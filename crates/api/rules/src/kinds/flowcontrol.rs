@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 2] = [
+pub(super) static RESOURCES: [Resource<'static>; 2] = [
     Resource {
         scope: Scope::Cluster,
         subresources: &[Status],

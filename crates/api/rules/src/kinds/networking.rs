@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "networking.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 5] = [
+pub(super) static RESOURCES: [Resource<'static>; 5] = [
     Resource {
         short: &["netpol"],
         columns: cells::NETWORK_POLICY,

@@ -7,7 +7,7 @@ use crate::cells;
 
 const GROUP: &str = "node.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 1] = [Resource {
+pub(super) static RESOURCES: [Resource<'static>; 1] = [Resource {
     scope: Scope::Cluster,
     columns: cells::RUNTIME_CLASS,
     cells: cells::runtime_class,

@@ -8,7 +8,7 @@ use crate::cells;
 
 const GROUP: &str = "policy";
 
-pub(super) static RESOURCES: [Resource; 1] = [Resource {
+pub(super) static RESOURCES: [Resource<'static>; 1] = [Resource {
     short: &["pdb"],
     subresources: &[Status],
     columns: cells::DISRUPTION_BUDGET,

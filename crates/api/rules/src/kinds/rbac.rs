@@ -7,7 +7,7 @@ use crate::cells;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 4] = [
+pub(super) static RESOURCES: [Resource<'static>; 4] = [
     Resource { columns: cells::ROLE, cells: cells::role, ..v1(GROUP, "Role", "roles", "role") },
     Resource {
         columns: cells::ROLE_BINDING,

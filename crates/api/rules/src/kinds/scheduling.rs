@@ -7,7 +7,7 @@ use crate::cells;
 
 const GROUP: &str = "scheduling.k8s.io";
 
-pub(super) static RESOURCES: [Resource; 1] = [Resource {
+pub(super) static RESOURCES: [Resource<'static>; 1] = [Resource {
     short: &["pc"],
     scope: Scope::Cluster,
     columns: cells::PRIORITY_CLASS,

@@ -94,8 +94,8 @@ impl Authorizer for Who<'_> {
     fn request(&self) -> Question {
         let call = self.0;
         Question {
-            group: call.resource.group.to_string(),
-            resource: call.resource.plural.to_string(),
+            group: call.resource().group.to_string(),
+            resource: call.resource().plural.to_string(),
             subresource: call.subresource.map_or("", berth_objects::Subresource::name).to_owned(),
             namespace: call.namespace.clone(),
             name: call.name.clone(),
@@ -159,7 +159,7 @@ impl<'a> Scene<'a> {
         defined: &'a [(String, Expression)],
         budget: &'a mut Budget,
     ) -> Self {
-        let mut request = review::question(asked, asked.call.resource, "")["request"].take();
+        let mut request = review::question(asked, asked.call.resource(), "")["request"].take();
         for field in ["uid", "object", "oldObject"] {
             request.unset(&[field]);
         }

@@ -1,6 +1,6 @@
 //! Which requests a webhook or a policy is about: rules and selectors.
 
-use berth_objects::{LabelSelector, Object, Resource, Scope, Status};
+use berth_objects::{Handle, LabelSelector, Object, Resource, Scope, Status};
 use serde_json::Value;
 
 use super::Asked;
@@ -37,7 +37,7 @@ impl Rule {
         }
     }
 
-    fn matches(&self, asked: &Asked<'_>, resource: &Resource) -> bool {
+    fn matches(&self, asked: &Asked<'_>, resource: &Resource<'_>) -> bool {
         // A namespace counts as cluster-scoped, whatever paths lie below it.
         let scope = match self.scope.as_str() {
             "Namespaced" => resource.scope == Scope::Namespaced,
@@ -101,18 +101,18 @@ impl Rules {
 
     /// The resource the request is matched as, which may be another version of the same object; nothing if it is none of
     /// its business.
-    pub fn resource(&self, asked: &Asked<'_>) -> Option<&'static Resource> {
-        let own = asked.call.resource;
-        let hit = |resource: &Resource| {
+    pub fn resource(&self, asked: &Asked<'_>) -> Option<Handle> {
+        let own = asked.call.resource();
+        let hit = |resource: &Resource<'_>| {
             (self.is_open() || self.rules.iter().any(|rule| rule.matches(asked, resource)))
                 && !self.excluded.iter().any(|rule| rule.matches(asked, resource))
         };
         if hit(own) {
-            return Some(own);
+            return Some(asked.call.handle.clone());
         }
         let mut others =
             berth_rules::resources().filter(|other| self.equivalent && same(own, other));
-        others.find(|other| hit(other))
+        others.find(|other| hit(other)).map(Handle::from)
     }
 
     /// Whether the selectors want this request.
@@ -126,11 +126,11 @@ impl Rules {
         }
         let Some(selector) = &self.namespaces else { return Ok(true) };
         let call = asked.call;
-        if (call.resource.group, call.resource.kind) == ("", "Namespace") {
+        if (call.resource().group, call.resource().kind) == ("", "Namespace") {
             let own = if asked.object.is_object() { &asked.object } else { asked.old };
             return Ok(selector.matches(own.labels()));
         }
-        if !call.resource.namespaced() {
+        if !call.resource().namespaced() {
             return Ok(true);
         }
         let namespace = write::fetch_namespace(call).await?.ok_or_else(|| {
@@ -141,13 +141,13 @@ impl Rules {
 }
 
 /// Whether two resources show the same objects.
-fn same(one: &Resource, other: &Resource) -> bool {
+fn same(one: &Resource<'_>, other: &Resource<'_>) -> bool {
     (one.group, one.version) != (other.group, other.version)
         && registry::prefix(one, "") == registry::prefix(other, "")
 }
 
 /// An object as another resource shows it.
-pub(crate) fn seen_as(own: &Resource, other: &Resource, object: &Value) -> Value {
+pub(crate) fn seen_as(own: &Resource<'_>, other: &Resource<'_>, object: &Value) -> Value {
     if (own.group, own.version) == (other.group, other.version) || !object.is_object() {
         return object.clone();
     }

@@ -340,7 +340,8 @@ impl Use {
         budget: &mut Budget,
     ) -> Result<(), String> {
         let parameters = case.parameters.as_ref().map_err(Clone::clone)?;
-        let definition = asked.call.resource.schema().1;
+        let handle = asked.call.handle.clone();
+        let schema = handle.get().schema();
         let stage = Stage::new(asked.call);
         for parameter in parameters {
             let mut object = asked.object.clone();
@@ -361,7 +362,7 @@ impl Use {
                                 expression.text()
                             ));
                         }
-                        berth_objects::merge_applied(definition, &mut object, &part);
+                        berth_objects::merge_applied(schema, &mut object, &part);
                     }
                     Mutation::Patch(expression) => {
                         let patch = scene.json(expression)?;

@@ -19,7 +19,7 @@ pub(crate) struct Verdict {
 }
 
 /// Group, version and kind of what the request carries.
-fn kind(asked: &Asked<'_>, resource: &Resource) -> (String, String, String) {
+fn kind(asked: &Asked<'_>, resource: &Resource<'_>) -> (String, String, String) {
     let part = asked.call.via.or(asked.call.subresource);
     if let Some((group, version, kind)) = part.and_then(berth_objects::Subresource::body) {
         return (group.into(), version.into(), kind.into());
@@ -28,14 +28,13 @@ fn kind(asked: &Asked<'_>, resource: &Resource) -> (String, String, String) {
 }
 
 /// The question, with the object as `resource` shows it.
-pub(crate) fn question(asked: &Asked<'_>, resource: &Resource, id: &str) -> Value {
-    let (call, own) = (asked.call, asked.call.resource);
-    let kind_of = |resource: &Resource| {
+pub(crate) fn question(asked: &Asked<'_>, resource: &Resource<'_>, id: &str) -> Value {
+    let (call, own) = (asked.call, asked.call.resource());
+    let kind_of = |resource: &Resource<'_>| {
         let (group, version, kind) = kind(asked, resource);
         json!({"group": group, "version": version, "kind": kind})
     };
-    let resource_of =
-        |it: &Resource| json!({"group": it.group, "version": it.version, "resource": it.plural});
+    let resource_of = |it: &Resource<'_>| json!({"group": it.group, "version": it.version, "resource": it.plural});
     let mut request = json!({
         "uid": id,
         "kind": kind_of(resource),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_cel::Budget;
-use berth_objects::{Object, Resource, Status, Subject};
+use berth_objects::{Handle, Object, Resource, Status, Subject};
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use serde_json::Value;
@@ -79,7 +79,7 @@ impl Hook {
     }
 
     /// The resource the webhook wants to see the request as, if it wants to see it.
-    async fn wants(&self, asked: &Asked<'_>) -> Result<Option<&'static Resource>, Status> {
+    async fn wants(&self, asked: &Asked<'_>) -> Result<Option<Handle>, Status> {
         let Some(resource) = self.rules.resource(asked) else { return Ok(None) };
         if !self.rules.selects(asked).await? {
             return Ok(None);
@@ -115,7 +115,7 @@ impl Hook {
     async fn ask(
         &self,
         asked: &Asked<'_>,
-        resource: &Resource,
+        resource: &Resource<'_>,
         mutating: bool,
     ) -> Result<Option<Verdict>, Status> {
         let id = uuid::Uuid::new_v4().to_string();
@@ -158,20 +158,22 @@ pub(super) fn invoke<'a>(
 ) -> BoxFuture<'a, Result<bool, Status>> {
     async move {
         let Some(resource) = hook.wants(asked).await? else { return Ok(false) };
-        let Some(mut verdict) = hook.ask(asked, resource, true).await? else { return Ok(false) };
+        let Some(mut verdict) = hook.ask(asked, resource.get(), true).await? else {
+            return Ok(false);
+        };
         heed(asked, &mut verdict)?;
         let Some(patch) = verdict.patch.filter(|_| asked.object.is_object()) else {
             return Ok(false);
         };
-        let own = asked.call.resource;
-        let mut object = seen_as(own, resource, &asked.object);
+        let own = asked.call.resource();
+        let mut object = seen_as(own, resource.get(), &asked.object);
         json_patch::patch(&mut object, &patch).map_err(|error| {
             Status::internal(format!(
                 "the patch of webhook \"{}\" does not apply: {error}",
                 hook.name
             ))
         })?;
-        let object = seen_as(resource, own, &object);
+        let object = seen_as(resource.get(), own, &object);
         let changed = object != asked.object;
         asked.object = object;
         Ok(changed)
@@ -191,7 +193,7 @@ pub(super) async fn validate(asked: &Asked<'_>) -> Result<(), Status> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let asking = wanted.iter().map(|(hook, resource)| hook.ask(asked, resource, false));
+    let asking = wanted.iter().map(|(hook, resource)| hook.ask(asked, resource.get(), false));
     for outcome in join_all(asking).boxed().await {
         if let Some(mut verdict) = outcome? {
             heed(asked, &mut verdict)?;

@@ -7,7 +7,7 @@ pub const MANIFESTS: &str = include_str!("samples.yaml");
 
 /// A sample with the resource that serves it.
 pub struct Sample {
-    pub resource: &'static Resource,
+    pub resource: &'static Resource<'static>,
     pub object: Value,
 }
 

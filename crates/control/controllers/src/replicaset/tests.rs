@@ -114,7 +114,7 @@ fn status_counts_and_waits_until_pods_are_available() {
     let new = status(&observed, None).unwrap();
     assert_eq!((new.replicas, new.ready_replicas, new.available_replicas), (3, Some(2), Some(1)));
     assert_eq!(new.observed_generation, Some(3));
-    assert_eq!(observed.next.unwrap().as_secs(), 6);
+    assert_eq!(observed.next.unwrap().as_secs(), 7, "times are rounded down to seconds");
     set.status = Some(new);
     assert_eq!(status(&observe(Arc::new(set), &pods, now()), None), None);
 }
