@@ -86,9 +86,6 @@ pub fn inert(resource: &Resource) -> Option<&'static str> {
         ("node.k8s.io", _) => {
             "this server keeps the object, but runs all pods with its one runtime"
         }
-        ("flowcontrol.apiserver.k8s.io", _) => {
-            "this server keeps the object, but does not order requests by it"
-        }
         ("resource.k8s.io", _) => "this server keeps the object, but does not allocate devices",
         _ => return None,
     })

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::call::Call;
 
 pub(crate) use expression::check;
+pub(crate) use kept::Kept;
 pub(crate) use policy::Policies;
 pub(crate) use webhook::Webhooks;
 

@@ -1,11 +1,14 @@
 //! Bodies of requests and responses.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
 use hyper::body::Frame;
+use tokio::time::error::Elapsed;
 
 use berth_objects::Status;
 
@@ -17,6 +20,9 @@ pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Large enough for a Secret of a full mebibyte in base64, as clients may send it.
 const LARGEST: usize = 3 << 20;
+
+/// The longest a body takes to arrive.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
@@ -33,10 +39,15 @@ pub(crate) async fn whole(body: Body) -> Result<Bytes, BoxError> {
 
 /// Reads a whole body. Boxed, because the compiler cannot follow the body's error into the callers' futures.
 pub(crate) fn collect(body: Body) -> BoxFuture<'static, Result<Bytes, Status>> {
-    let whole = Limited::new(body, LARGEST).collect();
+    let whole = tokio::time::timeout(PATIENCE, Limited::new(body, LARGEST).collect());
     whole
-        .map(|outcome| match outcome {
+        .map(|outcome| match outcome.unwrap_or_else(|slow| Err(slow.into())) {
             Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) if error.is::<Elapsed>() => Err(Status::new(
+                408,
+                "Timeout",
+                format!("the body did not arrive within {} seconds", PATIENCE.as_secs()),
+            )),
             Err(error) if error.is::<LengthLimitError>() => Err(Status::new(
                 413,
                 "RequestEntityTooLarge",

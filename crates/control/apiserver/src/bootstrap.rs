@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::call::Call;
 use crate::path::{Query, ResourceTarget};
 use crate::server::ApiServer;
-use crate::{Identity, write};
+use crate::{Identity, flow, write};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -23,6 +23,9 @@ pub(crate) async fn objects(server: &ApiServer) -> Result<(), Status> {
             _ => "For pods the cluster cannot do without; they may move to another node.",
         }});
         ensure(server, ("scheduling.k8s.io", "priorityclasses"), "", class).await?;
+    }
+    for (plural, object) in flow::objects() {
+        ensure(server, (flow::GROUP, plural), "", object).await?;
     }
     let block = server.shared.options.service_addresses.trunc().to_string();
     let block = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [block]}});

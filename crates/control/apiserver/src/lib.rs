@@ -22,6 +22,7 @@ mod delete;
 mod discovery;
 mod evict;
 mod feed;
+mod flow;
 mod guard;
 mod hub;
 mod impersonate;

@@ -21,6 +21,13 @@ use crate::{ApiServer, ApiService, Identity};
 /// How long a client may take to shake hands, and requests to finish at the end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The longest head of a request over HTTP/1.1, in bytes.
+const LARGEST_HEAD: usize = 128 << 10;
+/// The same for HTTP/2.
+const HEADERS: u32 = 64 << 10;
+/// More connections than this are closed as they come.
+const CONNECTIONS: usize = 20_000;
+
 /// Why listening ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -50,6 +57,10 @@ impl ApiServer {
                 accepted = listener.accept() => accepted,
             };
             let (stream, peer) = match accepted {
+                Ok((_, peer)) if tasks.len() >= CONNECTIONS => {
+                    tracing::warn!(%peer, "closed a connection, since there are too many");
+                    continue;
+                }
                 Ok(accepted) => accepted,
                 Err(error) if is_passing(&error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "could not accept");
@@ -114,11 +125,16 @@ impl Connection {
         let identity = certificates.and_then(|chain| identity(chain.first()?));
         let service = ApiService::new(Arc::clone(&self.server.shared), identity, Some(self.peer));
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .max_buf_size(LARGEST_HEAD);
         builder
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(1000)
+            .max_header_list_size(HEADERS)
             .keep_alive_interval(Duration::from_secs(30));
         let connection = builder
             .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))

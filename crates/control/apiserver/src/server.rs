@@ -16,6 +16,7 @@ use crate::addresses::Addresses;
 use crate::admission::{Policies, Webhooks};
 use crate::authorize::Access;
 use crate::callout::Callouts;
+use crate::flow::Flow;
 use crate::hub::Hub;
 use crate::kinds::Kinds;
 use crate::{
@@ -106,6 +107,7 @@ pub(crate) struct Shared {
     pub access: Arc<Access>,
     pub callouts: Callouts,
     pub webhooks: Webhooks,
+    pub flow: Flow,
     pub policies: Policies,
     /// Cancelled when the server stops: watches end.
     pub closing: CancellationToken,
@@ -140,6 +142,7 @@ impl ApiServer {
         let shared = Shared {
             callouts: Callouts::new(Arc::clone(&store)),
             webhooks: Webhooks::new(),
+            flow: Flow::new(),
             policies: Policies::new(),
             store,
             options,

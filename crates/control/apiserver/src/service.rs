@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use berth_objects::Status;
+use berth_objects::{Status, Subresource};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response};
@@ -199,6 +199,7 @@ async fn route(
         Target::Other(parts) => {
             let method = request.method().as_str().to_lowercase();
             let attributes = Attributes { verb: &method, path: &path, ..Attributes::default() };
+            let turn = shared.flow.admit(shared, identity, &attributes).await?;
             let reason = check(shared, identity, &attributes).await?;
             if matches!(parts.as_slice(), [a, b, c] if a == "openid" && b == "v1" && c == "jwks") {
                 let keys = shared.options.tokens.key_set().to_string();
@@ -210,6 +211,7 @@ async fn route(
                 }
                 _ => discovery::answer(&parts, &request)?,
             };
+            turn.note(&mut response);
             response.extensions_mut().insert(Reason(reason));
             return Ok(response);
         }
@@ -236,16 +238,28 @@ async fn route(
         name: if selected.is_empty() { &target.name } else { &selected },
         path: &path,
     };
+    let mut turn = shared.flow.admit(shared, identity, &attributes).await?;
+    if lasts(verb, target.subresource) {
+        // What goes on for as long as the client likes had its turn when it began.
+        turn.seat = None;
+    }
     let reason = check(shared, identity, &attributes).await?;
     let decides = resource.group == berth_access::GROUP && verb_writes(verb);
     let call = Call::new(Arc::clone(shared), identity.clone(), target, query, request.headers())?;
     let mut response = call.run(verb, request).await?;
+    turn.note(&mut response);
     response.extensions_mut().insert(Reason(reason));
     if decides {
         // Whoever is told that a role was written may count on it.
         shared.access.caught_up(shared.store.current()).await;
     }
     Ok(response)
+}
+
+/// Whether the answer may go on without end.
+fn lasts(verb: &str, part: Option<Subresource>) -> bool {
+    use Subresource::{Attach, Exec, Log, PortForward};
+    verb == "watch" || matches!(part, Some(Log | Exec | Attach | PortForward))
 }
 
 fn verb_writes(verb: &str) -> bool {

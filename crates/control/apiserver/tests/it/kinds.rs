@@ -328,9 +328,9 @@ async fn what_nothing_acts_on_comes_with_a_warning() {
     let client = Client::start().await;
     let sample = samples();
     let of = |kind: &str| sample.iter().find(|s| s.resource.kind == kind).unwrap();
-    let inert = of("FlowSchema");
+    let inert = of("Ingress");
     let answer = client.post(&inert.folder(), &inert.object).await;
-    assert!(answer.headers["warning"].to_str().unwrap().contains("does not order requests by it"));
+    assert!(answer.headers["warning"].to_str().unwrap().contains("does not route by it"));
     let plain = of("PriorityClass");
     let answer = client.post(&plain.folder(), &plain.object).await;
     assert!(!answer.headers.contains_key("warning"));

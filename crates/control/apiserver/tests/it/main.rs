@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod contract;
+mod fairness;
 mod hooks;
 mod kinds;
 mod kubectl;
