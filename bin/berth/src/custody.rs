@@ -8,6 +8,7 @@ use std::time::Duration;
 use berth_apiserver::{Audit, Operations, Outcome};
 use berth_audit::{Journal, Limits, Policy};
 use berth_cli::{EtcdSettings, ServeSettings};
+use berth_oidc::Providers;
 use berth_secrets::SealedStore;
 use berth_store::{
     Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Store, TlsOptions, Upgrade,
@@ -105,6 +106,15 @@ pub fn own_name(data: &Path) -> Result<String, ServeError> {
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// The identity providers of the settings.
+pub fn open_providers(settings: &ServeSettings) -> Result<Option<Arc<Providers>>, ServeError> {
+    let Some(path) = &settings.authentication_config else { return Ok(None) };
+    let failed = |source| ServeError::Data { path: path.clone(), source };
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let providers = Providers::parse(&text).map_err(|error| failed(io::Error::other(error)))?;
+    Ok(Some(Arc::new(providers)))
 }
 
 /// The audit log, with the policy of the settings.

@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::custody::{Hold, OwnOperations, open_audit, own_name, sealed_store};
+use crate::custody::{Hold, OwnOperations, open_audit, open_providers, own_name, sealed_store};
 use crate::nodes::OwnNode;
 use crate::peers::Peers;
 
@@ -129,6 +129,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         room: Arc::new(crate::ballast::Disk(data.clone())),
         tokens: tokens.clone(),
         peer: peer(identity.as_deref(), &node, address),
+        people: open_providers(&settings)?,
         audit: Some(audit),
         operations: Some(Arc::new(OwnOperations::new(store.clone()))),
         ..Options::default()

@@ -138,6 +138,7 @@ fn read_settings(path: &Path) -> Result<(String, NodeNetwork), TeardownError> {
         store: None,
         secrets_key: None,
         audit_policy: None,
+        authentication_config: None,
         audit_log: None,
         insecure_registries: Vec::new(),
     };

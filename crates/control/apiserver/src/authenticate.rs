@@ -1,4 +1,4 @@
-//! Who asks, from the token they bring: service accounts and joining nodes. Certificates are read in `listen`.
+//! Who asks, from the token they bring: service accounts, joining nodes, people of an identity provider. Certificates are read in `listen`.
 //!
 //! A service account's token is only as good as what it is bound to: the account, and the pod, Secret or node it was made
 //! for, are looked up each time, so that deleting one ends its tokens.
@@ -25,6 +25,9 @@ pub(crate) enum AuthenticationError {
     /// Its form or signature.
     #[error("the token is not good")]
     Token(#[from] TokenError),
+    /// An identity provider's token.
+    #[error("the identity provider's token is not good")]
+    Person(#[from] berth_oidc::TokenError),
     /// What it says.
     #[error("the token says: {0}")]
     Claims(&'static str),
@@ -67,8 +70,17 @@ pub(crate) async fn token(
             false => Err(AuthenticationError::Claims("another audience")),
         };
     }
-    let claims = shared.options.tokens.verify(token)?;
     let now = shared.now().as_second();
+    if let Some(people) = &shared.options.people
+        && let Some(found) = people.identify(token, now).await
+    {
+        // Such a token is for this server as a whole; what else it may be for is its provider's business.
+        return match audiences.contains(&mine[0]) {
+            true => Ok((found?, mine.to_vec())),
+            false => Err(AuthenticationError::Claims("another audience")),
+        };
+    }
+    let claims = shared.options.tokens.verify(token)?;
     let moment = |name: &str| claims.integer(&[name]);
     if claims.text(&["iss"]) != ISSUER {
         return Err(AuthenticationError::Claims("another issuer"));

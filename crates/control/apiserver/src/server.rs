@@ -7,6 +7,7 @@ use std::sync::Arc;
 use berth_access::AUTHENTICATED;
 use berth_authority::TokenKeys;
 use berth_objects::Status;
+use berth_oidc::Providers;
 use berth_store::Store;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
@@ -51,6 +52,8 @@ pub struct Options {
     pub nodes: Arc<dyn Nodes>,
     /// What signs and checks tokens of service accounts.
     pub tokens: Arc<TokenKeys>,
+    /// Whose tokens name people, besides the cluster's own.
+    pub people: Option<Arc<Providers>>,
     /// What is recorded of requests, if anything.
     pub audit: Option<Audit>,
     /// What administrators may have the server do.
@@ -73,6 +76,7 @@ impl Default for Options {
                 TokenKeys::ephemeral()
                     .expect("a key needs nothing but randomness, which Linux has"),
             ),
+            people: None,
             audit: None,
             operations: None,
             room: Arc::new(Endless),

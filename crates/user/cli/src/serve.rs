@@ -48,6 +48,9 @@ pub struct ServeArguments {
     /// What the audit log records: a Policy of `audit.k8s.io/v1`. Otherwise who did what, without the cluster's own routine
     #[arg(long, value_name = "FILE")]
     pub audit_policy: Option<PathBuf>,
+    /// Whose tokens name people: an AuthenticationConfiguration of `apiserver.config.k8s.io/v1` with OpenID Connect issuers
+    #[arg(long, value_name = "FILE")]
+    pub authentication_config: Option<PathBuf>,
     /// Where the audit log is; otherwise in the data directory
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
@@ -108,6 +111,7 @@ pub async fn serve(arguments: ServeArguments, data: &Path, host: &dyn Host) -> R
         }),
         secrets_key: arguments.secrets_key,
         audit_policy: arguments.audit_policy,
+        authentication_config: arguments.authentication_config,
         audit_log: arguments.audit_log,
         insecure_registries: arguments.registry.insecure_registry,
     };
