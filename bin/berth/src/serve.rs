@@ -27,6 +27,12 @@ use crate::custody::{Hold, OwnOperations, open_audit, own_name, sealed_store};
 use crate::nodes::OwnNode;
 use crate::peers::Peers;
 
+impl From<berth_apiserver::StartError> for ServeError {
+    fn from(error: berth_apiserver::StartError) -> Self {
+        Self::Api(Box::new(error))
+    }
+}
+
 /// Why the server does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -68,7 +74,7 @@ pub enum ServeError {
     Tls(#[from] berth_tls::TlsError),
     /// The API server.
     #[error("cannot start the API server")]
-    Api(#[from] berth_apiserver::StartError),
+    Api(#[source] Box<berth_apiserver::StartError>),
     /// The listener.
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
@@ -423,7 +429,7 @@ fn remember(settings: &ServeSettings) -> Result<(), ServeError> {
 }
 
 /// One server a data directory. The lock ends with the process.
-fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
+pub fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
     let path = data.join("server.lock");
     let failed = |source| ServeError::Data { path: path.clone(), source };
     let file = crate::lock::open(&path).map_err(failed)?;

@@ -1,6 +1,7 @@
 //! What the README promises, run as a user would: the real binary, kubectl, real Redis and PostgreSQL.
 
 mod account;
+mod backup;
 mod bad_input;
 mod etcd;
 mod full_disk;
