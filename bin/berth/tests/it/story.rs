@@ -3,6 +3,7 @@
 mod account;
 mod backup;
 mod bad_input;
+mod crash;
 mod etcd;
 mod full_disk;
 mod people;

@@ -216,7 +216,9 @@ impl Network {
         let tls = berth_tls::server(credentials, authority.certificate()).unwrap();
         let identity =
             authority.client("admin", "system:masters", Duration::from_secs(3600)).unwrap();
-        let url = format!("https://{address}");
+        let recording = crate::recording::wanted();
+        let scheme = if recording.is_some() { "http" } else { "https" };
+        let url = format!("{scheme}://{address}");
         let config = Kubeconfig {
             name: "test",
             server: &url,
@@ -227,7 +229,17 @@ impl Network {
         let shutdown = CancellationToken::new();
         let task = tokio::spawn({
             let (server, shutdown) = (client.server.clone(), shutdown.clone());
-            async move { server.serve(listener, tls, shutdown).await }
+            let service = client.service.clone();
+            async move {
+                match recording {
+                    Some(path) => {
+                        let serving = crate::recording::serve(listener, service, path);
+                        shutdown.run_until_cancelled(serving).await;
+                        Ok(())
+                    }
+                    None => server.serve(listener, tls, shutdown).await,
+                }
+            }
         });
         Self { client, address, authority, folder, shutdown, task }
     }
