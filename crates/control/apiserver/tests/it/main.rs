@@ -13,6 +13,7 @@ mod patches;
 mod people;
 mod policies;
 mod quotas;
+mod recorded;
 mod recording;
 mod reference;
 mod samples;

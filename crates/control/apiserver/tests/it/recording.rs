@@ -46,7 +46,8 @@ pub async fn serve(listener: TcpListener, service: ApiService, path: PathBuf) {
                         Ok(text) => line["text"] = text.into(),
                         Err(_) => line["bytes"] = STANDARD.encode(&body).into(),
                     }
-                    writeln!(file.lock().unwrap(), "{line}").unwrap();
+                    let line = format!("{line}\n");
+                    file.lock().unwrap().write_all(line.as_bytes()).unwrap();
                     let request = http::Request::from_parts(parts, Full::new(body));
                     let response = service.oneshot(request).await;
                     Ok::<_, hyper::Error>(response.unwrap_or_else(|never| match never {}))

@@ -25,6 +25,7 @@ pub fn admin() -> Identity {
 pub struct Client {
     pub server: ApiServer,
     service: ApiService,
+    store: Arc<dyn berth_store::Store>,
 }
 
 pub struct Answer {
@@ -52,12 +53,18 @@ impl Client {
     }
 
     pub async fn on(store: Arc<dyn berth_store::Store>, options: Options) -> Self {
-        let server = ApiServer::start(store, options).await.unwrap();
-        Self { service: server.service(admin()), server }
+        let server = ApiServer::start(store.clone(), options).await.unwrap();
+        Self { service: server.service(admin()), server, store }
     }
 
     pub fn as_user(&self, identity: Identity) -> Self {
-        Self { server: self.server.clone(), service: self.server.service(identity) }
+        let service = self.server.service(identity);
+        Self { server: self.server.clone(), service, store: self.store.clone() }
+    }
+
+    /// The newest revision.
+    pub fn server_revision(&self) -> berth_store::Revision {
+        self.store.current()
     }
 
     pub async fn raw(
