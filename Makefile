@@ -3,7 +3,7 @@
 CARGO ?= cargo
 BERTH  = $(or $(CARGO_TARGET_DIR),target)/release/berth
 
-.PHONY: demo test lint bench setup setup-test setup-bench clean-demo
+.PHONY: demo test fuzz lint bench setup setup-test setup-bench clean-demo
 
 ## Builds berth, installs what is missing, and runs the example application.
 demo: setup
@@ -18,6 +18,12 @@ clean-demo:
 ## Everything: format, lints, and all tests against the real kernel, real clients and real servers.
 test: setup setup-test lint
 	scripts/test.sh
+
+## Feeds everything that reads input with spoilt input, from another random seed each time: SECONDS for each target.
+SECONDS ?= 60
+fuzz: setup-test
+	BERTH_FUZZ_SECONDS=$(SECONDS) $(CARGO) nextest run --no-fail-fast fuzz --package berth-objects --package berth-spdy
+	BERTH_FUZZ_SEED=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ') $(CARGO) nextest run --package berth-apiserver nonsense
 
 lint:
 	$(CARGO) fmt --all --check

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_apiserver::{Audit, Operations, Outcome};
+use berth_apiserver::{Audit, BoxError, Operations, Outcome};
 use berth_audit::{Journal, Limits, Policy};
 use berth_cli::{EtcdSettings, ServeSettings};
 use berth_oidc::Providers;
@@ -13,7 +13,11 @@ use berth_secrets::SealedStore;
 use berth_store::{
     Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Store, TlsOptions, Upgrade,
 };
+use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::serve::{ServeError, chain};
@@ -23,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What leads from one format of the store to the next; see [`berth_store::upgrade`].
 const UPGRADES: &[Upgrade] = &[];
+/// How many formats of the store are known.
+pub const FORMATS: usize = UPGRADES.len() + 1;
 
 /// The store, behind what seals Secrets, and what must hold while it is used.
 pub async fn sealed_store(
@@ -69,11 +75,8 @@ impl Hold {
     }
 }
 
-async fn open_etcd(
-    settings: &EtcdSettings,
-    data: &Path,
-    node: &str,
-) -> Result<(Arc<dyn Store>, Hold), ServeError> {
+/// An etcd, which others may be using.
+pub async fn connect(settings: &EtcdSettings) -> Result<Etcd, ServeError> {
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|source| ServeError::Data { path: path.clone(), source })
     };
@@ -88,7 +91,15 @@ async fn open_etcd(
         }
         options.tls = Some(tls);
     }
-    let etcd = Etcd::open(options).await?;
+    Ok(Etcd::open(options).await?)
+}
+
+async fn open_etcd(
+    settings: &EtcdSettings,
+    data: &Path,
+    node: &str,
+) -> Result<(Arc<dyn Store>, Hold), ServeError> {
+    let etcd = connect(settings).await?;
     let claim = etcd.claim(node, &own_name(data)?).await?;
     Ok((Arc::new(etcd), Hold(Some(claim))))
 }
@@ -148,7 +159,44 @@ impl OwnOperations {
     }
 }
 
+/// So much of a snapshot waits for a client that reads slowly, in pieces.
+const WAITING: usize = 16;
+const PIECE: usize = 64 << 10;
+
+/// A snapshot on its way to a client.
+struct Outlet(mpsc::Sender<Result<Bytes, BoxError>>);
+
+impl io::Write for Outlet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
+        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// All records of one revision, sealed as they are.
+fn snapshot(store: SealedStore) -> BoxStream<'static, Result<Bytes, BoxError>> {
+    let (sender, pieces) = mpsc::channel(WAITING);
+    drop(tokio::task::spawn_blocking(move || {
+        let mut writer = io::BufWriter::with_capacity(PIECE, Outlet(sender.clone()));
+        match store.snapshot(&mut writer) {
+            Ok(revision) => info!(%revision, "a backup was made"),
+            // The client is told, unless it went away: a snapshot without its end is none.
+            Err(error) => drop(sender.blocking_send(Err(error.into()))),
+        }
+    }));
+    stream::unfold(pieces, |mut pieces| async move { Some((pieces.recv().await?, pieces)) }).boxed()
+}
+
 impl Operations for OwnOperations {
+    fn stream(&self, name: &str) -> Option<BoxStream<'static, Result<Bytes, BoxError>>> {
+        (name == "system/backup").then(|| snapshot(self.store.clone()))
+    }
+
     fn begin(&self, name: &str) -> Option<BoxFuture<'static, Outcome>> {
         let store = self.store.clone();
         match name {

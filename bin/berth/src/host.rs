@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use berth_build::StepRunner;
-use berth_cli::{Host, HostError, ServeSettings, Started};
+use berth_cli::{Host, HostError, RestoreSettings, Restored, ServeSettings, Started};
 use futures::future::BoxFuture;
 
 /// This program.
@@ -21,6 +21,10 @@ impl Host for Program {
 
     fn serve(&self, settings: ServeSettings) -> BoxFuture<'_, Result<(), HostError>> {
         Box::pin(async move { Ok(crate::serve::serve(settings).await?) })
+    }
+
+    fn restore(&self, settings: RestoreSettings) -> BoxFuture<'_, Result<Restored, HostError>> {
+        Box::pin(async move { Ok(crate::restore::restore(settings).await?) })
     }
 
     fn teardown<'a>(&'a self, data: &'a Path) -> BoxFuture<'a, Result<(), HostError>> {

@@ -9,6 +9,7 @@ mod lock;
 mod names;
 mod nodes;
 mod peers;
+mod restore;
 mod runner;
 mod serve;
 mod teardown;

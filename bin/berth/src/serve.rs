@@ -27,6 +27,12 @@ use crate::custody::{Hold, OwnOperations, open_audit, open_providers, own_name, 
 use crate::nodes::OwnNode;
 use crate::peers::Peers;
 
+impl From<berth_apiserver::StartError> for ServeError {
+    fn from(error: berth_apiserver::StartError) -> Self {
+        Self::Api(Box::new(error))
+    }
+}
+
 /// Why the server does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -68,7 +74,7 @@ pub enum ServeError {
     Tls(#[from] berth_tls::TlsError),
     /// The API server.
     #[error("cannot start the API server")]
-    Api(#[from] berth_apiserver::StartError),
+    Api(#[source] Box<berth_apiserver::StartError>),
     /// The listener.
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
@@ -143,17 +149,14 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     let kubeconfig = write_kubeconfigs(&authority, address, &data)?;
     let tls = server_tls(&authority, address, &network)?;
     let listening = listen(&api, listener, &tls, &stop);
-    let mut control = tokio::spawn(control(
-        api.clone(),
-        identity,
-        berth_controllers::Settings {
-            ca_pem: authority.certificate().to_owned(),
-            volumes_root: data.join("volumes"),
-            node_name: node.clone(),
-            authority: Some(authority.clone()),
-        },
-        stop.clone(),
-    ));
+    let settings_of_control = berth_controllers::Settings {
+        ca_pem: authority.certificate().to_owned(),
+        volumes_root: data.join("volumes"),
+        node_name: node.clone(),
+        authority: Some(authority.clone()),
+    };
+    let mut control =
+        tokio::spawn(control(api.clone(), identity, settings_of_control, stop.clone()));
     let agent = Agent::start(
         client(&api, &format!("system:node:{node}"), &["system:nodes"]),
         agent_settings(&settings, &node).map_err(failed)?,
@@ -424,7 +427,7 @@ fn remember(settings: &ServeSettings) -> Result<(), ServeError> {
 }
 
 /// One server a data directory. The lock ends with the process.
-fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
+pub fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
     let path = data.join("server.lock");
     let failed = |source| ServeError::Data { path: path.clone(), source };
     let file = crate::lock::open(&path).map_err(failed)?;

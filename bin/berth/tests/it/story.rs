@@ -1,7 +1,9 @@
 //! What the README promises, run as a user would: the real binary, kubectl, real Redis and PostgreSQL.
 
 mod account;
+mod backup;
 mod bad_input;
+mod crash;
 mod etcd;
 mod full_disk;
 mod people;

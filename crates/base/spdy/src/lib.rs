@@ -6,6 +6,8 @@
 //! connection once [`WINDOW`] chunks wait for it.
 
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod headers;
 mod session;
 

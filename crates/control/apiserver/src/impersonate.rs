@@ -88,7 +88,7 @@ fn parse(headers: &HeaderMap) -> Result<Option<Identity>, Status> {
     }
     if any && wanted.user.is_empty() {
         let why = "requested groups, uid or extra without impersonating a user";
-        return Err(Status::internal(why));
+        return Err(Status::bad_request(why));
     }
     Ok(any.then_some(wanted))
 }

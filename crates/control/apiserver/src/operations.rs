@@ -6,12 +6,18 @@
 use std::sync::Arc;
 
 use berth_objects::Status;
+use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use serde_json::Value;
 
-use crate::Body;
 use crate::service::json;
+use crate::{Body, BoxError};
 
 /// What happens when an operation is asked for: the answer, or why it failed.
 pub type Outcome = Result<Value, String>;
@@ -20,6 +26,12 @@ pub type Outcome = Result<Value, String>;
 pub trait Operations: Send + Sync + 'static {
     /// Begins the operation of that name; nothing when there is none.
     fn begin(&self, name: &str) -> Option<BoxFuture<'static, Outcome>>;
+
+    /// Begins an operation of that name whose answer is bytes; nothing when there is none. An error ends the answer in the
+    /// middle, so that the client notices.
+    fn stream(&self, _name: &str) -> Option<BoxStream<'static, Result<Bytes, BoxError>>> {
+        None
+    }
 }
 
 /// A shared set of operations.
@@ -35,7 +47,14 @@ pub(crate) async fn answer(
     if parts.get(1).is_none_or(|version| version != "v1") || *method != Method::POST {
         return Err(not_found());
     }
-    let begun =
-        operations.begin(&parts.get(2..).unwrap_or_default().join("/")).ok_or_else(not_found)?;
+    let name = parts.get(2..).unwrap_or_default().join("/");
+    if let Some(bytes) = operations.stream(&name) {
+        let frames = bytes.map(|piece| piece.map(Frame::data));
+        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+        let kind = HeaderValue::from_static("application/octet-stream");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        return Ok(response);
+    }
+    let begun = operations.begin(&name).ok_or_else(not_found)?;
     begun.await.map(|answer| json(200, &answer)).map_err(Status::internal)
 }

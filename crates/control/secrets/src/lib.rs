@@ -6,9 +6,11 @@
 //! place, so that a sealed value moved elsewhere does not open.
 
 mod keyring;
+mod passphrase;
 mod seal;
 mod store;
 
 pub use keyring::{Keyring, KeyringError};
-pub use seal::OpenError;
+pub use passphrase::{PassphraseError, lock_keys, unlock_keys};
+pub use seal::{OpenError, check};
 pub use store::{SealedStore, UnsealError};

@@ -112,6 +112,19 @@ pub(crate) fn open(keyring: &Keyring, place: &[u8], value: &Bytes) -> Result<Byt
     opened.map(Bytes::from).ok_or_else(wrong)
 }
 
+/// Whether these keys open every sealed value among the records; returns how many there are.
+///
+/// # Errors
+/// With the first that does not open.
+pub fn check(keyring: &Keyring, records: &[berth_store::Record]) -> Result<usize, OpenError> {
+    let mut count = 0;
+    for record in records.iter().filter(|record| is_sealed(&record.value)) {
+        open(keyring, &record.key, &record.value)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

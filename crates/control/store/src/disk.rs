@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::feed::Shared;
 use crate::mvcc::History;
 use crate::{
-    Event, Lookup, Operation, Page, Range, Revision, SnapshotError, Store, StoreError, snapshot,
+    Event, Lookup, Operation, Page, Range, Record, Revision, SnapshotError, Store, StoreError,
+    snapshot,
 };
 use file::File;
 use writer::{Order, Writer};
@@ -85,8 +86,17 @@ impl Disk {
     /// When the snapshot is damaged, or the file exists or cannot be written.
     pub fn restore(path: &Path, reader: &mut dyn Read) -> Result<(), SnapshotError> {
         let (revision, records) = snapshot::read(reader)?;
+        Ok(Self::fill(path, revision, &records)?)
+    }
+
+    /// Fills a new file at `path` with records and no history, as of a revision not before theirs: whoever watched from an
+    /// earlier one has to list again.
+    ///
+    /// # Errors
+    /// When the file exists or cannot be written.
+    pub fn fill(path: &Path, revision: Revision, records: &[Record]) -> io::Result<()> {
         std::fs::File::create_new(path)?;
-        File::fill(path, revision, &records).map_err(|error| io::Error::other(error).into())
+        File::fill(path, revision, records).map_err(io::Error::other)
     }
 
     async fn order<T>(

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use crate::{Expect, Operation, Range, Record, Store, StoreError};
 
 /// Where it is written: the number, and who wrote it.
-const KEY: &[u8] = b"/berth/format";
+pub(crate) const KEY: &[u8] = b"/berth/format";
 
 /// One step to the next format. It may be interrupted and is then done again, also by another server at the same time.
 pub type Upgrade = for<'s> fn(&'s dyn Store) -> BoxFuture<'s, Result<(), StoreError>>;
@@ -30,6 +30,9 @@ pub enum FormatError {
         /// The version that wrote it.
         program: String,
     },
+    /// A restore into it was interrupted.
+    #[error("a restore into this store was not finished; restore again, with `--force`")]
+    Unfinished,
     /// The number is none.
     #[error("the store does not say which format it has: `{0}`")]
     Damaged(String),
@@ -47,6 +50,15 @@ fn read(record: &Record) -> Result<(usize, String), FormatError> {
     }
 }
 
+/// The format of a record that says it, and who wrote it, if it is among the first `known`.
+pub(crate) fn check(record: &Record, known: usize) -> Result<(usize, String), FormatError> {
+    let (found, program) = read(record)?;
+    if found > known {
+        return Err(FormatError::Newer { found, known, program });
+    }
+    Ok((found, program))
+}
+
 /// Brings a store to the format that these steps lead to: the first leads from format 1 to format 2. A store that says nothing
 /// has format 1, or the newest if it is empty. Returns the format it had.
 ///
@@ -59,14 +71,14 @@ pub async fn upgrade(
 ) -> Result<usize, FormatError> {
     let newest = steps.len() + 1;
     let mut first = None;
+    if crate::restore::unfinished(store).await? {
+        return Err(FormatError::Unfinished);
+    }
     loop {
         let record = store.get(Bytes::from_static(KEY), None).await?.record;
         let (format, expect) = match &record {
             Some(record) => {
-                let (found, program) = read(record)?;
-                if found > newest {
-                    return Err(FormatError::Newer { found, known: newest, program });
-                }
+                let (found, _) = check(record, newest)?;
                 (found, Expect::Revision(record.revision))
             }
             None => {

@@ -6,6 +6,7 @@
 //! The surprising choice: all live data is held in memory by every backend, and the disk is a log behind it. A cluster's
 //! state is small, lists are frequent, and so no query's cost grows with history.
 
+pub mod backup;
 mod disk;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -13,6 +14,7 @@ mod feed;
 mod format;
 mod memory;
 mod mvcc;
+pub mod restore;
 mod snapshot;
 
 use std::io::{self, Write};

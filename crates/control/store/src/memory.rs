@@ -49,9 +49,10 @@ impl Store for Memory {
                 let mut batch = Batch::new(&core);
                 let revision = batch.stage(operations)?;
                 let changes = batch.changes;
+                let added = changes.len();
                 let now = Instant::now();
                 core.apply(changes, now);
-                if let Some(forget) = core.expired(&self.history, now) {
+                if let Some(forget) = core.expired(&self.history, now, added) {
                     core.compact(&forget);
                 }
                 revision

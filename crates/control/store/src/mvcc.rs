@@ -208,11 +208,11 @@ impl Core {
         }
     }
 
-    /// What may be forgotten by now, in a small step.
-    pub fn expired(&self, history: &History, now: Instant) -> Option<Forget> {
+    /// What may be forgotten by now, in a small step that is larger than what `added` events add.
+    pub fn expired(&self, history: &History, now: Instant, added: usize) -> Option<Forget> {
         const STEP: usize = 256;
         let (mut count, mut bytes) = (0, self.ring_bytes);
-        for past in self.ring.iter().take(STEP) {
+        for past in self.ring.iter().take(STEP + added * 2) {
             let old = now.saturating_duration_since(past.at) > history.age;
             let many = self.ring.len() - count > history.events;
             if !(bytes > history.bytes || (old && many)) {
@@ -256,6 +256,17 @@ impl Core {
             }
         }
         self.compacted = self.compacted.max(forget.compacted);
+    }
+
+    /// How many bytes all versions have that can be read.
+    pub fn bytes(&self) -> u64 {
+        let size = |key: &Bytes, version: &Version| {
+            key.len() + version.value.as_ref().map_or(0, Bytes::len)
+        };
+        let all = self.keys.iter().flat_map(|(key, versions)| {
+            versions.iter().map(move |version| size(key, version) as u64)
+        });
+        all.sum()
     }
 
     fn head(&self, key: &Bytes) -> Option<(Revision, Revision)> {

@@ -22,6 +22,7 @@ use crate::run::RunArguments;
 use crate::scale::ScaleArguments;
 use crate::secret::SecretCommand;
 use crate::serve::{ResetArguments, ServeArguments};
+use crate::system::SystemCommand;
 use crate::up::UpArguments;
 
 /// Containerised applications from a laptop to production, in one program
@@ -90,6 +91,9 @@ pub enum Command {
     /// Work with the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Back up the cluster's state, and restore it
+    #[command(subcommand)]
+    System(SystemCommand),
     /// Work with the key that seals Secrets
     #[command(subcommand)]
     Secret(SecretCommand),

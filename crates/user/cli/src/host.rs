@@ -63,6 +63,36 @@ pub struct EtcdSettings {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
+/// What a restore is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreSettings {
+    /// Directory of everything the server will keep.
+    pub data: PathBuf,
+    /// The backup.
+    pub backup: PathBuf,
+    /// Where the cluster's state will be kept; in a file of the data directory if absent.
+    pub store: Option<EtcdSettings>,
+    /// What opens the keys in the backup; without it they are not touched.
+    pub passphrase: Option<String>,
+    /// File with the keys that seal Secrets; within the data directory if absent.
+    pub secrets_key: Option<PathBuf>,
+    /// Whether what is there may be replaced.
+    pub replace: bool,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// How many records.
+    pub records: usize,
+    /// When the backup was made.
+    pub created_at: String,
+    /// By which program.
+    pub created_by: String,
+    /// Where the key file has to be put, if it is not there.
+    pub missing_keys: Option<PathBuf>,
+}
+
 /// The rest of the program, as the commands need it.
 pub trait Host: Send + Sync {
     /// Makes sure that a server runs for this data directory, starting one in the background if there is none, and
@@ -74,6 +104,9 @@ pub trait Host: Send + Sync {
 
     /// Runs a server until it is told to end by a signal.
     fn serve(&self, settings: ServeSettings) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Fills a data directory or an etcd from a backup. On failure nothing was changed, unless the error says otherwise.
+    fn restore(&self, settings: RestoreSettings) -> BoxFuture<'_, Result<Restored, HostError>>;
 
     /// Ends the server of this data directory and removes pods, interfaces, packet rules and cgroups, and the objects of
     /// the cluster. Images and volumes stay. Without effect where nothing is.

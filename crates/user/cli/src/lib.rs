@@ -33,6 +33,7 @@ mod secret;
 mod serve;
 mod session;
 mod stream;
+mod system;
 mod table;
 mod terminal;
 mod up;
@@ -44,7 +45,9 @@ use std::sync::Arc;
 use arguments::Command;
 pub use arguments::{Cli, parse};
 use failure::Failure;
-pub use host::{EtcdSettings, Host, HostError, ServeSettings, ServerState, Started};
+pub use host::{
+    EtcdSettings, Host, HostError, RestoreSettings, Restored, ServeSettings, ServerState, Started,
+};
 
 /// Does what the command line says, and returns the exit code: 0 fine, 1 the request could not be met, 2 wrong use,
 /// 3 berth's own fault; for `run` and `exec` the codes that docker has.
@@ -82,6 +85,7 @@ async fn dispatch(cli: Cli, host: &Arc<dyn Host>) -> Result<u8, Failure> {
         Command::Reset(arguments) => serve::reset(arguments, &data, &**host).await,
         Command::Access(command) => access::access(command, &data).await,
         Command::Audit(command) => audit::audit(command, &data),
+        Command::System(command) => system::system(command, &data, &**host).await,
         Command::Secret(command) => secret::secret(command, &data).await,
         Command::Kubeconfig => Ok(information::kubeconfig(&data)?),
         Command::Status => information::status(&data).await,

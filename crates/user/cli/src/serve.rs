@@ -30,18 +30,8 @@ pub struct ServeArguments {
     /// What names of interfaces, cgroups and packet rules begin with: 1 to 8 lower-case letters
     #[arg(long, default_value = "berth", value_name = "NAME", value_parser = instance)]
     pub instance: String,
-    /// Where the cluster's state is kept: `etcd=URL[,URL...]`. Otherwise in a file of the data directory
-    #[arg(long, value_name = "STORE", value_parser = StoreChoice::parse)]
-    pub store: Option<StoreChoice>,
-    /// Certificates that etcd's members must be signed by, PEM
-    #[arg(long, value_name = "FILE", requires = "store")]
-    pub etcd_ca: Option<PathBuf>,
-    /// Our certificate for etcd, PEM
-    #[arg(long, value_name = "FILE", requires_all = ["store", "etcd_key"])]
-    pub etcd_certificate: Option<PathBuf>,
-    /// Its key, PEM
-    #[arg(long, value_name = "FILE", requires_all = ["store", "etcd_certificate"])]
-    pub etcd_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub store: StoreFlags,
     /// File with the keys that seal Secrets; made if it is not there. Otherwise it is in the data directory
     #[arg(long, value_name = "FILE")]
     pub secrets_key: Option<PathBuf>,
@@ -56,6 +46,34 @@ pub struct ServeArguments {
     pub audit_log: Option<PathBuf>,
     #[command(flatten)]
     pub registry: RegistryFlags,
+}
+
+/// Where the cluster's state is kept.
+#[derive(Debug, Args)]
+pub struct StoreFlags {
+    /// Where the cluster's state is kept: `etcd=URL[,URL...]`. Otherwise in a file of the data directory
+    #[arg(long, value_name = "STORE", value_parser = StoreChoice::parse)]
+    pub store: Option<StoreChoice>,
+    /// Certificates that etcd's members must be signed by, PEM
+    #[arg(long, value_name = "FILE", requires = "store")]
+    pub etcd_ca: Option<PathBuf>,
+    /// Our certificate for etcd, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["store", "etcd_key"])]
+    pub etcd_certificate: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["store", "etcd_certificate"])]
+    pub etcd_key: Option<PathBuf>,
+}
+
+impl StoreFlags {
+    /// The etcd that is meant, if any.
+    pub fn settings(self) -> Option<EtcdSettings> {
+        self.store.map(|choice| EtcdSettings {
+            endpoints: choice.0,
+            authority: self.etcd_ca,
+            identity: self.etcd_certificate.zip(self.etcd_key),
+        })
+    }
 }
 
 /// Flags of `berth reset`.
@@ -104,11 +122,7 @@ pub async fn serve(arguments: ServeArguments, data: &Path, host: &dyn Host) -> R
         pod_cidr: pods,
         service_cidr: services,
         instance: arguments.instance,
-        store: arguments.store.map(|choice| EtcdSettings {
-            endpoints: choice.0,
-            authority: arguments.etcd_ca,
-            identity: arguments.etcd_certificate.zip(arguments.etcd_key),
-        }),
+        store: arguments.store.settings(),
         secrets_key: arguments.secrets_key,
         audit_policy: arguments.audit_policy,
         authentication_config: arguments.authentication_config,

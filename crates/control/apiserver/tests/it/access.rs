@@ -236,7 +236,7 @@ async fn acting_as_another_needs_the_right_for_each_part() {
     ] {
         ask(refused).await.expect(403);
     }
-    ask(&[("impersonate-group", "devs")]).await.expect(500);
+    ask(&[("impersonate-group", "devs")]).await.expect(400);
     let account = ask(&[("impersonate-user", "system:serviceaccount:default:x")]).await.expect(201);
     assert_eq!(
         account["status"]["userInfo"]["groups"],

@@ -13,6 +13,8 @@ mod patches;
 mod people;
 mod policies;
 mod quotas;
+mod recorded;
+mod recording;
 mod reference;
 mod samples;
 mod script;

@@ -25,6 +25,7 @@ pub fn admin() -> Identity {
 pub struct Client {
     pub server: ApiServer,
     service: ApiService,
+    store: Arc<dyn berth_store::Store>,
 }
 
 pub struct Answer {
@@ -52,12 +53,18 @@ impl Client {
     }
 
     pub async fn on(store: Arc<dyn berth_store::Store>, options: Options) -> Self {
-        let server = ApiServer::start(store, options).await.unwrap();
-        Self { service: server.service(admin()), server }
+        let server = ApiServer::start(store.clone(), options).await.unwrap();
+        Self { service: server.service(admin()), server, store }
     }
 
     pub fn as_user(&self, identity: Identity) -> Self {
-        Self { server: self.server.clone(), service: self.server.service(identity) }
+        let service = self.server.service(identity);
+        Self { server: self.server.clone(), service, store: self.store.clone() }
+    }
+
+    /// The newest revision.
+    pub fn server_revision(&self) -> berth_store::Revision {
+        self.store.current()
     }
 
     pub async fn raw(
@@ -216,7 +223,9 @@ impl Network {
         let tls = berth_tls::server(credentials, authority.certificate()).unwrap();
         let identity =
             authority.client("admin", "system:masters", Duration::from_secs(3600)).unwrap();
-        let url = format!("https://{address}");
+        let recording = crate::recording::wanted();
+        let scheme = if recording.is_some() { "http" } else { "https" };
+        let url = format!("{scheme}://{address}");
         let config = Kubeconfig {
             name: "test",
             server: &url,
@@ -227,7 +236,17 @@ impl Network {
         let shutdown = CancellationToken::new();
         let task = tokio::spawn({
             let (server, shutdown) = (client.server.clone(), shutdown.clone());
-            async move { server.serve(listener, tls, shutdown).await }
+            let service = client.service.clone();
+            async move {
+                match recording {
+                    Some(path) => {
+                        let serving = crate::recording::serve(listener, service, path);
+                        shutdown.run_until_cancelled(serving).await;
+                        Ok(())
+                    }
+                    None => server.serve(listener, tls, shutdown).await,
+                }
+            }
         });
         Self { client, address, authority, folder, shutdown, task }
     }

@@ -32,9 +32,10 @@ pub(super) struct File {
 impl File {
     /// Opens or creates the file and replays it.
     pub fn open(path: &Path) -> Result<(Self, Core), StoreError> {
-        let file = Self::connect(path)?;
+        let mut file = Self::connect(path)?;
         file.check()?;
         let core = file.replay().map_err(classify)?;
+        file.shrink(path, core.bytes())?;
         Ok((file, core))
     }
 
@@ -115,6 +116,20 @@ impl File {
             transaction.open_table(NUMBERS)?.insert(CURRENT, current.0)?;
         }
         transaction.commit()?;
+        Ok(())
+    }
+
+    /// Gives back to the file system what the file no longer needs, where that is worth the time it takes.
+    fn shrink(&mut self, path: &Path, needed: u64) -> Result<(), StoreError> {
+        /// Room that a file of any content may have.
+        const SPARE: u64 = 8 << 20;
+        let size = std::fs::metadata(path).map_or(0, |known| known.len());
+        if size < SPARE + needed * 3 {
+            return Ok(());
+        }
+        self.database.compact().map_err(|error| classify(error.into()))?;
+        let now = std::fs::metadata(path).map_or(0, |known| known.len());
+        tracing::info!(before = size, now, "the store's file was made smaller");
         Ok(())
     }
 

@@ -69,7 +69,7 @@ impl Writer {
             let core = self.shared.read();
             match upto {
                 Some(revision) => Some(core.forget(revision)),
-                None => core.expired(&self.options.history, Instant::now()),
+                None => core.expired(&self.options.history, Instant::now(), changes.len()),
             }
         };
         let outcome = if changes.is_empty() && forget.is_none() {

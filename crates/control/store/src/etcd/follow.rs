@@ -158,10 +158,10 @@ fn take_in(
     if changes.is_empty() {
         return Ok(());
     }
-    let now = Instant::now();
+    let (now, added) = (Instant::now(), changes.len());
     let mut core = shared.write();
     core.apply(changes, now);
-    if let Some(forget) = core.expired(history, now) {
+    if let Some(forget) = core.expired(history, now, added) {
         core.compact(&forget);
     }
     drop(core);
