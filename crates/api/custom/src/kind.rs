@@ -90,6 +90,14 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
         .collect()
 }
 
+/// The kind in the version its objects are stored in, served or not.
+#[must_use]
+pub fn stored_kind(definition: &Value) -> Option<Kind> {
+    let versions = definition.list(&["spec", "versions"]);
+    let version = versions.iter().find(|version| version.flag(&["storage"]))?;
+    Some(Kind::new(definition, version))
+}
+
 impl Kind {
     fn new(definition: &Value, version: &Value) -> Self {
         let names = definition.at(&["status", "acceptedNames"]).unwrap_or(&Value::Null);

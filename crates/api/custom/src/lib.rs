@@ -16,6 +16,6 @@ mod schema;
 mod validate;
 
 pub use definition::{FINALIZER, GROUP, PLURAL, default, validate, validate_update};
-pub use kind::{Conversion, Kind, Scale, kinds, storage};
+pub use kind::{Conversion, Kind, Scale, kinds, storage, stored_kind};
 pub use names::{Accepted, accept, is_established, status};
 pub use schema::Schema;
