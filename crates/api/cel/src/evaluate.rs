@@ -91,11 +91,13 @@ pub(crate) struct Scope<'a> {
 pub(crate) struct Evaluation<'a> {
     pub variables: &'a Variables<'a>,
     budget: &'a mut Budget,
+    /// Regular expressions that were compiled in this evaluation; the budget bounds their number.
+    pub patterns: HashMap<String, regex::Regex>,
 }
 
 impl<'a> Evaluation<'a> {
     pub fn new(variables: &'a Variables<'a>, budget: &'a mut Budget) -> Self {
-        Self { variables, budget }
+        Self { variables, budget, patterns: HashMap::new() }
     }
 
     pub fn run(&mut self, root: &IdedExpr) -> Outcome {

@@ -14,8 +14,8 @@ use crate::evaluate::{Evaluation, Fault, Outcome, as_optional};
 use crate::library;
 
 /// What compiling a regular expression costs; its size is limited to match.
-const COMPILING: u64 = 2_000;
-const LARGEST_PATTERN: usize = 1 << 20;
+const COMPILING: u64 = 10_000;
+const LARGEST_PATTERN: usize = 1 << 19;
 
 /// The type of a value, as `type()` gives it.
 #[derive(Debug, PartialEq, Eq)]
@@ -183,11 +183,16 @@ impl Evaluation<'_> {
 
     fn pattern(&mut self, text: &str, pattern: &str) -> Result<regex::Regex, Fault> {
         let searching = (text.len() as u64 / 16 + 1).saturating_mul(pattern.len() as u64 / 16 + 1);
-        self.charge(COMPILING.saturating_add(searching))?;
-        RegexBuilder::new(pattern)
-            .size_limit(LARGEST_PATTERN)
-            .build()
-            .map_err(|_| Fault::new("the regular expression is invalid or too large"))
+        self.charge(searching)?;
+        if let Some(known) = self.patterns.get(pattern) {
+            return Ok(known.clone());
+        }
+        self.charge(COMPILING)?;
+        let compiled = RegexBuilder::new(pattern).size_limit(LARGEST_PATTERN).build();
+        let compiled =
+            compiled.map_err(|_| Fault::new("the regular expression is invalid or too large"))?;
+        self.patterns.insert(pattern.to_owned(), compiled.clone());
+        Ok(compiled)
     }
 
     fn find_all(&mut self, text: &str, pattern: &str, most: usize) -> Outcome {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::schema::Definition;
-use crate::{FieldError, Resource, Subresource};
+use crate::{FieldError, Lists, Resource, Subresource};
 
 /// A place in a schema: what its parts are called, and how they are merged and owned.
 pub trait Node: Debug + Send + Sync {
@@ -42,8 +42,10 @@ pub enum Topology<'a> {
 
 /// A kind in one version.
 pub trait Custom: Node + Any {
-    /// Names, scope, columns.
-    fn resource(&self) -> Resource<'_>;
+    /// The lists of the resource.
+    fn lists(&self) -> Lists<'_>;
+    /// Names, scope, columns; `lists` are those this one gave.
+    fn resource<'a>(&'a self, lists: &'a Lists<'a>) -> Resource<'a>;
     /// Takes out what the schema does not know, and returns the paths.
     fn prune(&self, object: &mut Value) -> Vec<String>;
     /// Fills in what was left out.

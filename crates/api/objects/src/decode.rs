@@ -163,7 +163,11 @@ impl Walk {
         // To the typed API an empty list or map is the same as none. An empty list of managers is an order to forget them.
         fields.retain(|name, value| {
             let empty = match &*value {
-                Value::Array(items) => items.is_empty() && name != "managedFields",
+                Value::Array(items) => {
+                    items.is_empty()
+                        && name != "managedFields"
+                        && is_list(definition.property(name))
+                }
                 Value::Object(entries) => entries.is_empty() && is_map(definition.property(name)),
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
             };
@@ -226,6 +230,11 @@ impl Walk {
 
 fn is_map(property: Option<&Property>) -> bool {
     property.is_some_and(|property| matches!(property.shape(), Shape::Basic(Type::Map)))
+}
+
+/// Whether it is a list, and not a value that may be one.
+fn is_list(property: Option<&Property>) -> bool {
+    property.is_some_and(|property| matches!(property.shape(), Shape::Basic(Type::Array)))
 }
 
 fn whole(number: f64) -> Option<i64> {

@@ -24,7 +24,7 @@ pub use decode::{WrongType, decode, fit};
 pub use fields::{Fields, merge_applied};
 pub use object::Object;
 pub use quantity::{NotAQuantity, Quantity};
-pub use resource::{Column, Handle, Resource, Scope, Subresource, VERBS};
+pub use resource::{Column, Handle, Lists, Resource, Scope, Subresource, VERBS};
 pub use selector::{FieldSelector, LabelSelector, NotASelector, is_label_value, is_qualified_name};
 pub use status::{Cause, FieldError, Status, Subject};
 pub use strategic::{PatchError, strategic_merge};

@@ -78,7 +78,7 @@ pub struct Resource<'a> {
     /// The cells of those columns for one object.
     pub cells: fn(&Value, Timestamp) -> Vec<Value>,
     /// What a kind that was defined at run time has of its own; nothing for built-in kinds.
-    pub custom: Option<&'a dyn Custom>,
+    pub custom: Option<&'a (dyn Custom + 'static)>,
 }
 
 /// A part of an object with a path of its own, or an action on it.
@@ -226,9 +226,30 @@ impl<'a> Resource<'a> {
     }
 }
 
+/// The lists of a resource that was defined at run time.
+#[derive(Debug, Default)]
+pub struct Lists<'a> {
+    /// Short names.
+    pub short: Vec<&'a str>,
+    /// Categories.
+    pub categories: Vec<&'a str>,
+    /// Fields that may be selected by.
+    pub selectable: Vec<&'a str>,
+    /// Table columns after the name.
+    pub columns: Vec<Column<'a>>,
+}
+
+self_cell::self_cell!(
+    struct Listed {
+        owner: Arc<dyn Custom>,
+        #[covariant]
+        dependent: Lists,
+    }
+);
+
 self_cell::self_cell!(
     struct Defined {
-        owner: Arc<dyn Custom>,
+        owner: Listed,
         #[covariant]
         dependent: Resource,
     }
@@ -248,7 +269,11 @@ impl Handle {
     /// Holds a resource that was defined at run time, as its definition describes it.
     #[must_use]
     pub fn new(custom: Arc<dyn Custom>) -> Self {
-        Self(Held::Defined(Arc::new(Defined::new(custom, |custom| custom.resource()))))
+        let listed = Listed::new(custom, |custom| custom.lists());
+        let defined = Defined::new(listed, |listed| {
+            listed.borrow_owner().resource(listed.borrow_dependent())
+        });
+        Self(Held::Defined(Arc::new(defined)))
     }
 
     /// The resource.

@@ -11,7 +11,10 @@ use berth_objects::{Column, Object, time};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub(crate) use access::{ROLE, ROLE_BINDING, SIGNING_REQUEST, role, role_binding, signing_request};
+pub(crate) use access::{
+    DEFINITION, ROLE, ROLE_BINDING, SIGNING_REQUEST, definition, role, role_binding,
+    signing_request,
+};
 pub(crate) use cluster::*;
 pub(crate) use network::*;
 pub(crate) use pod::{POD, pod};

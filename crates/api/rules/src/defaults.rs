@@ -114,6 +114,7 @@ pub(crate) fn apply(resource: &Resource, object: &mut Value) {
         crate::validate::rbac::defaults(object);
     }
     match (resource.group, resource.kind) {
+        (berth_custom::GROUP, _) => berth_custom::default(object),
         ("", kind) => core(kind, object),
         ("apps" | "batch" | "autoscaling", _) => workloads(resource, object),
         ("storage.k8s.io", "StorageClass") => rows(object, STORAGE_CLASS),

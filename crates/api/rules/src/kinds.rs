@@ -13,6 +13,7 @@ mod core;
 mod devices;
 mod discovery;
 mod events;
+mod extensions;
 mod flowcontrol;
 mod networking;
 mod node;
@@ -50,7 +51,7 @@ const fn v1(
     }
 }
 
-static GROUPS: [&[Resource<'static>]; 19] = [
+static GROUPS: [&[Resource<'static>]; 20] = [
     &core::RESOURCES,
     &admission::RESOURCES,
     &apps::RESOURCES,
@@ -60,6 +61,7 @@ static GROUPS: [&[Resource<'static>]; 19] = [
     &devices::RESOURCES,
     &discovery::RESOURCES,
     &events::RESOURCES,
+    &extensions::RESOURCES,
     &flowcontrol::RESOURCES,
     &networking::RESOURCES,
     &node::RESOURCES,

@@ -11,7 +11,7 @@ mod prepare;
 pub mod usage;
 mod validate;
 
-use berth_objects::{FieldError, Resource};
+use berth_objects::{FieldError, Resource, Subresource};
 use serde_json::Value;
 
 pub use kinds::{find, resources};
@@ -19,7 +19,10 @@ pub use validate::SYSTEM_PRIORITIES;
 
 /// Fills in what was left out.
 pub fn default(resource: &Resource, object: &mut Value) {
-    defaults::apply(resource, object);
+    match resource.custom {
+        Some(custom) => custom.default(object),
+        None => defaults::apply(resource, object),
+    }
 }
 
 /// Makes a new object ready: no status but the first, generation one.
@@ -47,6 +50,17 @@ pub fn validate(resource: &Resource, object: &Value) -> Vec<FieldError> {
 #[must_use]
 pub fn validate_update(resource: &Resource, object: &Value, old: &Value) -> Vec<FieldError> {
     validate::update(resource, object, old)
+}
+
+/// What is wrong with an object of a kind that was defined at run time, after a part of it was changed.
+#[must_use]
+pub fn validate_part(
+    resource: &Resource,
+    object: &Value,
+    old: &Value,
+    part: Subresource,
+) -> Vec<FieldError> {
+    resource.custom.map(|custom| custom.validate(object, Some(old), Some(part))).unwrap_or_default()
 }
 
 /// The object as this resource shows it, from its stored form. Some objects are shown by several resources.

@@ -19,6 +19,14 @@ pub(crate) fn create(resource: &Resource, object: &mut Value) {
     match (resource.group, resource.kind) {
         ("", "Namespace") => object.set_default(&["spec", "finalizers"], json!(["kubernetes"])),
         ("", "Secret") => encode(object),
+        (berth_custom::GROUP, _) => {
+            let finalizers = object.place(&["metadata", "finalizers"]);
+            match finalizers.as_array_mut() {
+                Some(known) if known.iter().any(|it| it == berth_custom::FINALIZER) => {}
+                Some(known) => known.push(berth_custom::FINALIZER.into()),
+                None => *finalizers = json!([berth_custom::FINALIZER]),
+            }
+        }
         ("batch", "Job") => {
             select_own_pods(object);
             // With its template's labels filled in, the job has them, too, if it has none of its own.
@@ -30,6 +38,9 @@ pub(crate) fn create(resource: &Resource, object: &mut Value) {
 
 /// The status of an object nobody has looked at yet.
 fn first_status(resource: &Resource, object: &Value) -> Option<Value> {
+    if resource.custom.is_some() || resource.group == berth_custom::GROUP {
+        return None;
+    }
     Some(match (resource.group, resource.kind) {
         ("", "Pod") => {
             let quality = defaults::quality(object.get("spec").unwrap_or(&Value::Null));
@@ -54,6 +65,8 @@ fn first_status(resource: &Resource, object: &Value) -> Option<Value> {
 /// Kinds whose generation upstream counts.
 fn counts(resource: &Resource) -> bool {
     match resource.group {
+        _ if resource.custom.is_some() => true,
+        berth_custom::GROUP => true,
         "" => matches!(resource.kind, "Pod" | "ReplicationController" | "PodTemplate"),
         "apps" => resource.kind != "ControllerRevision",
         "storage.k8s.io" => resource.kind == "CSIDriver",
@@ -114,16 +127,19 @@ pub(crate) fn update(resource: &Resource, object: &mut Value, old: &Value) {
         }
     }
     if let Some(generation) = old.integer(&["metadata", "generation"]) {
-        let changed = wanted(object).ne(wanted(old));
+        let apart =
+            resource.custom.is_none() || resource.subresources.contains(&Subresource::Status);
+        let changed = wanted(object, apart).ne(wanted(old, apart));
         object.set(&["metadata", "generation"], generation + i64::from(changed));
     }
 }
 
-/// What somebody wants: all that is neither about the object nor about how far it got, by name.
-fn wanted(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    const ABOUT: [&str; 4] = ["apiVersion", "kind", "metadata", "status"];
+/// What somebody wants: all that is neither about the object nor, if that is kept `apart`, about how far it got, by name.
+fn wanted(object: &Value, apart: bool) -> impl Iterator<Item = (&String, &Value)> {
+    const ABOUT: [&str; 3] = ["apiVersion", "kind", "metadata"];
     let fields = object.as_object().into_iter().flatten();
-    let mut fields: Vec<_> = fields.filter(|(name, _)| !ABOUT.contains(&name.as_str())).collect();
+    let is_wanted = |name: &str| !(ABOUT.contains(&name) || apart && name == "status");
+    let mut fields: Vec<_> = fields.filter(|(name, _)| is_wanted(name)).collect();
     fields.sort_by_key(|(name, _)| *name);
     fields.into_iter()
 }

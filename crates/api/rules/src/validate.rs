@@ -26,6 +26,10 @@ pub(crate) type Errors = Vec<FieldError>;
 pub(crate) fn create(resource: &Resource, object: &Value) -> Errors {
     let mut errors = Errors::new();
     names::metadata(resource, object, &mut errors);
+    if let Some(custom) = resource.custom {
+        errors.extend(custom.validate(object, None, None));
+        return errors;
+    }
     content(resource, object, true, &mut errors);
     errors
 }
@@ -33,6 +37,10 @@ pub(crate) fn create(resource: &Resource, object: &Value) -> Errors {
 pub(crate) fn update(resource: &Resource, object: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     names::metadata(resource, object, &mut errors);
+    if let Some(custom) = resource.custom {
+        errors.extend(custom.validate(object, Some(old), None));
+        return errors;
+    }
     content(resource, object, false, &mut errors);
     let errors_of = &mut errors;
     match (resource.group, resource.kind) {
@@ -54,6 +62,10 @@ pub(crate) fn update(resource: &Resource, object: &Value, old: &Value) -> Errors
         }
         ("scheduling.k8s.io", _) => cluster::priority_class_update(object, old, errors_of),
         ("node.k8s.io", _) => immutable(object, old, &["handler"], errors_of),
+        (berth_custom::GROUP, _) => {
+            let wrong = berth_custom::validate_update(object, old);
+            errors_of.extend(wrong);
+        }
         ("resource.k8s.io", kind) => cluster::devices_update(kind, object, old, errors_of),
         _ => {}
     }
@@ -97,6 +109,9 @@ fn core_update(kind: &str, object: &Value, old: &Value, errors: &mut Errors) {
 
 fn content(resource: &Resource, object: &Value, creating: bool, errors: &mut Errors) {
     match (resource.group, resource.kind) {
+        // A changed definition is judged with what it was.
+        (berth_custom::GROUP, _) if creating => errors.extend(berth_custom::validate(object)),
+        (berth_custom::GROUP, _) => {}
         ("", kind) => core(resource, kind, object, errors),
         ("apps", "ControllerRevision") => cluster::controller_revision(object, errors),
         ("apps", _) => workload::create(resource, object, errors),

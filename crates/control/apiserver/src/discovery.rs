@@ -1,7 +1,6 @@
-//! What the server has: versions, groups, resources, health. The documents never change while the server runs.
+//! What the server has: versions, groups, resources, health. The documents change when definitions of kinds do.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 
 use berth_objects::{Resource, Scope, Status, Subresource};
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
@@ -9,10 +8,15 @@ use http::{Method, Request, Response};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::kinds::Served;
 use crate::service::{header, json as respond, raw};
 use crate::{Body, VERSION, body, openapi, swagger};
 
-pub(crate) fn answer(parts: &[String], request: &Request<Body>) -> Result<Response<Body>, Status> {
+pub(crate) fn answer(
+    served: &Served,
+    parts: &[String],
+    request: &Request<Body>,
+) -> Result<Response<Body>, Status> {
     let not_found =
         || Status::new(404, "NotFound", "the server could not find the requested resource");
     if request.method() != Method::GET && request.method() != Method::HEAD {
@@ -22,34 +26,39 @@ pub(crate) fn answer(parts: &[String], request: &Request<Body>) -> Result<Respon
     match words.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => Ok(raw(200, "text/plain", "ok")),
         ["version"] => Ok(respond(200, &version())),
-        ["api"] => Ok(aggregated(request, &CORE).unwrap_or_else(|| {
+        ["api"] => Ok(aggregated(request, &served.documents().core).unwrap_or_else(|| {
             respond(
                 200,
                 &json!({"kind": "APIVersions", "versions": ["v1"],
                 "serverAddressByClientCIDRs": []}),
             )
         })),
-        ["apis"] => Ok(aggregated(request, &GROUPS).unwrap_or_else(|| {
-            let groups: Vec<_> =
-                groups().into_keys().filter(|g| !g.is_empty()).map(group).collect();
+        ["apis"] => Ok(aggregated(request, &served.documents().groups).unwrap_or_else(|| {
+            let groups: Vec<_> = groups(served)
+                .into_keys()
+                .filter(|g| !g.is_empty())
+                .map(|name| group(served, name))
+                .collect();
             respond(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         })),
-        ["api", "v1"] => Ok(respond(200, &resource_list("", "v1"))),
-        ["apis", name] if groups().contains_key(name) => {
-            let mut value = group(name);
+        ["api", "v1"] => Ok(respond(200, &resource_list(served, "", "v1"))),
+        ["apis", name] if groups(served).contains_key(name) => {
+            let mut value = group(served, name);
             value["kind"] = "APIGroup".into();
             value["apiVersion"] = "v1".into();
             Ok(respond(200, &value))
         }
-        ["apis", name, version] if versions(name).contains(version) => {
-            Ok(respond(200, &resource_list(name, version)))
+        ["apis", name, version] if versions(served, name).contains(version) => {
+            Ok(respond(200, &resource_list(served, name, version)))
         }
         [".well-known", "openid-configuration"] => Ok(respond(200, &crate::accounts::discovery())),
-        ["openapi", "v2"] => Ok(swagger::answer(request.headers())),
-        ["openapi", "v3"] => Ok(respond(200, &openapi::index())),
-        ["openapi", "v3", "api", "v1"] => openapi::answer("", "v1", request).ok_or_else(not_found),
+        ["openapi", "v2"] => Ok(swagger::answer(served, request.headers())),
+        ["openapi", "v3"] => Ok(respond(200, &openapi::index(served))),
+        ["openapi", "v3", "api", "v1"] => {
+            openapi::answer(served, "", "v1", request).ok_or_else(not_found)
+        }
         ["openapi", "v3", "apis", name, version] => {
-            openapi::answer(name, version, request).ok_or_else(not_found)
+            openapi::answer(served, name, version, request).ok_or_else(not_found)
         }
         _ => Err(not_found()),
     }
@@ -78,18 +87,18 @@ fn version() -> Value {
 }
 
 /// Resources by group.
-pub(crate) fn groups() -> BTreeMap<&'static str, Vec<&'static Resource<'static>>> {
+pub(crate) fn groups(served: &Served) -> BTreeMap<&str, Vec<&Resource<'_>>> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for resource in berth_rules::resources() {
+    for resource in served.resources() {
         groups.entry(resource.group).or_default().push(resource);
     }
     groups
 }
 
 /// The versions of a group, the preferred one first.
-pub(crate) fn versions(group: &str) -> Vec<&'static str> {
+pub(crate) fn versions<'a>(served: &'a Served, group: &str) -> Vec<&'a str> {
     let mut versions = Vec::new();
-    for resource in berth_rules::resources().filter(|resource| resource.group == group) {
+    for resource in served.resources().filter(|resource| resource.group == group) {
         if !versions.contains(&resource.version) {
             versions.push(resource.version);
         }
@@ -97,8 +106,8 @@ pub(crate) fn versions(group: &str) -> Vec<&'static str> {
     versions
 }
 
-fn group(name: &str) -> Value {
-    let versions: Vec<_> = versions(name)
+fn group(served: &Served, name: &str) -> Value {
+    let versions: Vec<_> = versions(served, name)
         .into_iter()
         .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
         .collect();
@@ -109,9 +118,9 @@ fn kind_of<'a>(resource: &Resource<'a>, part: Subresource) -> (&'a str, &'a str,
     part.body().unwrap_or((resource.group, resource.version, resource.kind))
 }
 
-fn resource_list(group: &str, version: &str) -> Value {
+fn resource_list(served: &Served, group: &str, version: &str) -> Value {
     let mut resources = Vec::new();
-    let all = groups().remove(group).unwrap_or_default();
+    let all = groups(served).remove(group).unwrap_or_default();
     for resource in all.into_iter().filter(|resource| resource.version == version) {
         let mut value = json!({
             "name": resource.plural,
@@ -149,21 +158,38 @@ fn resource_list(group: &str, version: &str) -> Value {
 }
 
 /// A document in the aggregated form, with its tag.
+#[derive(Debug)]
 struct Document {
     v2: (String, String),
     v2beta1: (String, String),
 }
 
-static CORE: LazyLock<Document> = LazyLock::new(|| Document::new(true));
-static GROUPS: LazyLock<Document> = LazyLock::new(|| Document::new(false));
+/// What is told about all kinds, made once for each table of kinds.
+#[derive(Debug)]
+pub(crate) struct Documents {
+    core: Document,
+    groups: Document,
+    /// The editions of the descriptions of groups and versions.
+    pub editions: BTreeMap<(String, String), String>,
+}
+
+impl Documents {
+    pub fn new(served: &Served) -> Self {
+        Self {
+            core: Document::new(served, true),
+            groups: Document::new(served, false),
+            editions: openapi::editions(served),
+        }
+    }
+}
 
 impl Document {
-    fn new(core: bool) -> Self {
-        let items: Vec<_> = groups()
+    fn new(served: &Served, core: bool) -> Self {
+        let items: Vec<_> = groups(served)
             .into_iter()
             .filter(|(group, _)| group.is_empty() == core)
             .map(|(group, resources)| {
-                let versions: Vec<_> = versions(group)
+                let versions: Vec<_> = versions(served, group)
                     .into_iter()
                     .map(|version| {
                         let of_version = resources.iter().filter(|r| r.version == version);
@@ -193,7 +219,7 @@ pub(crate) fn tag(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(16).map(|byte| format!("{byte:02X}")).collect()
 }
 
-fn aggregate(resource: &'static Resource<'static>) -> Value {
+fn aggregate(resource: &Resource<'_>) -> Value {
     let kind = |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
     let parts: Vec<_> = resource
         .subresources

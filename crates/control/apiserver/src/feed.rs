@@ -8,7 +8,8 @@ use berth_store::{Event, Revision};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
 
-use crate::registry;
+use crate::server::Shared;
+use crate::{convert, registry};
 
 /// The most changes kept decoded. Watchers that are further behind decode for themselves.
 const KEPT: usize = 512;
@@ -44,6 +45,32 @@ impl Word {
 }
 
 impl ObjectChange {
+    /// The change as objects of the version that a resource has.
+    pub async fn shown(
+        self: &Arc<Self>,
+        shared: &Shared,
+        resource: &Resource<'_>,
+    ) -> Result<Arc<Self>, Status> {
+        let version = resource.api_version();
+        let other = |object: &Value| object.text(&["apiVersion"]) != version;
+        if resource.custom.is_none()
+            || !(other(&self.object) || self.previous.as_ref().is_some_and(other))
+        {
+            return Ok(Arc::clone(self));
+        }
+        let mut objects: Vec<Value> =
+            std::iter::once(&self.object).chain(&self.previous).cloned().collect();
+        convert::shown(shared, resource, &mut objects).await?;
+        let mut objects = objects.into_iter();
+        Ok(Arc::new(Self {
+            revision: self.revision,
+            object: objects.next().unwrap_or_default(),
+            previous: objects.next(),
+            removed: self.removed,
+            lines: Default::default(),
+        }))
+    }
+
     /// The line of a watch. Serialised once, whoever asks.
     pub fn line(&self, word: Word) -> Bytes {
         let place = &self.lines[match word {

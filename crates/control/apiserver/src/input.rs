@@ -9,6 +9,8 @@ use crate::call::{Call, FieldValidation};
 use crate::service::header;
 use crate::{Body, body};
 
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 /// The media type of a request, without parameters.
 pub(crate) fn media_type(headers: &HeaderMap) -> &str {
     header(headers, "content-type").split(';').next().unwrap_or_default().trim()
@@ -24,7 +26,7 @@ pub(crate) fn parse_noting(media_type: &str, bytes: &[u8]) -> Result<(Value, Vec
     match media_type {
         "" | "application/json" => parse_json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => parse_yaml(bytes),
-        "application/vnd.kubernetes.protobuf" => protobuf::decode(bytes)
+        PROTOBUF => protobuf::decode(bytes)
             .map(|value| (value, Vec::new()))
             .map_err(|error| Status::bad_request(error.to_string())),
         other => {
@@ -80,6 +82,12 @@ impl Call {
     /// Reads the object a request carries.
     pub async fn body(&mut self, request: Request<Body>) -> Result<Value, Status> {
         let (media_type, bytes) = read(request).await?;
+        if media_type == PROTOBUF && self.resource().custom.is_some() {
+            // Nobody has given numbers to its fields.
+            let message = "the body of the request was in an unknown format - accepted media types \
+                include: application/json, application/yaml";
+            return Err(Status::new(415, "UnsupportedMediaType", message));
+        }
         let (mut object, duplicates) = parse_noting(&media_type, &bytes)?;
         self.twice(duplicates);
         self.fit(&mut object)?;

@@ -1,31 +1,299 @@
 //! The kinds that are served now: the built-in ones, and those that are defined at run time.
+//!
+//! Definitions are followed in the store, so that every server of the store knows them, whoever wrote them. Who is told that a
+//! definition was written may count on it here.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
-use berth_objects::Handle;
+use berth_custom::is_established;
+use berth_objects::{Handle, Object, Resource, Status};
+use berth_store::{Event, Range, Revision, Store, StoreError};
+use futures::StreamExt;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::discovery::Documents;
+use crate::{registry, status};
+
+/// The longest a request waits until its definition is known.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The resource of definitions.
+pub(crate) fn definitions() -> Result<&'static Resource<'static>, Status> {
+    berth_rules::find(berth_custom::GROUP, "v1", berth_custom::PLURAL)
+        .ok_or_else(|| Status::internal("definitions are not served"))
+}
+
+/// A definition and the kinds it makes.
+#[derive(Debug, Clone)]
+struct Defined {
+    definition: Arc<Value>,
+    handles: Arc<[Handle]>,
+}
+
+/// All kinds at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Served {
+    defined: BTreeMap<String, Defined>,
+    documents: OnceLock<Documents>,
+}
+
+impl Served {
+    /// All definitions.
+    pub fn definitions(&self) -> impl Iterator<Item = &Arc<Value>> {
+        self.defined.values().map(|defined| &defined.definition)
+    }
+
+    /// All resources: the built-in ones, then the others by group, the preferred version of each group first.
+    pub fn resources<'a>(&'a self) -> impl Iterator<Item = &'a Resource<'a>> {
+        let mut custom: Vec<&'a Resource<'a>> =
+            self.defined.values().flat_map(|it| it.handles.iter()).map(Handle::get).collect();
+        custom.sort_by(|one, other| {
+            let by_version = precedence(other.version).cmp(&precedence(one.version));
+            (one.group, by_version, one.plural).cmp(&(
+                other.group,
+                std::cmp::Ordering::Equal,
+                other.plural,
+            ))
+        });
+        berth_rules::resources().map(|resource| -> &'a Resource<'a> { resource }).chain(custom)
+    }
+
+    /// The documents of discovery, made once.
+    pub fn documents(&self) -> &Documents {
+        self.documents.get_or_init(|| Documents::new(self))
+    }
+
+    fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Handle> {
+        self.defined.values().flat_map(|it| it.handles.iter()).find(|handle| {
+            let resource = handle.get();
+            (resource.group, resource.version, resource.plural) == (group, version, plural)
+        })
+    }
+}
+
+/// Stable versions before beta before alpha before all others, newer before older.
+fn precedence(version: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {
+    let parsed = || {
+        let rest = version.strip_prefix('v')?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let major: u64 = rest[..digits].parse().ok()?;
+        match &rest[digits..] {
+            "" => Some((3, major, 0)),
+            minor => match (minor.strip_prefix("beta"), minor.strip_prefix("alpha")) {
+                (Some(minor), _) => Some((2, major, minor.parse().ok()?)),
+                (_, Some(minor)) => Some((1, major, minor.parse().ok()?)),
+                (None, None) => None,
+            },
+        }
+    };
+    match parsed() {
+        Some((stability, major, minor)) => {
+            (stability, major, minor, std::cmp::Reverse(String::new()))
+        }
+        None => (0, 0, 0, std::cmp::Reverse(version.to_owned())),
+    }
+}
 
 /// All kinds, by group, version and plural name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kinds {
-    defined: RwLock<Arc<[Handle]>>,
+    served: RwLock<Arc<Served>>,
+    seen: watch::Sender<Revision>,
+    /// Wakes who looks after definitions.
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Kinds {
+    fn default() -> Self {
+        Self {
+            served: RwLock::default(),
+            seen: watch::Sender::new(Revision(0)),
+            changed: watch::Sender::new(0),
+        }
+    }
+}
+
+/// What of a definition decides how its objects are served.
+fn decides(definition: &Value) -> (bool, bool, Option<&Value>, Option<&Value>, &str) {
+    (
+        is_established(definition),
+        definition.deleting(),
+        definition.get("spec"),
+        definition.at(&["status", "acceptedNames"]),
+        definition.uid(),
+    )
 }
 
 impl Kinds {
-    /// The kinds that were defined at run time, as of now.
-    pub fn defined(&self) -> Arc<[Handle]> {
-        Arc::clone(&self.defined.read().unwrap_or_else(PoisonError::into_inner))
+    /// The kinds as of now.
+    pub fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The resource of a path.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Handle> {
-        if let Some(builtin) = berth_rules::find(group, version, plural) {
-            return Some(builtin.into());
+        match berth_rules::find(group, version, plural) {
+            Some(builtin) => Some(builtin.into()),
+            None => self.served().find(group, version, plural).cloned(),
         }
-        let all = self.defined();
-        let found = all.iter().find(|handle| {
-            let resource = handle.get();
-            (resource.group, resource.version, resource.plural) == (group, version, plural)
-        });
-        found.cloned()
+    }
+
+    /// Tells when definitions have changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Reads what is in the store.
+    pub async fn load(&self, store: &dyn Store) -> Result<(), Status> {
+        let resource = definitions()?;
+        let prefix = registry::prefix(resource, "").into();
+        let page = store.range(Range { prefix, ..Range::default() });
+        let page = page.await.map_err(status::store)?;
+        let mut all = BTreeMap::new();
+        for record in &page.records {
+            let definition = registry::decode(resource, record)?;
+            let known = self.served();
+            let known = known.defined.get(definition.name()).cloned();
+            let name = definition.name().to_owned();
+            all.insert(name, compile(Arc::new(definition), known).await?);
+        }
+        self.replace(all);
+        self.seen.send_replace(page.revision);
+        Ok(())
+    }
+
+    fn replace(&self, defined: BTreeMap<String, Defined>) {
+        let served = Arc::new(Served { defined, documents: OnceLock::new() });
+        *self.served.write().unwrap_or_else(PoisonError::into_inner) = served;
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    async fn take(&self, event: &Event) -> Result<(), Status> {
+        let resource = definitions()?;
+        let mut all = self.served().defined.clone();
+        match event {
+            Event::Put { record, .. } => {
+                let definition = registry::decode(resource, record)?;
+                let name = definition.name().to_owned();
+                let known = all.remove(&name);
+                all.insert(name, compile(Arc::new(definition), known).await?);
+            }
+            Event::Delete { previous, .. } => {
+                all.remove(registry::decode(resource, previous)?.name());
+            }
+            Event::Progress(revision) => {
+                self.seen.send_replace(*revision);
+                return Ok(());
+            }
+            Event::Compacted(_) => return Ok(()),
+        }
+        self.replace(all);
+        Ok(())
+    }
+
+    /// Follows the store until told to stop, or until the store is closed: following does not keep it open.
+    pub async fn follow(&self, store: Weak<dyn Store>, stop: &CancellationToken) {
+        let following = async {
+            loop {
+                let from = *self.seen.borrow();
+                let Ok(resource) = definitions() else { return };
+                let prefix = registry::prefix(resource, "").into();
+                let Some(opened) = store.upgrade() else { return };
+                let watch = opened.watch(prefix, from).await;
+                drop(opened);
+                match watch {
+                    Ok(mut events) => {
+                        while let Some(event) = events.next().await {
+                            if let Err(error) = self.take(&event).await {
+                                tracing::error!(%error, "a definition cannot be read");
+                            }
+                        }
+                    }
+                    Err(StoreError::Closed) => return,
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "cannot follow definitions");
+                    }
+                }
+                // The watch fell behind what the store keeps: read afresh.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let Some(opened) = store.upgrade() else { return };
+                if let Err(error) = self.load(&*opened).await {
+                    tracing::error!(%error, "cannot read definitions again");
+                }
+            }
+        };
+        stop.run_until_cancelled(following).await;
+    }
+
+    /// Returns once all that was written up to a revision is known, or after a while.
+    pub async fn caught_up(&self, to: Revision) {
+        let mut seen = self.seen.subscribe();
+        let waiting = seen.wait_for(|seen| *seen >= to);
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            tracing::warn!(revision = %to, "the table of kinds lags behind the store");
+        }
+    }
+}
+
+/// Makes the kinds of a definition, or keeps them if nothing that decides has changed.
+async fn compile(definition: Arc<Value>, known: Option<Defined>) -> Result<Defined, Status> {
+    if let Some(known) = known
+        && decides(&known.definition) == decides(&definition)
+    {
+        return Ok(Defined { definition, handles: known.handles });
+    }
+    if !is_established(&definition) {
+        return Ok(Defined { definition, handles: Arc::default() });
+    }
+    // Schemas may be large, and their rules have to be compiled.
+    let task = tokio::task::spawn_blocking(move || {
+        let kinds = berth_custom::kinds(&definition);
+        let handles = kinds.into_iter().map(|kind| Handle::new(Arc::new(kind))).collect();
+        Defined { definition, handles }
+    });
+    task.await.map_err(Status::internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_as_upstream_orders_them() {
+        let mut versions = [
+            "foo10",
+            "v1",
+            "v11alpha2",
+            "v10",
+            "v11beta2",
+            "v10beta3",
+            "v3beta1",
+            "v12alpha1",
+            "foo1",
+            "v2",
+            "v10beta1",
+        ];
+        versions.sort_by_key(|version| std::cmp::Reverse(precedence(version)));
+        assert_eq!(
+            versions,
+            [
+                "v10",
+                "v2",
+                "v1",
+                "v11beta2",
+                "v10beta3",
+                "v10beta1",
+                "v3beta1",
+                "v12alpha1",
+                "v11alpha2",
+                "foo1",
+                "foo10"
+            ]
+        );
     }
 }

@@ -18,6 +18,8 @@ mod callout;
 mod claims;
 mod classes;
 mod compress;
+mod convert;
+mod definitions;
 mod delete;
 mod discovery;
 mod evict;

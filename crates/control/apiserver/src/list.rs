@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::call::Call;
 use crate::service::json as respond;
-use crate::{Body, registry, status};
+use crate::{Body, convert, registry, status};
 
 /// Where the next page begins.
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,8 +121,10 @@ pub(crate) async fn find(call: &Call, limit: u64) -> Result<Found, Status> {
         range.at = Some(page.revision);
         found.revision = page.revision;
         let last = page.records.last().map(|record| record.key.clone());
-        for record in &page.records {
-            let object = registry::decode(call.resource(), record)?;
+        let objects = page.records.iter().map(|record| registry::decode(call.resource(), record));
+        let mut objects = objects.collect::<Result<Vec<_>, Status>>()?;
+        convert::shown(&call.shared, call.resource(), &mut objects).await?;
+        for object in objects {
             if everything || (labels.matches(object.labels()) && fields.matches(&object)) {
                 found.items.push(object);
             }

@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
+use berth_custom::Kind;
 use berth_objects::schema::{
-    Definition, Form, ListType, Property, Schemas, Shape, Type, descriptions, sources,
+    Definition, Form, ListType, OBJECT_META, Property, Schemas, Shape, Type, descriptions, sources,
 };
 use berth_objects::{Resource, Subresource};
 use http::header::{CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
@@ -14,6 +15,8 @@ use http::{Request, Response};
 use serde_json::{Map, Value, json};
 
 use crate::discovery::{groups, tag, versions};
+use crate::kinds::Served;
+use crate::output::list_kind;
 use crate::path::Query;
 use crate::service::{header, raw};
 use crate::{Body, VERSION};
@@ -46,13 +49,48 @@ pub(crate) fn edition() -> &'static str {
     &EDITION
 }
 
+/// The name of the schema of a kind that was defined at run time: `com.example.v1.Widget`.
+fn custom_name(resource: &Resource<'_>) -> String {
+    let parts: Vec<&str> = resource.group.split('.').rev().collect();
+    format!("{}.{}.{}", parts.join("."), resource.version, resource.kind)
+}
+
+/// The editions of all groups and versions that were defined at run time.
+pub(crate) fn editions(served: &Served) -> BTreeMap<(String, String), String> {
+    let mut texts: BTreeMap<(String, String), String> = BTreeMap::new();
+    for resource in served.resources() {
+        let Some(kind) = Kind::of(resource) else { continue };
+        let parts: Vec<_> = resource.subresources.iter().map(|part| part.name()).collect();
+        let names = (resource.kind, resource.plural, resource.scope, parts, kind.list_kind());
+        let place = (resource.group.to_owned(), resource.version.to_owned());
+        let text = texts.entry(place).or_insert_with(|| edition().to_owned());
+        text.push_str(&format!("{names:?}{}", kind.published()));
+    }
+    texts.into_iter().map(|(place, text)| (place, tag(text.as_bytes()))).collect()
+}
+
+/// What a client knows the document of a group and version by.
+fn edition_of<'a>(served: &'a Served, group: &str, version: &str) -> &'a str {
+    let editions = &served.documents().editions;
+    editions.get(&(group.to_owned(), version.to_owned())).map_or(edition(), String::as_str)
+}
+
+/// What a client knows the document of everything by.
+pub(crate) fn edition_of_all(served: &Served) -> String {
+    let editions = &served.documents().editions;
+    match editions.is_empty() {
+        true => edition().to_owned(),
+        false => tag(format!("{}{editions:?}", edition()).as_bytes()),
+    }
+}
+
 /// Where the documents are.
-pub(crate) fn index() -> Value {
+pub(crate) fn index(served: &Served) -> Value {
     let mut paths = Map::new();
-    for group in groups().into_keys() {
-        for version in versions(group) {
+    for group in groups(served).into_keys() {
+        for version in versions(served, group) {
             let root = root(group, version);
-            let url = format!("/openapi/v3/{root}?hash={}", edition());
+            let url = format!("/openapi/v3/{root}?hash={}", edition_of(served, group, version));
             paths.insert(root, json!({"serverRelativeURL": url}));
         }
     }
@@ -62,33 +100,35 @@ pub(crate) fn index() -> Value {
 /// The document of a group in a version. Under the name the index gives it, it never changes, and clients that keep it
 /// need not ask again.
 pub(crate) fn answer(
+    served: &Served,
     group: &str,
     version: &str,
     request: &Request<Body>,
 ) -> Option<Response<Body>> {
-    if !versions(group).contains(&version) {
+    if !versions(served, group).contains(&version) {
         return None;
     }
-    let quoted = format!("\"{}\"", edition());
+    let edition = edition_of(served, group, version);
+    let quoted = format!("\"{edition}\"");
     let mut response = if header(request.headers(), IF_NONE_MATCH.as_str()) == quoted {
         raw(304, "application/json", "")
     } else {
-        raw(200, "application/json", render(group, version).to_string())
+        raw(200, "application/json", render(served, group, version).to_string())
     };
     let headers = response.headers_mut();
     headers.insert(ETAG, HeaderValue::from_str(&quoted).ok()?);
     headers.insert(VARY, HeaderValue::from_static("Accept"));
     let query = Query::parse(request.uri().query());
-    if query.text("hash") == edition() {
+    if query.text("hash") == edition {
         let forever = "public, immutable, max-age=31536000";
         headers.insert(CACHE_CONTROL, HeaderValue::from_static(forever));
     }
     Some(response)
 }
 
-fn render(group: &str, version: &str) -> Value {
+fn render(served: &Served, group: &str, version: &str) -> Value {
     let mut paths = BTreeMap::new();
-    let all = groups().remove(group).unwrap_or_default();
+    let all = groups(served).remove(group).unwrap_or_default();
     let of_version = all.into_iter().filter(|resource| resource.version == version);
     let schemas = components(of_version, &mut paths);
     json!({
@@ -100,21 +140,32 @@ fn render(group: &str, version: &str) -> Value {
 }
 
 /// The schemas of all kinds.
-pub(crate) fn schemas() -> Map<String, Value> {
-    components(berth_rules::resources(), &mut BTreeMap::new())
+pub(crate) fn schemas(served: &Served) -> Map<String, Value> {
+    components(served.resources(), &mut BTreeMap::new())
 }
 
 /// The schemas of these kinds and of all they refer to; their paths are added.
-fn components(
-    resources: impl Iterator<Item = &'static Resource<'static>>,
+fn components<'a>(
+    resources: impl Iterator<Item = &'a Resource<'a>>,
     paths: &mut BTreeMap<String, Value>,
 ) -> Map<String, Value> {
     let texts = descriptions();
     let mut names = BTreeSet::new();
     let mut schemas = BTreeMap::new();
     for resource in resources {
-        let name = resource.definition().0;
-        collect(name, &mut names);
+        let name = match Kind::of(resource) {
+            Some(kind) => {
+                let name = custom_name(resource);
+                schemas.insert(name.clone(), kind.published().clone());
+                collect(OBJECT_META, &mut names);
+                name
+            }
+            None => {
+                let name = resource.definition().0;
+                collect(name, &mut names);
+                name.to_owned()
+            }
+        };
         for part in resource.subresources {
             if let Some((group, version, kind)) = part.body()
                 && let Some((name, _)) = Schemas::builtin().kind(group, version, kind)
@@ -124,9 +175,9 @@ fn components(
         }
         let list = format!("{name}List");
         if resource.is_kept() {
-            schemas.insert(list.clone(), list_schema(resource, name));
+            schemas.insert(list.clone(), list_schema(resource, &name));
         }
-        resource_paths(resource, name, &list, paths);
+        resource_paths(resource, &name, &list, paths);
     }
     for extra in ["ListMeta", "DeleteOptions", "Status"] {
         collect(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{extra}"), &mut names);
@@ -173,7 +224,7 @@ fn kind_mark((group, version, kind): (&str, &str, &str)) -> Value {
 }
 
 fn list_schema(resource: &Resource, name: &str) -> Value {
-    let kind = format!("{}List", resource.kind);
+    let kind = list_kind(resource);
     json!({
         "type": "object",
         "description": format!("{kind} is a list of {} objects.", resource.kind),
@@ -297,7 +348,8 @@ fn operation(
             "application/json-patch+json",
             "application/merge-patch+json",
             "application/strategic-merge-patch+json",
-        ]
+        ][..if resource.custom.is_some() { 3 } else { 4 }]
+            .to_vec()
     } else {
         vec!["application/json"]
     };

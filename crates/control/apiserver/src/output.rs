@@ -97,7 +97,7 @@ impl Form {
     ) -> Value {
         match self {
             Self::Whole => json!({
-                "kind": format!("{}List", resource.kind),
+                "kind": list_kind(resource),
                 "apiVersion": resource.api_version(),
                 "metadata": metadata,
                 "items": items,
@@ -110,6 +110,14 @@ impl Form {
                 "items": items.into_iter().map(partial).collect::<Vec<_>>(),
             }),
         }
+    }
+}
+
+/// What a list of objects of a kind is called.
+pub(crate) fn list_kind(resource: &Resource) -> String {
+    match berth_custom::Kind::of(resource) {
+        Some(kind) => kind.list_kind().to_owned(),
+        None => format!("{}List", resource.kind),
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::call::Call;
 use crate::server::Shared;
-use crate::{claims, quota, status};
+use crate::{claims, convert, quota, status};
 
 /// So often a write begins again because others were faster.
 pub(crate) const ATTEMPTS: usize = 100;
@@ -37,12 +37,19 @@ pub(crate) fn key(resource: &Resource<'_>, namespace: &str, name: &str) -> Bytes
 pub(crate) fn decode(resource: &Resource<'_>, record: &Record) -> Result<Value, Status> {
     let mut object: Value = serde_json::from_slice(&record.value).map_err(Status::internal)?;
     object.set(&["metadata", "resourceVersion"], record.revision.to_string());
-    Ok(berth_rules::present(resource, object))
+    match berth_custom::Kind::of(resource) {
+        Some(kind) => convert::present(kind, resource, &mut object),
+        None => object = berth_rules::present(resource, object),
+    }
+    Ok(object)
 }
 
 /// The stored form of an object.
 pub(crate) fn encode(resource: &Resource<'_>, object: &Value) -> Result<Bytes, Status> {
-    let mut object = berth_rules::stored(resource, object.clone());
+    let mut object = match resource.custom {
+        Some(_) => object.clone(),
+        None => berth_rules::stored(resource, object.clone()),
+    };
     object.unset(&["metadata", "resourceVersion"]);
     Ok(serde_json::to_vec(&object).map_err(Status::internal)?.into())
 }
@@ -56,7 +63,11 @@ impl Shared {
     ) -> Result<Option<(Value, Revision)>, Status> {
         let key = key(resource, namespace, name);
         let found = self.store.get(key, None).await.map_err(status::store)?;
-        found.record.map(|record| Ok((decode(resource, &record)?, record.revision))).transpose()
+        let Some(record) = found.record else { return Ok(None) };
+        let mut object = [decode(resource, &record)?];
+        convert::shown(self, resource, &mut object).await?;
+        let [object] = object;
+        Ok(Some((object, record.revision)))
     }
 
     /// All objects of a resource, in one namespace or in all.
@@ -68,7 +79,10 @@ impl Shared {
         let prefix = prefix(resource, namespace).into();
         let page = self.store.range(Range { prefix, ..Range::default() });
         let page = page.await.map_err(status::store)?;
-        page.records.iter().map(|record| decode(resource, record)).collect()
+        let objects = page.records.iter().map(|record| decode(resource, record));
+        let mut objects = objects.collect::<Result<Vec<_>, Status>>()?;
+        convert::shown(self, resource, &mut objects).await?;
+        Ok(objects)
     }
 }
 
@@ -131,7 +145,8 @@ impl Call {
                     Some(hindrance) => self.lose(&object, hindrance).map(|()| None),
                 };
             }
-            let value = encode(self.resource(), &object)?;
+            let stored = convert::stored(&self.shared, self.resource(), &object).await?;
+            let value = encode(self.resource(), &stored)?;
             operations.push(Operation::Put { key: key.clone(), value, expect: Expect::Absent });
             operations.extend(claimed.iter().cloned());
             match self.shared.store.commit(operations).await {
@@ -188,7 +203,8 @@ impl Call {
         let (mut object, operation, left) = match change {
             Change::Put(object) if object == *old => return Ok(Some(object)),
             Change::Put(object) => {
-                let value = encode(self.resource(), &object)?;
+                let stored = convert::stored(&self.shared, self.resource(), &object).await?;
+                let value = encode(self.resource(), &stored)?;
                 (object, Operation::Put { key, value, expect }, true)
             }
             Change::Remove(object) => (object, Operation::Delete { key, expect }, false),

@@ -1,6 +1,6 @@
 //! The scale subresource: the number of replicas, alike for every kind that has one.
 
-use berth_objects::{Column, LabelSelector, Object, Status, time};
+use berth_objects::{Column, LabelSelector, Object, Resource, Status, time};
 use http::{Request, Response};
 use serde_json::{Value, json};
 
@@ -11,12 +11,16 @@ use crate::service::json as respond;
 use crate::{Body, input, table, write};
 
 /// The number of replicas of an object, as a Scale.
-pub(crate) fn of(object: &Value) -> Value {
+pub(crate) fn of(resource: &Resource<'_>, object: &Value) -> Value {
+    let custom = berth_custom::Kind::of(resource).and_then(berth_custom::Kind::scale);
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object.at(&["metadata", field]) {
             metadata[field] = value.clone();
         }
+    }
+    if let Some(scale) = custom {
+        return of_custom(scale, metadata, object);
     }
     // The oldest kind with replicas selects by a plain map.
     let plain = object.text(&["kind"]) == "ReplicationController";
@@ -35,6 +39,33 @@ pub(crate) fn of(object: &Value) -> Value {
             "selector": selector.ok().flatten().map(|s| s.to_string()).unwrap_or_default(),
         },
     })
+}
+
+fn path(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+fn of_custom(scale: &berth_custom::Scale, metadata: Value, object: &Value) -> Value {
+    let number = |names: &[String]| object.integer(&path(names)).unwrap_or(0);
+    let mut status = json!({"replicas": number(&scale.present)});
+    if let Some(selector) = &scale.selector {
+        status["selector"] = object.text(&path(selector)).into();
+    }
+    json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": metadata,
+        "spec": {"replicas": number(&scale.wanted)},
+        "status": status,
+    })
+}
+
+/// Sets the number of replicas that are wanted.
+pub(crate) fn put(resource: &Resource<'_>, object: &mut Value, replicas: i64) {
+    match berth_custom::Kind::of(resource).and_then(berth_custom::Kind::scale) {
+        Some(scale) => object.set(&path(&scale.wanted), replicas),
+        None => object.set(&["spec", "replicas"], replicas),
+    }
 }
 
 const COLUMNS: [Column; 3] =
@@ -60,7 +91,7 @@ fn answer(call: &Call, scale: Value) -> Response<Body> {
 }
 
 pub(crate) async fn get(call: &Call) -> Result<Response<Body>, Status> {
-    Ok(answer(call, of(&call.read().await?)))
+    Ok(answer(call, of(call.resource(), &call.read().await?)))
 }
 
 pub(crate) async fn change(
@@ -77,7 +108,7 @@ pub(crate) async fn change(
     call.via = call.subresource.take();
     let call = &*call;
     let changed = write::change(call, |old| {
-        let mut scale = of(old);
+        let mut scale = of(call.resource(), old);
         match &patch {
             Patch::Json(patch) => json_patch::patch(&mut scale, patch)
                 .map_err(|error| Status::new(422, "Invalid", error.to_string()))?,
@@ -91,9 +122,9 @@ pub(crate) async fn change(
             return Err(Status::bad_request("spec.replicas is out of range"));
         }
         let mut object = old.clone();
-        object.set(&["spec", "replicas"], replicas);
+        put(call.resource(), &mut object, replicas);
         Ok(object)
     })
     .await?;
-    Ok(answer(call, of(&changed)))
+    Ok(answer(call, of(call.resource(), &changed)))
 }

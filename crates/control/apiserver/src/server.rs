@@ -22,7 +22,7 @@ use crate::hub::Hub;
 use crate::kinds::Kinds;
 use crate::{
     ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap,
-    claims, quota, roles,
+    claims, definitions, quota, roles,
 };
 
 /// Says what time it is.
@@ -94,6 +94,9 @@ pub enum StartError {
     /// What is in the store could not be read.
     #[error("cannot read existing Services")]
     Services(#[source] Status),
+    /// Definitions of kinds could not be read.
+    #[error("cannot read definitions of kinds")]
+    Kinds(#[source] Status),
     /// Roles and bindings could not be read or brought to their defaults.
     #[error("cannot set up roles")]
     Roles(#[source] Status),
@@ -105,7 +108,7 @@ pub(crate) struct Shared {
     pub options: Options,
     pub addresses: Arc<Addresses>,
     pub hub: Arc<Hub>,
-    pub kinds: Kinds,
+    pub kinds: Arc<Kinds>,
     /// Ends the hub with the server.
     _hub: DropGuard,
     pub access: Arc<Access>,
@@ -137,6 +140,8 @@ impl ApiServer {
     pub async fn start(store: Arc<dyn Store>, options: Options) -> Result<Self, StartError> {
         roles::reconcile(&*store, &options).await.map_err(StartError::Roles)?;
         let access = Arc::new(Access::load(&*store).await.map_err(StartError::Roles)?);
+        let kinds = Arc::new(Kinds::default());
+        kinds.load(&*store).await.map_err(StartError::Kinds)?;
         let addresses = Addresses::new(options.service_addresses, options.node_ports.clone());
         let addresses = Arc::new(addresses);
         let hub = Hub::new(store.current());
@@ -152,7 +157,7 @@ impl ApiServer {
             options,
             addresses,
             hub,
-            kinds: Kinds::default(),
+            kinds,
             _hub: stop.drop_guard(),
             access,
             closing: CancellationToken::new(),
@@ -160,6 +165,11 @@ impl ApiServer {
         let server = Self { shared: Arc::new(shared) };
         let (access, closing) = (server.shared.access.clone(), server.shared.closing.clone());
         tokio::spawn(access.follow(Arc::downgrade(&server.shared.store), closing));
+        let (kinds, closing) = (Arc::clone(&server.shared.kinds), server.shared.closing.clone());
+        let store = Arc::downgrade(&server.shared.store);
+        tokio::spawn(async move { kinds.follow(store, &closing).await });
+        let closing = server.shared.closing.clone();
+        tokio::spawn(definitions::keep(Arc::downgrade(&server.shared), closing));
         claims::repair(&server.shared).await.map_err(StartError::Services)?;
         let addresses = Arc::clone(&server.shared.addresses);
         let (store, closing) = (server.shared.store.clone(), server.shared.closing.clone());

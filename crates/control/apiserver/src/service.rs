@@ -209,7 +209,7 @@ async fn route(
                 Some(operations) if parts.first().is_some_and(|first| first == "berth") => {
                     operations::answer(&**operations, &parts, request.method()).await?
                 }
-                _ => discovery::answer(&parts, &request)?,
+                _ => discovery::answer(&shared.kinds.served(), &parts, &request)?,
             };
             turn.note(&mut response);
             response.extensions_mut().insert(Reason(reason));
@@ -245,6 +245,7 @@ async fn route(
     }
     let reason = check(shared, identity, &attributes).await?;
     let decides = resource.group == berth_access::GROUP && verb_writes(verb);
+    let defines = resource.group == berth_custom::GROUP && verb_writes(verb);
     let call = Call::new(Arc::clone(shared), identity.clone(), target, query, request.headers())?;
     let mut response = call.run(verb, request).await?;
     turn.note(&mut response);
@@ -252,6 +253,10 @@ async fn route(
     if decides {
         // Whoever is told that a role was written may count on it.
         shared.access.caught_up(shared.store.current()).await;
+    }
+    if defines {
+        // And who defines a kind may use it.
+        shared.kinds.caught_up(shared.store.current()).await;
     }
     Ok(response)
 }

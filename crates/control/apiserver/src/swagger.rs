@@ -7,6 +7,7 @@ use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Response};
 use serde_json::{Map, Value, json};
 
+use crate::kinds::Served;
 use crate::service::{header, raw};
 use crate::{Body, VERSION, openapi};
 
@@ -14,14 +15,14 @@ const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protob
 const TITLE: &str = "Kubernetes";
 
 /// The document in the form the client asks for. It is large and rarely asked for, so it is made anew each time.
-pub(crate) fn answer(headers: &HeaderMap) -> Response<Body> {
-    let quoted = format!("\"{}\"", openapi::edition());
+pub(crate) fn answer(served: &Served, headers: &HeaderMap) -> Response<Body> {
+    let quoted = format!("\"{}\"", openapi::edition_of_all(served));
     if header(headers, IF_NONE_MATCH.as_str()) == quoted {
         return raw(304, "application/json", "");
     }
     let accept = header(headers, "accept");
     let protobuf = accept.split([',', ';']).any(|range| range.trim() == PROTOBUF);
-    let definitions = definitions();
+    let definitions = definitions(served);
     let mut response = if protobuf {
         // What clients compare is what upstream says, which is not what they ask for.
         raw(200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", encode(&definitions))
@@ -39,8 +40,8 @@ pub(crate) fn answer(headers: &HeaderMap) -> Response<Body> {
 }
 
 /// The schemas of version 3 as version 2 writes them.
-fn definitions() -> Map<String, Value> {
-    let mut all = openapi::schemas();
+fn definitions(served: &Served) -> Map<String, Value> {
+    let mut all = openapi::schemas(served);
     for schema in all.values_mut() {
         older(schema);
         // A number with a suffix is a text here; there is no `oneOf`.

@@ -42,7 +42,7 @@ fn columns(known: &[Column], name_is_last: bool) -> Vec<Value> {
 }
 
 fn row(resource: &Resource, object: Value, include: Include, now: Timestamp) -> Value {
-    let mut cells = (resource.cells)(&object, now);
+    let mut cells = resource.cells_of(&object, now);
     let place = if name_is_last(resource) { cells.len() } else { 0 };
     cells.insert(place, object.name().into());
     with_cells(cells, object, include)

@@ -213,24 +213,24 @@ impl Watcher {
             let news = tokio::select! {
                 biased;
                 () = self.shared.closing.cancelled() => {
-                    self.bookmark();
+                    self.bookmark().await;
                     self.source = Source::Over;
                     continue;
                 }
                 news = self.source.next() => news,
                 _ = self.ticks.tick() => {
-                    self.bookmark();
+                    self.bookmark().await;
                     continue;
                 }
                 () = tokio::time::sleep_until(self.end) => {
-                    self.bookmark();
+                    self.bookmark().await;
                     self.source = Source::Over;
                     continue;
                 }
             };
             match news {
-                News::Event(event) => self.take(&event),
-                News::Change(change) => self.send_newer(&change),
+                News::Event(event) => self.take(&event).await,
+                News::Change(change) => self.send_newer(&change).await,
                 News::Lost => self.fall_back().await,
                 News::Ended => self.source = Source::Over,
             }
@@ -238,12 +238,12 @@ impl Watcher {
     }
 
     /// Says how far the client has come, if it does not know.
-    fn bookmark(&mut self) {
+    async fn bookmark(&mut self) {
         // Whatever was handed on up to this position is in the queue by now.
         let position = self.shared.hub.position();
         while let Source::Live(place) = &mut self.source {
             match place.changes.try_recv() {
-                Ok(change) => self.send_newer(&change),
+                Ok(change) => self.send_newer(&change).await,
                 Err(mpsc::error::TryRecvError::Empty) => {
                     self.seen = self.seen.max(position);
                     break;
@@ -258,7 +258,7 @@ impl Watcher {
         }
     }
 
-    fn take(&mut self, event: &Event) {
+    async fn take(&mut self, event: &Event) {
         match event {
             Event::Progress(revision) => self.caught_up(*revision),
             Event::Compacted(compacted) => {
@@ -267,7 +267,7 @@ impl Watcher {
             }
             Event::Put { .. } | Event::Delete { .. } => {
                 match self.shared.hub.decoded().change(self.handle.get(), event) {
-                    Ok(Some(change)) => self.send(&change),
+                    Ok(Some(change)) => self.pass(&change).await,
                     Ok(None) => {}
                     Err(status) => self.fail(&status),
                 }
@@ -311,10 +311,18 @@ impl Watcher {
     }
 
     /// Sends what the hub hands on and the store has not said already.
-    fn send_newer(&mut self, change: &ObjectChange) {
+    async fn send_newer(&mut self, change: &Arc<ObjectChange>) {
         let here = self.namespace.is_empty() || change.object.namespace() == self.namespace;
         if here && change.revision > self.floor {
-            self.send(change);
+            self.pass(change).await;
+        }
+    }
+
+    /// Sends a change, in the version this client asked for.
+    async fn pass(&mut self, change: &Arc<ObjectChange>) {
+        match change.shown(&self.shared, self.handle.get()).await {
+            Ok(change) => self.send(&change),
+            Err(status) => self.fail(&status),
         }
     }
 

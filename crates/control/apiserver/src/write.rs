@@ -13,7 +13,8 @@ use crate::audit::Created;
 use crate::call::Call;
 use crate::registry::{ATTEMPTS, Change};
 use crate::{
-    Body, accounts, claims, classes, delete, guard, limits, priority, quota, scale, standards,
+    Body, accounts, claims, classes, definitions, delete, guard, limits, priority, quota, scale,
+    standards,
 };
 
 /// Letters and digits that spell no words and are not mistaken for each other.
@@ -77,6 +78,7 @@ async fn create_named(call: &mut Call, object: Value) -> Result<Value, Status> {
 async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>, Status> {
     call.place(&mut object)?;
     let resource = call.resource();
+    definitions::admit(call)?;
     if !object.resource_version().is_empty() {
         let message = "resourceVersion should not be set on objects to be created";
         return Err(Status::bad_request(message));
@@ -100,6 +102,9 @@ async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>
         complete(call, &mut object).await?;
     }
     berth_rules::prepare_create(resource, &mut object);
+    if definitions::concerns(call) {
+        definitions::settle(call, &mut object);
+    }
     guard::create(call, &mut object)?;
     if let Some(inert) = berth_rules::inert(resource) {
         call.warn(vec![inert.to_owned()]);
@@ -268,7 +273,7 @@ async fn admit(call: &Call, mut object: Value, old: &Value) -> Result<Value, Sta
 /// The object as the path of the request shows it.
 fn shown<'object>(call: &Call, object: &'object Value) -> Cow<'object, Value> {
     match call.via {
-        Some(Subresource::Scale) => Cow::Owned(scale::of(object)),
+        Some(Subresource::Scale) => Cow::Owned(scale::of(call.resource(), object)),
         _ => Cow::Borrowed(object),
     }
 }
@@ -278,7 +283,7 @@ fn take(call: &Call, object: &mut Value, shown: Value) {
     match call.via {
         Some(Subresource::Scale) => {
             let replicas = shown.integer(&["spec", "replicas"]).unwrap_or(0);
-            object.set(&["spec", "replicas"], replicas);
+            scale::put(call.resource(), object, replicas);
         }
         _ => *object = shown,
     }
@@ -319,7 +324,12 @@ fn ready(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
     }
     berth_rules::default(call.resource(), object);
     match call.subresource {
-        None => berth_rules::prepare_update(call.resource(), object, old),
+        None => {
+            berth_rules::prepare_update(call.resource(), object, old);
+            if definitions::concerns(call) {
+                definitions::settle(call, object);
+            }
+        }
         Some(Subresource::Status) => berth_rules::prepare_status(call.resource(), object, old),
         Some(Subresource::Finalize) => only(object, old, &[&["spec", "finalizers"]]),
         Some(Subresource::EphemeralContainers) => {
@@ -392,6 +402,9 @@ fn check(call: &Call, object: &Value, old: &Value) -> Result<(), Status> {
         }
         Some(Subresource::EphemeralContainers | Subresource::Resize) => {
             berth_rules::validate(call.resource(), object)
+        }
+        Some(part @ Subresource::Status) => {
+            berth_rules::validate_part(call.resource(), object, old, part)
         }
         Some(_) => Vec::new(),
     };

@@ -6,6 +6,12 @@ use serde_json::Value;
 
 use super::{AGE, age};
 
+pub(crate) const DEFINITION: &[Column] = ROLE;
+
+pub(crate) fn definition(object: &Value, _: Timestamp) -> Vec<Value> {
+    vec![object.text(&["metadata", "creationTimestamp"]).into()]
+}
+
 pub(crate) const ROLE: &[Column] = &[Column { name: "Created At", kind: "date", wide: false }];
 
 pub(crate) fn role(object: &Value, _now: Timestamp) -> Vec<Value> {

@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod contract;
+mod custom;
 mod fairness;
 mod hooks;
 mod kinds;
