@@ -43,6 +43,7 @@ fn run(step: &RunStep, output: &mut dyn Write) -> Result<i32, Failure> {
     let copy = rustix::io::dup(&write)?;
     let null = std::fs::File::open("/dev/null")?;
     let container = match Container::create(CreateRequest {
+        processes_of: None,
         spec: &spec,
         rootfs: &rootfs,
         namespaces: &namespaces,

@@ -64,6 +64,7 @@ impl Pod {
             filter: Filter::RuntimeDefault,
             stdin: true,
             terminal: None,
+            processes_of: None,
             log: self.log(container),
             log_size: 1 << 20,
             log_files: 3,

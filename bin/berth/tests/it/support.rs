@@ -137,7 +137,10 @@ impl Berth {
         let kubectl = kubectl.expect("kubectl is needed on the PATH");
         let own = kubectl.with_file_name(format!("kubectl.{minor}"));
         assert!(own.exists(), "kubectl {minor} is needed as {}", own.display());
-        self.with_kubeconfig(Command::new(own), arguments)
+        // One that waits for ever is a failure and not the end of all tests.
+        let mut bounded = Command::new("timeout");
+        bounded.args(["--foreground", "60"]).arg(own);
+        self.with_kubeconfig(bounded, arguments)
     }
 
     fn with_kubeconfig(&self, mut command: Command, arguments: &[&str]) -> Command {

@@ -63,6 +63,12 @@ pub fn validate_part(
     resource.custom.map(|custom| custom.validate(object, Some(old), Some(part))).unwrap_or_default()
 }
 
+/// What is wrong with the containers added to look into a pod.
+#[must_use]
+pub fn validate_ephemeral(object: &Value, old: &Value) -> Vec<FieldError> {
+    validate::ephemeral(object, old)
+}
+
 /// The object as this resource shows it, from its stored form. Some objects are shown by several resources.
 #[must_use]
 pub fn present(resource: &Resource, object: Value) -> Value {

@@ -34,6 +34,12 @@ pub(crate) fn create(resource: &Resource, object: &Value) -> Errors {
     errors
 }
 
+pub(crate) fn ephemeral(object: &Value, old: &Value) -> Errors {
+    let mut errors = Errors::new();
+    pod::added(object, old, &mut errors);
+    errors
+}
+
 pub(crate) fn update(resource: &Resource, object: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     names::metadata(resource, object, &mut errors);

@@ -400,9 +400,12 @@ fn check(call: &Call, object: &Value, old: &Value) -> Result<(), Status> {
             errors.extend(errors_of_kind(call, object, Some(old)));
             errors
         }
-        Some(Subresource::EphemeralContainers | Subresource::Resize) => {
-            berth_rules::validate(call.resource(), object)
+        Some(Subresource::EphemeralContainers) => {
+            let mut errors = berth_rules::validate(call.resource(), object);
+            errors.extend(berth_rules::validate_ephemeral(object, old));
+            errors
         }
+        Some(Subresource::Resize) => berth_rules::validate(call.resource(), object),
         Some(part @ Subresource::Status) => {
             berth_rules::validate_part(call.resource(), object, old, part)
         }

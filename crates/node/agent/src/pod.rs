@@ -1,6 +1,7 @@
 //! One pod on this node: what is, what follows, and doing it.
 
 pub mod apply;
+pub mod ephemeral;
 pub mod observe;
 pub mod plan;
 pub mod worker;

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use serde_json::{Value, json};
 
 use crate::directory::{ContainerRecord, Ended, Record};
+use crate::pod::ephemeral;
 use crate::pod::observe::{Observed, Phase, View};
 use crate::pod::plan::{Goal, is_finished};
 
@@ -129,6 +130,15 @@ pub fn status(
     });
     if !init.is_empty() {
         status["initContainerStatuses"] = Value::Array(init);
+    }
+    let ephemeral: Vec<Value> = spec
+        .ephemeral_containers
+        .iter()
+        .flatten()
+        .map(|container| container_status(&ephemeral::as_container(container), record, observed))
+        .collect();
+    if !ephemeral.is_empty() {
+        status["ephemeralContainerStatuses"] = Value::Array(ephemeral);
     }
     if let Some(address) = address {
         status["podIP"] = json!(address);

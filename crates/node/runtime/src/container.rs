@@ -39,8 +39,10 @@ pub struct CreateRequest<'a> {
     pub spec: &'a Spec,
     /// The root filesystem.
     pub rootfs: &'a Rootfs,
-    /// The namespaces shared with the other containers of the pod. Mount, pid and cgroup namespaces are always new.
+    /// The namespaces shared with the other containers of the pod. Mount and cgroup namespaces are always new.
     pub namespaces: &'a Namespaces,
+    /// The first process of a container whose pid namespace is joined. Otherwise that is new, too.
+    pub processes_of: Option<BorrowedFd<'a>>,
     /// The mapping of `namespaces.user`.
     pub mapping: Option<IdMapping>,
     /// User or group by name, from the image; stands above the ids in the configuration.
@@ -160,13 +162,18 @@ impl Container {
         let process = spec.process().as_ref().ok_or(ProcessError::NoCommand)?;
         let process = PreparedProcess::new(process, root.as_fd(), request.user, request.seccomp)?;
         let mut prepared = prepare_root(spec, root, user, request.mapping)?;
-        let namespaces = raw_namespaces(request.namespaces);
+        let mut namespaces = raw_namespaces(request.namespaces);
         let user = user.map(|fd| fd.as_raw_fd());
-        let own = (libc::CLONE_NEWPID | libc::CLONE_NEWNS).unsigned_abs().into();
+        let mut own = libc::CLONE_NEWNS;
+        match request.processes_of {
+            Some(process) => namespaces.push((process.as_raw_fd(), libc::CLONE_NEWPID)),
+            None => own |= libc::CLONE_NEWPID,
+        }
         let (stdio, keep) = child_stdio(request.stdio);
+        // A pid namespace, too, is only entered by a child.
         let started = start(
-            user.is_some(),
-            own,
+            user.is_some() || request.processes_of.is_some(),
+            own.unsigned_abs().into(),
             request.cgroup,
             |end| {
                 child::enter_root(&mut prepared)?;

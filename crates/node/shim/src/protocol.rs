@@ -140,6 +140,9 @@ pub struct Start {
     pub stdin: bool,
     /// Rows and columns of a terminal.
     pub terminal: Option<(u16, u16)>,
+    /// The container whose processes it sees and shares the pid namespace with.
+    #[serde(default)]
+    pub processes_of: Option<String>,
     /// Log file, in the CRI format.
     pub log: PathBuf,
     /// Size at which the log file is rotated, in bytes.

@@ -254,7 +254,12 @@ impl Server {
                 (Stdio::Descriptors(stdio), Some(streams))
             }
         };
+        let target = match &start.processes_of {
+            Some(name) => Some(self.find(name)?.process.pidfd.try_clone().map_err(|e| failed(&e))?),
+            None => None,
+        };
         let mut process = Container::create(CreateRequest {
+            processes_of: target.as_ref().map(AsFd::as_fd),
             spec: &start.spec,
             rootfs: &start.root.to_rootfs(),
             namespaces: &self.namespaces,
@@ -374,7 +379,8 @@ impl Server {
         for execution in self.executions.drain(..) {
             reap(execution.process.pidfd.as_fd()).map_err(|error| failed(&error))?;
         }
-        for index in 0..self.containers.len() {
+        // For the same reason those first that came later and may have joined others.
+        for index in (0..self.containers.len()).rev() {
             if self.containers[index].exit.is_none() {
                 let exit = self.containers[index].conclude().map_err(|error| failed(&error))?;
                 self.announce(index, exit).map_err(|error| failed(&error))?;

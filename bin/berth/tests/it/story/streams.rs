@@ -26,6 +26,12 @@ fn every_kubectl_reaches_into_containers() {
         files_are_copied(&berth, &kubectl);
         ports_are_forwarded(&kubectl);
         pods_are_run(minor, &kubectl);
+        logs_are_read_in_every_way(minor, &kubectl);
+    }
+    for minor in MINORS {
+        a_pod_is_looked_into(minor, &|line: &[&str]| {
+            berth.kubectl_of(minor, &[&["--namespace", "berth-run"], line].concat())
+        });
     }
     a_prompt_is_seen(&berth);
 }
@@ -149,6 +155,53 @@ fn pods_are_run(minor: &str, kubectl: &dyn Fn(&[&str]) -> Command) {
         assert!(said.output.contains(part), "no {part:?} in {:?}", said.output);
     }
     assert!(said.errors.contains("last\n"), "{}", said.errors);
+}
+
+/// A container added to a running pod sees the processes of another, talks, and ends without the pod.
+fn a_pod_is_looked_into(minor: &str, kubectl: &dyn Fn(&[&str]) -> Command) {
+    let name = format!("look-{}", minor.replace('.', "-"));
+    let wrong = ["debug", "web", "--image=busybox", "--target=nobody", "--", "true"];
+    let said = Said::of(&kubectl(&wrong).output().expect("kubectl starts"));
+    assert!(said.errors.contains("targetContainerName: Not found: \"nobody\""), "{}", said.errors);
+    let line = ["debug", "-i", "web", "--image=busybox", "--target=main", "-c", &name, "--"];
+    let words = ["sh", "-c", "ps; read word; echo got $word; exit 3"];
+    let said = fed(kubectl(&[&line[..], &words].concat()), b"hello\n");
+    assert!(said.output.contains("httpd -f -p 8000"), "{}{}", said.output, said.errors);
+    assert!(said.output.contains("got hello"), "{}{}", said.output, said.errors);
+    let path =
+        "{.status.ephemeralContainerStatuses[?(@.name==\"NAME\")].state.terminated.exitCode}"
+            .replace("NAME", &name);
+    until("the end is told and the pod runs on", SHORT, || {
+        let path = format!("jsonpath={path} {{.status.phase}}");
+        let output = kubectl(&["get", "pod", "web", "-o", &path]).output().expect("it runs");
+        Said::of(&output).good() == "3 Running"
+    });
+}
+
+fn logs_are_read_in_every_way(minor: &str, kubectl: &dyn Fn(&[&str]) -> Command) {
+    let name = format!("says-{}", minor.replace('.', "-"));
+    let good = |line: &[&str]| Said::of(&kubectl(line).output().expect("it runs")).good();
+    let label = format!("--labels=says={name}");
+    let line = ["run", &name, &label, "--image=busybox", "--", "sh", "-c"];
+    // Ends once, so that there is a container before the one that runs.
+    let words = "echo first; echo second; [ -e /tmp/x ] && exec sleep 600; echo third; exit 1";
+    let restart = "--restart=OnFailure";
+    good(&[&line[..2], &[restart], &line[2..], &[words]].concat());
+    until("it has ended once", SHORT, || {
+        kubectl(&["logs", &name, "--previous"]).output().expect("it runs").status.success()
+    });
+    assert_eq!(good(&["logs", &name, "--previous"]), "first\nsecond\nthird\n");
+    assert_eq!(good(&["logs", &name, "--previous", "--tail=1"]), "third\n");
+    assert_eq!(good(&["logs", &name, "--previous", "--limit-bytes=4"]), "firs");
+    let stamped = good(&["logs", &name, "--previous", "--timestamps", "--tail=1"]);
+    assert!(stamped.starts_with("20") && stamped.ends_with("Z third\n"), "{stamped}");
+    assert_eq!(good(&["logs", &name, "--previous", "--since=1h", "--tail=1"]), "third\n");
+    let later = "--since-time=2200-01-01T00:00:00Z";
+    assert_eq!(good(&["logs", &name, "--previous", later]), "");
+    let selector = format!("says={name}");
+    let all = ["logs", "-l", &selector, "--all-containers", "--prefix", "--previous", "--tail=1"];
+    assert_eq!(good(&all), format!("[pod/{name}/{name}] third\n"));
+    good(&["delete", "pod", &name, "--grace-period=0", "--force"]);
 }
 
 /// An interactive container repeats what it said to the first who attaches, even a line without an end.

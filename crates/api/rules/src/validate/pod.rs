@@ -38,12 +38,56 @@ pub(crate) fn spec(spec: &Place<'_>, errors: &mut Errors) {
             seen.push(name.text());
         }
     }
+    ephemeral(spec, errors);
     host_ports(spec, errors);
     network(spec, errors);
     security::pod(&spec.field("securityContext"), errors);
     placement::check(spec, errors);
     spec.field("schedulingGates").unique("name", errors);
     spec.field("os").field("name").one_of(&["linux", "windows"], errors);
+}
+
+/// Ephemeral containers look into others that are there, and have nothing that makes a service of them.
+fn ephemeral(spec: &Place<'_>, errors: &mut Errors) {
+    const NOTHING: [&str; 6] =
+        ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resources"];
+    let lasting = ["initContainers", "containers"].map(|field| spec.field(field));
+    for container in spec.field("ephemeralContainers").items() {
+        let target = container.field("targetContainerName");
+        let known = || lasting.iter().flat_map(|list| list.items());
+        if !target.is_empty() && !known().any(|it| it.field("name").text() == target.text()) {
+            errors.push(FieldError::not_found(&target.path, target.value));
+        }
+        for field in NOTHING.map(|field| container.field(field)) {
+            let unset = field.is_empty() || field.value.as_object().is_some_and(|it| it.is_empty());
+            if !unset {
+                errors.push(FieldError::forbidden(
+                    &field.path,
+                    "cannot be set for an Ephemeral Container",
+                ));
+            }
+        }
+    }
+}
+
+/// What was added to look into a pod stays as it was added.
+pub(crate) fn added(object: &Value, old: &Value, errors: &mut Errors) {
+    let path = "spec.ephemeralContainers";
+    let new = object.list(&["spec", "ephemeralContainers"]);
+    for before in old.list(&["spec", "ephemeralContainers"]) {
+        let name = before.text(&["name"]);
+        match new.iter().find(|it| it.text(&["name"]) == name) {
+            None => {
+                let why = format!("existing ephemeral containers \"{name}\" may not be removed");
+                errors.push(FieldError::forbidden(path, why));
+            }
+            Some(after) if after != before => {
+                let why = format!("existing ephemeral containers \"{name}\" may not be changed");
+                errors.push(FieldError::forbidden(path, why));
+            }
+            Some(_) => {}
+        }
+    }
 }
 
 /// A port of the node belongs to one container, and on the node's own network it is the container's.

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::ResourceExt;
 
+use super::ephemeral;
 use crate::agent::Shared;
 use crate::config::{self, Cause, Ingredients};
 use crate::directory::{PodDirectory, Record};
@@ -228,6 +229,7 @@ impl Workshop {
             filter: prepared.filter.clone(),
             stdin: container.stdin.unwrap_or(false),
             terminal: container.tty.unwrap_or(false).then_some((0, 0)),
+            processes_of: ephemeral::target(pod, &container.name, record)?,
             log: self.directory.log(&instance),
             log_size: LOG_SIZE,
             log_files: LOG_FILES,

@@ -36,6 +36,8 @@ pub struct Goal {
     pub init: Vec<Wanted>,
     /// Run together.
     pub main: Vec<Wanted>,
+    /// Run beside the others to look into the pod; they neither keep it nor end it.
+    pub ephemeral: Vec<Wanted>,
     /// The pod is to go.
     pub deleting: bool,
     /// The containers are to end and stay ended, the pod staying as a record.
@@ -141,6 +143,10 @@ pub fn plan(goal: &Goal, record: &Record, observed: &Observed, now: Timestamp) -
         plan.steps.push(Step::CreateSandbox);
         return plan;
     }
+    // Also while the pod is still being prepared: that may be what is looked into.
+    for wanted in &goal.ephemeral {
+        keep_up(wanted, record, observed.containers.get(&wanted.name), now, &mut plan);
+    }
     for wanted in &goal.init {
         let view = observed.containers.get(&wanted.name);
         let done = match view {
@@ -238,6 +244,7 @@ mod tests {
         Goal {
             init: vec![wanted("prepare", Restart::OnFailure)],
             main: vec![wanted("web", Restart::Always), wanted("log", Restart::Always)],
+            ephemeral: vec![],
             deleting: false,
             stopping: false,
         }
@@ -322,6 +329,26 @@ mod tests {
             }
             panic!("the plan never ends: {}", self.text());
         }
+    }
+
+    #[test]
+    fn who_looks_into_a_pod_neither_keeps_nor_ends_it() {
+        let look = Wanted { name: "look".into(), restart: Restart::Never, sidecar: false };
+        let mut world = World::new(Goal { ephemeral: vec![look], ..goal() });
+        world.apply(&Step::CreateSandbox);
+        assert_eq!(world.text(), "start container look; start container prepare");
+        world.settle();
+        world.end("prepare", 0);
+        world.settle();
+        world.end("look", 1);
+        assert_eq!(world.text(), "", "it is not started again");
+        assert!(!is_finished(&world.goal, &world.record, &world.observed));
+        let mut once = World::new(Goal { init: vec![], ..world.goal.clone() });
+        once.goal.main.iter_mut().for_each(|wanted| wanted.restart = Restart::Never);
+        once.settle();
+        once.end("web", 0);
+        once.end("log", 0);
+        assert_eq!(once.text(), "ask container look to end", "nothing is left to be looked into");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::apply::{Workshop, next_instance, stop_signal};
+use super::ephemeral;
 use super::observe::{Observed, Phase, View, adopt, ended};
 use super::plan::{Goal, Restart, STEADY, Step, Wanted, back_off, plan};
 use crate::agent::Shared;
@@ -218,6 +219,16 @@ impl Worker {
                 .iter()
                 .map(|container| Wanted { name: container.name.clone(), restart, sidecar: false })
                 .collect(),
+            ephemeral: spec
+                .ephemeral_containers
+                .iter()
+                .flatten()
+                .map(|container| Wanted {
+                    name: container.name.clone(),
+                    restart: Restart::Never,
+                    sidecar: false,
+                })
+                .collect(),
             deleting: gone || self.last.metadata.deletion_timestamp.is_some(),
             stopping,
         }
@@ -225,11 +236,12 @@ impl Worker {
 
     fn container(&self, name: &str) -> Option<Container> {
         let spec = self.last.spec.as_ref()?;
-        spec.containers
-            .iter()
-            .chain(spec.init_containers.iter().flatten())
-            .find(|container| container.name == name)
-            .cloned()
+        let mut lasting = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        if let Some(container) = lasting.find(|container| container.name == name) {
+            return Some(container.clone());
+        }
+        let mut ephemeral = spec.ephemeral_containers.iter().flatten();
+        ephemeral.find(|container| container.name == name).map(ephemeral::as_container)
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), Cause> {

@@ -88,6 +88,7 @@ impl Fixture {
             work: scratch.join("work"),
         };
         Container::create(CreateRequest {
+            processes_of: None,
             spec,
             rootfs: &rootfs,
             namespaces: &self.namespaces,
