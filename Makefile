@@ -33,6 +33,7 @@ lint:
 bench: setup setup-bench
 	$(CARGO) build --release --locked --package berth
 	scripts/bench/bench.py --berth $(BERTH)
+	$(CARGO) bench --locked --package berth-apiserver --bench numbers
 
 setup:
 	scripts/setup.sh

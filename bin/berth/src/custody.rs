@@ -11,7 +11,8 @@ use berth_cli::{EtcdSettings, ServeSettings};
 use berth_oidc::Providers;
 use berth_secrets::SealedStore;
 use berth_store::{
-    Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Store, TlsOptions, Upgrade,
+    Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Range, SERVERS, Store,
+    TlsOptions, Upgrade,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -192,6 +193,18 @@ fn snapshot(store: SealedStore) -> BoxStream<'static, Result<Bytes, BoxError>> {
     stream::unfold(pieces, |mut pieces| async move { Some((pieces.recv().await?, pieces)) }).boxed()
 }
 
+/// Makes sure that no other server runs, which would not know a new key.
+async fn alone(store: &SealedStore) -> Result<(), String> {
+    let range = Range { prefix: SERVERS.into(), ..Range::default() };
+    let servers = store.range(range).await.map_err(|error| chain(&error))?.records.len();
+    if servers > 1 {
+        return Err(format!(
+            "{servers} servers share the store, and the others would not know the new key: stop them, rotate, copy the key file to them, and start them again"
+        ));
+    }
+    Ok(())
+}
+
 impl Operations for OwnOperations {
     fn stream(&self, name: &str) -> Option<BoxStream<'static, Result<Bytes, BoxError>>> {
         (name == "system/backup").then(|| snapshot(self.store.clone()))
@@ -201,6 +214,7 @@ impl Operations for OwnOperations {
         let store = self.store.clone();
         match name {
             "secrets/rotate" => Some(Box::pin(async move {
+                alone(&store).await?;
                 let sealed = store.rotate().await.map_err(|error| chain(&error))?;
                 let key = store.keyring().ids().into_iter().next().unwrap_or_default();
                 info!(sealed, key, "sealed all Secrets with a new key");

@@ -51,6 +51,7 @@ mod room;
 mod scale;
 mod server;
 mod service;
+mod splice;
 mod standards;
 mod status;
 mod swagger;

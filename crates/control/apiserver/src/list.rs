@@ -1,14 +1,15 @@
 //! Lists: consistent pages, selected by labels and fields.
 
 use berth_objects::{Object, Status};
-use berth_store::{Range, Revision, StoreError};
+use berth_store::{Page, Range, Revision, StoreError};
 use http::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::call::Call;
-use crate::service::json as respond;
-use crate::{Body, convert, registry, status};
+use crate::output::Form;
+use crate::service::{json as respond, raw};
+use crate::{Body, convert, registry, splice, status};
 
 /// Where the next page begins.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,22 +33,68 @@ impl Continue {
 /// What a list found.
 pub(crate) struct Found {
     pub items: Vec<Value>,
+    pub walked: Walked,
+}
+
+/// How far a list came.
+pub(crate) struct Walked {
     pub revision: Revision,
-    pub next: Option<String>,
-    pub remaining: Option<u64>,
+    next: Option<String>,
+    remaining: Option<u64>,
+}
+
+impl Walked {
+    fn metadata(self) -> Value {
+        let mut metadata = json!({"resourceVersion": self.revision.to_string()});
+        if let Some(next) = self.next {
+            metadata["continue"] = next.into();
+        }
+        if let Some(remaining) = self.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        metadata
+    }
 }
 
 pub(crate) async fn list(call: &Call) -> Result<Response<Body>, Status> {
-    let found = find(call, call.query.number("limit")?.unwrap_or(0)).await?;
-    let mut metadata = json!({"resourceVersion": found.revision.to_string()});
-    if let Some(next) = found.next {
-        metadata["continue"] = next.into();
+    let limit = call.query.number("limit")?.unwrap_or(0);
+    let everything = call.labels()?.is_empty() && call.fields()?.is_empty();
+    if call.form == Form::Whole && everything && splice::fits(call.resource()) {
+        return list_as_stored(call, limit).await;
     }
-    if let Some(remaining) = found.remaining {
-        metadata["remainingItemCount"] = remaining.into();
-    }
+    let found = find(call, limit).await?;
+    let metadata = found.walked.metadata();
     let list = call.form.list(call.resource(), found.items, metadata, call.shared.now());
     Ok(respond(200, &list))
+}
+
+/// A list of whole objects, without a look into them.
+async fn list_as_stored(call: &Call, limit: u64) -> Result<Response<Body>, Status> {
+    let mut items = Vec::new();
+    let mut walk = Walk::new(call, limit)?;
+    let walked = loop {
+        let page = walk.page(call).await?;
+        for record in &page.records {
+            if !items.is_empty() {
+                items.push(b',');
+            }
+            splice::append(record, &mut items)?;
+        }
+        if let Some(walked) = walk.took(&page, page.records.len()) {
+            break walked;
+        }
+    };
+    let metadata = walked.metadata();
+    let resource = call.resource();
+    let head = json!({"kind": format!("{}List", resource.kind),
+        "apiVersion": resource.api_version(), "metadata": metadata});
+    let head = head.to_string();
+    let mut text = Vec::with_capacity(head.len() + items.len() + 16);
+    text.extend_from_slice(head.strip_suffix('}').unwrap_or(&head).as_bytes());
+    text.extend_from_slice(b",\"items\":[");
+    text.append(&mut items);
+    text.extend_from_slice(b"]}");
+    Ok(raw(200, "application/json", text))
 }
 
 /// The revision the client insists on.
@@ -93,50 +140,85 @@ fn revision(call: &Call, token: Option<&Continue>) -> Result<Option<Revision>, S
 /// Finds at most `limit` objects, zero meaning all.
 pub(crate) async fn find(call: &Call, limit: u64) -> Result<Found, Status> {
     let (labels, fields) = (call.labels()?, call.fields()?);
-    let prefix = registry::prefix(call.resource(), &call.namespace);
-    let token = match call.query.text("continue") {
-        "" => None,
-        text => {
-            let invalid = || Status::bad_request("continue key is not valid");
-            let token = Continue::decode(text).ok_or_else(invalid)?;
-            Some(if token.after.starts_with(&prefix) { token } else { return Err(invalid()) })
-        }
-    };
-    let mut range = Range {
-        prefix: prefix.into(),
-        start_after: token.as_ref().map(|token| token.after.clone().into()),
-        limit: 0,
-        at: revision(call, token.as_ref())?,
-    };
     let everything = labels.is_empty() && fields.is_empty();
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut found = Found { items: Vec::new(), revision: Revision(0), next: None, remaining: None };
+    let mut items = Vec::new();
+    let mut walk = Walk::new(call, limit)?;
     loop {
-        range.limit = if limit == 0 { 0 } else { limit - found.items.len() };
-        let page = match call.shared.store.range(range.clone()).await {
-            Ok(page) => page,
-            Err(StoreError::Compacted { .. }) => return Err(expired(token)),
-            Err(error) => return Err(status::store(error)),
-        };
-        range.at = Some(page.revision);
-        found.revision = page.revision;
-        let last = page.records.last().map(|record| record.key.clone());
+        let page = walk.page(call).await?;
+        let before = items.len();
         let objects = page.records.iter().map(|record| registry::decode(call.resource(), record));
         let mut objects = objects.collect::<Result<Vec<_>, Status>>()?;
         convert::shown(&call.shared, call.resource(), &mut objects).await?;
         for object in objects {
             if everything || (labels.matches(object.labels()) && fields.matches(&object)) {
-                found.items.push(object);
+                items.push(object);
             }
         }
-        let Some(last) = last.filter(|_| page.remaining > 0) else { return Ok(found) };
-        if found.items.len() >= limit {
-            let after = String::from_utf8_lossy(&last).into_owned();
-            found.next = Some(Continue { rv: Some(page.revision.0), after }.encode());
-            found.remaining = everything.then_some(page.remaining);
-            return Ok(found);
+        if let Some(mut walked) = walk.took(&page, items.len() - before) {
+            // How many more would be selected nobody has counted.
+            walked.remaining = walked.remaining.filter(|_| everything);
+            return Ok(Found { items, walked });
         }
-        range.start_after = Some(last);
+    }
+}
+
+/// On the way through the records of a list.
+struct Walk {
+    range: Range,
+    token: Option<Continue>,
+    /// Zero is none.
+    limit: usize,
+    taken: usize,
+}
+
+impl Walk {
+    fn new(call: &Call, limit: u64) -> Result<Self, Status> {
+        let prefix = registry::prefix(call.resource(), &call.namespace);
+        let token = match call.query.text("continue") {
+            "" => None,
+            text => {
+                let invalid = || Status::bad_request("continue key is not valid");
+                let token = Continue::decode(text).ok_or_else(invalid)?;
+                Some(if token.after.starts_with(&prefix) { token } else { return Err(invalid()) })
+            }
+        };
+        let range = Range {
+            prefix: prefix.into(),
+            start_after: token.as_ref().map(|token| token.after.clone().into()),
+            limit: 0,
+            at: revision(call, token.as_ref())?,
+        };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(Self { range, token, limit, taken: 0 })
+    }
+
+    /// The next records, as many as there is room for.
+    async fn page(&mut self, call: &Call) -> Result<Page, Status> {
+        self.range.limit = if self.limit == 0 { 0 } else { self.limit - self.taken };
+        let page = match call.shared.store.range(self.range.clone()).await {
+            Ok(page) => page,
+            Err(StoreError::Compacted { .. }) => return Err(expired(self.token.take())),
+            Err(error) => return Err(status::store(error)),
+        };
+        self.range.at = Some(page.revision);
+        Ok(page)
+    }
+
+    /// Takes note of how many of a page's records were taken; if it is the last page, says how far the list came.
+    fn took(&mut self, page: &Page, count: usize) -> Option<Walked> {
+        self.taken += count;
+        let revision = page.revision;
+        let last = page.records.last().map(|record| record.key.clone());
+        let Some(last) = last.filter(|_| page.remaining > 0) else {
+            return Some(Walked { revision, next: None, remaining: None });
+        };
+        if self.taken >= self.limit {
+            let after = String::from_utf8_lossy(&last).into_owned();
+            let next = Some(Continue { rv: Some(revision.0), after }.encode());
+            return Some(Walked { revision, next, remaining: Some(page.remaining) });
+        }
+        self.range.start_after = Some(last);
+        None
     }
 }
 

@@ -1,19 +1,20 @@
 //! Watches: every change after a revision, as lines of JSON.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_objects::{FieldSelector, Handle, LabelSelector, Object, Resource, Status};
 use berth_store::{Event, Revision, StoreError};
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 
 use crate::call::Call;
 use crate::feed::{ObjectChange, Word, line};
@@ -57,9 +58,9 @@ pub(crate) async fn watch(call: &Call) -> Result<Response<Body>, Status> {
                 }
             }
             if initial == Some(true) && bookmarks {
-                ready.push_back(bookmark(call.resource(), call.form, found.revision, true));
+                ready.push_back(bookmark(call.resource(), call.form, found.walked.revision, true));
             }
-            found.revision
+            found.walked.revision
         }
     };
     let prefix: Bytes = registry::prefix(call.resource(), &call.namespace).into();
@@ -90,7 +91,7 @@ pub(crate) async fn watch(call: &Call) -> Result<Response<Body>, Status> {
         floor: from,
         seen: from,
         told: from,
-        end: Instant::now() + timeout,
+        end: Box::pin(tokio::time::sleep(timeout)),
         ticks,
     };
     let lines = stream::unfold(watcher, |mut watcher| async move {
@@ -197,7 +198,7 @@ struct Watcher {
     seen: Revision,
     /// The client knows that everything up to here was sent.
     told: Revision,
-    end: Instant,
+    end: Pin<Box<Sleep>>,
     ticks: Interval,
 }
 
@@ -209,6 +210,9 @@ impl Watcher {
             }
             if matches!(self.source, Source::Over) {
                 return None;
+            }
+            if self.drain().await {
+                continue;
             }
             let news = tokio::select! {
                 biased;
@@ -222,7 +226,7 @@ impl Watcher {
                     self.bookmark().await;
                     continue;
                 }
-                () = tokio::time::sleep_until(self.end) => {
+                () = self.end.as_mut() => {
                     self.bookmark().await;
                     self.source = Source::Over;
                     continue;
@@ -235,6 +239,27 @@ impl Watcher {
                 News::Ended => self.source = Source::Over,
             }
         }
+    }
+
+    /// Takes what the hub has for us already, without a look at clocks: of a thousand watchers each change wakes all. Many changes
+    /// become one piece for the connection. Says whether there is something to be sent now.
+    async fn drain(&mut self) -> bool {
+        /// After so many bytes the client has enough to do.
+        const PIECE: usize = 64 << 10;
+        let mut size = 0;
+        while size < PIECE && !self.shared.closing.is_cancelled() {
+            let Source::Live(place) = &mut self.source else { break };
+            let Ok(change) = place.changes.try_recv() else { break };
+            let before = self.ready.len();
+            self.send_newer(&change).await;
+            size += self.ready.iter().skip(before).map(Bytes::len).sum::<usize>();
+        }
+        if self.ready.len() > 1 {
+            let mut piece = BytesMut::with_capacity(size);
+            self.ready.drain(..).for_each(|line| piece.put_slice(&line));
+            self.ready.push_back(piece.freeze());
+        }
+        !self.ready.is_empty()
     }
 
     /// Says how far the client has come, if it does not know.

@@ -77,6 +77,10 @@ fn two_servers_are_one_cluster_and_either_may_die() {
     });
     assert_eq!(one.kubectl(&PUBLISHED).good().lines().count(), 2);
 
+    // A new key would be known to one of them alone.
+    let said = one.berth(&["secret", "rotate"]).bad(1);
+    assert!(said.contains("2 servers share the store"), "{said}");
+
     services_at_once(&one, &two);
 
     let (leader, follower) = takeover(&mut one, &two);
