@@ -1,7 +1,7 @@
 //! Kinds that are defined at run time.
 
 mod conversion;
-mod gateway;
+pub mod gateway;
 mod hostile;
 mod lifecycle;
 mod schema;
