@@ -207,8 +207,12 @@ fn versions(object: &Value, errors: &mut Errors) {
         match version.at(&["schema", "openAPIV3Schema"]) {
             None => errors.push(FieldError::required(&schema, "schemas are required")),
             Some(value) => {
-                errors.0.extend(check::root(value, &schema));
-                parts(version, &Schema::parse_root(value), &path, errors);
+                let wrong = check::root(value, &schema);
+                // What is refused is not read: it may be too large to be.
+                if wrong.is_empty() {
+                    parts(version, &Schema::parse_root(value), &path, errors);
+                }
+                errors.0.extend(wrong);
             }
         }
         columns(version.list(&["additionalPrinterColumns"]), &path, errors);
