@@ -4,6 +4,7 @@ mod conversion;
 pub mod gateway;
 mod hostile;
 mod lifecycle;
+mod nonsense;
 mod schema;
 
 use serde_json::{Value, json};
