@@ -51,6 +51,29 @@ impl Budget {
         self.left += part.left;
     }
 
+    /// Pays for looking at all of a JSON value, and says whether that was possible.
+    pub fn pay_for(&mut self, value: &serde_json::Value) -> bool {
+        let mut open = vec![value];
+        while let Some(value) = open.pop() {
+            let steps = match value {
+                serde_json::Value::String(text) => 1 + text.len() as u64 / 16,
+                serde_json::Value::Array(items) => {
+                    open.extend(items);
+                    1
+                }
+                serde_json::Value::Object(fields) => {
+                    open.extend(fields.values());
+                    1 + fields.len() as u64
+                }
+                _ => 1,
+            };
+            if self.charge(steps).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
     pub(crate) fn charge(&mut self, steps: u64) -> Result<(), Exhausted> {
         match self.left.checked_sub(steps) {
             Some(left) => {

@@ -92,7 +92,7 @@ pub(crate) struct Evaluation<'a> {
     pub variables: &'a Variables<'a>,
     budget: &'a mut Budget,
     /// Regular expressions that were compiled in this evaluation; the budget bounds their number.
-    pub patterns: HashMap<String, regex::Regex>,
+    pub patterns: HashMap<String, Arc<regex::Regex>>,
 }
 
 impl<'a> Evaluation<'a> {

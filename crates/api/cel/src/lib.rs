@@ -22,9 +22,11 @@ mod library;
 mod macros;
 mod native;
 mod operators;
+mod pattern;
 mod program;
 
 pub use authorizer::{Authorizer, Decision, Question};
 pub use bind::{Form, Shape, Variables, escape, unescape};
 pub use budget::Budget;
+pub use pattern::pattern;
 pub use program::{CompileError, EvaluateError, LONGEST, Program};

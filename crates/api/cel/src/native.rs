@@ -5,17 +5,14 @@
 
 use std::sync::Arc;
 
-use kube_cel::cel::objects::{Opaque, OptionalValue, Value};
-use regex::RegexBuilder;
-
 use crate::authorizer::{self, Asker};
 use crate::bind::optional;
 use crate::evaluate::{Evaluation, Fault, Outcome, as_optional};
 use crate::library;
+use kube_cel::cel::objects::{Opaque, OptionalValue, Value};
 
 /// What compiling a regular expression costs; its size is limited to match.
 const COMPILING: u64 = 10_000;
-const LARGEST_PATTERN: usize = 1 << 19;
 
 /// The type of a value, as `type()` gives it.
 #[derive(Debug, PartialEq, Eq)]
@@ -181,17 +178,16 @@ impl Evaluation<'_> {
         Ok(Value::Int(i64::try_from(size).unwrap_or(i64::MAX)))
     }
 
-    fn pattern(&mut self, text: &str, pattern: &str) -> Result<regex::Regex, Fault> {
+    fn pattern(&mut self, text: &str, pattern: &str) -> Result<Arc<regex::Regex>, Fault> {
         let searching = (text.len() as u64 / 16 + 1).saturating_mul(pattern.len() as u64 / 16 + 1);
         self.charge(searching)?;
         if let Some(known) = self.patterns.get(pattern) {
-            return Ok(known.clone());
+            return Ok(Arc::clone(known));
         }
         self.charge(COMPILING)?;
-        let compiled = RegexBuilder::new(pattern).size_limit(LARGEST_PATTERN).build();
-        let compiled =
-            compiled.map_err(|_| Fault::new("the regular expression is invalid or too large"))?;
-        self.patterns.insert(pattern.to_owned(), compiled.clone());
+        let compiled = crate::pattern(pattern)
+            .map_err(|_| Fault::new("the regular expression is invalid or too large"))?;
+        self.patterns.insert(pattern.to_owned(), Arc::clone(&compiled));
         Ok(compiled)
     }
 

@@ -1,12 +1,14 @@
 //! Whether a schema is structural: every field that a value can have is described once, outside of alternatives.
 
+use std::collections::HashSet;
+
 use berth_cel::Program;
 use berth_objects::{FieldError, Object};
 use serde_json::Value;
 
 use crate::fill::join;
 use crate::rules::VARIABLES;
-use crate::schema::{self, Schema, Type};
+use crate::schema::{Schema, Type};
 use crate::validate::Walk;
 
 /// A schema with more parts than this is refused.
@@ -15,12 +17,15 @@ const LARGEST: usize = 20_000;
 const DEEPEST: usize = 64;
 /// All expressions together may have so many bytes.
 const EXPRESSIONS: usize = 256 << 10;
+/// So many different regular expressions may stand in a schema.
+const PATTERNS: usize = 128;
 /// Errors are told up to this number.
 const TOLD: usize = 100;
 
 /// What is wrong with the schema of a whole object.
 pub(crate) fn root(value: &Value, path: &str) -> Vec<FieldError> {
-    let mut check = Check { errors: Vec::new(), parts: 0, expressions: 0 };
+    let mut check =
+        Check { errors: Vec::new(), parts: 0, expressions: 0, patterns: HashSet::new() };
     if value.text(&["type"]) != "object" {
         let path = format!("{path}.type");
         match value.text(&["type"]) {
@@ -42,6 +47,7 @@ struct Check {
     errors: Vec<FieldError>,
     parts: usize,
     expressions: usize,
+    patterns: HashSet<String>,
 }
 
 /// What must not stand within alternatives.
@@ -240,10 +246,15 @@ impl Check {
     /// What must make sense by itself, wherever it stands.
     fn values(&mut self, value: &Value, path: &str) {
         if let Some(Value::String(text)) = value.get("pattern")
-            && let Err(error) = schema::pattern(text)
+            && self.patterns.insert(text.clone())
         {
-            let why = format!("must be a valid regular expression, but isn't: {error}");
-            self.invalid(format!("{path}.pattern"), &text.as_str().into(), why);
+            if self.patterns.len() > PATTERNS {
+                let why = format!("the schema has more than {PATTERNS} regular expressions");
+                self.forbidden(format!("{path}.pattern"), &why);
+            } else if let Err(error) = berth_cel::pattern(text) {
+                let why = format!("must be a valid regular expression, but isn't: {error}");
+                self.invalid(format!("{path}.pattern"), &text.as_str().into(), why);
+            }
         }
         for field in
             ["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"]

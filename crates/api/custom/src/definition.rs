@@ -17,7 +17,7 @@ pub const PLURAL: &str = "customresourcedefinitions";
 /// Keeps a definition until its objects are gone.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-const APPROVED: &str = "api-approved.kubernetes.io";
+pub(crate) const APPROVED: &str = "api-approved.kubernetes.io";
 const SELECTABLE: usize = 8;
 
 /// Fills in what was left out of a definition.
@@ -113,6 +113,13 @@ pub fn validate_update(object: &Value, old: &Value) -> Vec<FieldError> {
     errors.0
 }
 
+/// Whether a group is the community's, where kinds need approval.
+pub(crate) fn is_protected(group: &str) -> bool {
+    ["k8s.io", "kubernetes.io"].iter().any(|domain| {
+        group == *domain || group.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
+    })
+}
+
 fn names(object: &Value, errors: &mut Errors) {
     let group = object.text(&["spec", "group"]);
     let label = |part: &str| {
@@ -137,10 +144,7 @@ fn names(object: &Value, errors: &mut Errors) {
             "must be a lowercase RFC 1123 subdomain",
         ));
     }
-    let protected = ["k8s.io", "kubernetes.io"].iter().any(|domain| {
-        group == *domain || group.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
-    });
-    if protected {
+    if is_protected(group) {
         let path = format!("metadata.annotations[{APPROVED}]");
         match object.annotation(APPROVED) {
             None | Some("") => errors.push(FieldError::required(
@@ -207,8 +211,12 @@ fn versions(object: &Value, errors: &mut Errors) {
         match version.at(&["schema", "openAPIV3Schema"]) {
             None => errors.push(FieldError::required(&schema, "schemas are required")),
             Some(value) => {
-                errors.0.extend(check::root(value, &schema));
-                parts(version, &Schema::parse_root(value), &path, errors);
+                let wrong = check::root(value, &schema);
+                // What is refused is not read: it may be too large to be.
+                if wrong.is_empty() {
+                    parts(version, &Schema::parse_root(value), &path, errors);
+                }
+                errors.0.extend(wrong);
             }
         }
         columns(version.list(&["additionalPrinterColumns"]), &path, errors);

@@ -1,5 +1,7 @@
 //! A kind in one version, as the machinery sees it.
 
+use std::sync::Arc;
+
 use berth_objects::{
     Column, Custom, FieldError, Lists, Node, Object, Resource, Subresource, Topology, VERBS, time,
 };
@@ -56,7 +58,8 @@ pub struct Kind {
     selectable: Vec<String>,
     printed: Vec<Printed>,
     schema: Schema,
-    published: Value,
+    /// The definition, of which this kind is one version: what is rarely asked for is read from it when it is.
+    definition: Arc<Value>,
     scale: Option<Scale>,
     storage: String,
     conversion: Conversion,
@@ -81,7 +84,7 @@ pub fn storage(definition: &Value) -> &str {
 
 /// The kinds of a definition, one for each version that is served. Their names are those that were accepted.
 #[must_use]
-pub fn kinds(definition: &Value) -> Vec<Kind> {
+pub fn kinds(definition: &Arc<Value>) -> Vec<Kind> {
     let versions = definition.list(&["spec", "versions"]);
     versions
         .iter()
@@ -92,14 +95,15 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
 
 /// The kind in the version its objects are stored in, served or not.
 #[must_use]
-pub fn stored_kind(definition: &Value) -> Option<Kind> {
+pub fn stored_kind(definition: &Arc<Value>) -> Option<Kind> {
     let versions = definition.list(&["spec", "versions"]);
     let version = versions.iter().find(|version| version.flag(&["storage"]))?;
     Some(Kind::new(definition, version))
 }
 
 impl Kind {
-    fn new(definition: &Value, version: &Value) -> Self {
+    fn new(shared: &Arc<Value>, version: &Value) -> Self {
+        let definition: &Value = shared;
         let names = definition.at(&["status", "acceptedNames"]).unwrap_or(&Value::Null);
         let (group, name) = (definition.text(&["spec", "group"]), version.text(&["name"]));
         let schema = version.at(&["schema", "openAPIV3Schema"]).unwrap_or(&Value::Null);
@@ -130,7 +134,6 @@ impl Kind {
                 text => text.to_owned(),
             });
         Self {
-            published: publish::root(schema, group, name, &kind),
             schema: Schema::parse_root(schema),
             list_kind: names.text(&["listKind"]).to_owned(),
             plural: names.text(&["plural"]).to_owned(),
@@ -163,6 +166,7 @@ impl Kind {
             ),
             group: group.to_owned(),
             version: name.to_owned(),
+            definition: Arc::clone(shared),
         }
     }
 
@@ -187,8 +191,11 @@ impl Kind {
 
     /// The schema for OpenAPI 3.0.
     #[must_use]
-    pub fn published(&self) -> &Value {
-        &self.published
+    pub fn published(&self) -> Value {
+        let versions = self.definition.list(&["spec", "versions"]);
+        let version = versions.iter().find(|version| version.text(&["name"]) == self.version);
+        let schema = version.and_then(|version| version.at(&["schema", "openAPIV3Schema"]));
+        publish::root(schema.unwrap_or(&Value::Null), &self.group, &self.version, &self.kind)
     }
 
     /// How objects become those of another version.

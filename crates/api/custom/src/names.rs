@@ -3,7 +3,7 @@
 use berth_objects::Object;
 use serde_json::{Value, json};
 
-use crate::definition::FINALIZER;
+use crate::definition::{APPROVED, FINALIZER, is_protected};
 
 /// The names a definition may have, and why not those it does not get.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +115,19 @@ pub fn status(definition: &Value, accepted: &Accepted, now: &str) -> Value {
                 let message = "not all names are accepted";
                 condition(&mut status, "Established", "False", "NotAccepted", message, now);
             }
+        }
+    }
+    if let Some(approval) = definition
+        .annotation(APPROVED)
+        .filter(|_| is_protected(definition.text(&["spec", "group"])))
+    {
+        let kind = "KubernetesAPIApprovalPolicyConformant";
+        if approval.starts_with("unapproved") {
+            let message = format!("not approved: \"{approval}\"");
+            condition(&mut status, kind, "False", "UnapprovedAnnotation", &message, now);
+        } else {
+            let message = format!("approved in {approval}");
+            condition(&mut status, kind, "True", "ApprovedAnnotation", &message, now);
         }
     }
     if definition.deleting()

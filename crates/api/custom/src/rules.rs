@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::fill::join;
 use crate::schema::{ABOUT, Schema, Type};
-use crate::validate::correlated;
+use crate::validate::Before;
 
 /// A rule, compiled.
 #[derive(Debug)]
@@ -102,8 +102,9 @@ impl Judge {
                 let Some(element) = schema.items.as_deref().filter(|element| element.ruled) else {
                     return;
                 };
+                let before = Before::of(schema, old);
                 for (place, item) in items.iter().enumerate() {
-                    let before = old.and_then(|old| correlated(schema, item, old));
+                    let before = before.find(schema, item);
                     self.run(element, item, before, &format!("{path}[{place}]"));
                 }
             }
@@ -119,23 +120,44 @@ impl Judge {
         old: Option<&Value>,
         path: &str,
     ) {
-        for rule in rules {
-            let mut variables = Variables::new().shaped("self", value, schema);
-            if rule.transition {
-                variables = match (rule.optional_old, old) {
-                    (true, old) => variables
-                        .optional("oldSelf", old.map(|old| (old, schema as &dyn berth_cel::Shape))),
-                    (false, Some(old)) => variables.shaped("oldSelf", old, schema),
-                    (false, None) => variables,
-                };
+        // Values are made once for all rules of a place, and paid for, too.
+        let plain = Variables::new().shaped("self", value, schema);
+        let mut paid = self.budget.pay_for(value);
+        let mut changed = Variables::new();
+        let mut maybe = Variables::new();
+        if rules.iter().any(|rule| rule.transition) {
+            paid = paid
+                && old.is_none_or(|old| self.budget.pay_for(old))
+                && self.budget.pay_for(value);
+            if paid {
+                if let Some(old) = old {
+                    changed = Variables::new()
+                        .shaped("self", value, schema)
+                        .shaped("oldSelf", old, schema);
+                }
+                let old = old.map(|old| (old, schema as &dyn berth_cel::Shape));
+                maybe = Variables::new().shaped("self", value, schema).optional("oldSelf", old);
             }
+        }
+        for rule in rules {
+            if !paid {
+                self.exhausted = true;
+                let message = format!("rule evaluation error: {}", EvaluateError::TooMuch);
+                self.errors.push(rule.error(schema, path, &message));
+                return;
+            }
+            let variables = match (rule.transition, rule.optional_old) {
+                (false, _) => &plain,
+                (true, false) => &changed,
+                (true, true) => &maybe,
+            };
             let mut part = self.budget.split();
-            let outcome = rule.program.truth(&variables, &mut part);
+            let outcome = rule.program.truth(variables, &mut part);
             match outcome {
                 Ok(true) => {}
                 Ok(false) => {
                     let made = rule.message_expression.as_ref().and_then(|program| {
-                        let text = program.text(&variables, &mut part).ok()?;
+                        let text = program.text(variables, &mut part).ok()?;
                         let fits = !text.trim().is_empty()
                             && !text.contains('\n')
                             && text.len() <= 5 << 10;

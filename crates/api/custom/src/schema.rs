@@ -1,6 +1,7 @@
 //! A structural schema, read once from its definition.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use berth_cel::{Form, Shape};
 use berth_objects::schema::{OBJECT_META, Schemas};
@@ -10,9 +11,6 @@ use serde_json::Value;
 
 use crate::format::Format;
 use crate::rules::Rule;
-
-/// The size to which regular expressions of schemas may grow.
-const LARGEST_PATTERN: usize = 1 << 20;
 
 /// What a value must look like, and what happens to what does not.
 #[derive(Debug, Default)]
@@ -67,7 +65,7 @@ pub(crate) enum List {
 pub(crate) struct Checks {
     pub required: Vec<String>,
     pub one_of_values: Option<Vec<Value>>,
-    pub pattern: Option<Regex>,
+    pub pattern: Option<(String, Arc<Regex>)>,
     pub format: Option<Format>,
     pub minimum: Option<f64>,
     pub maximum: Option<f64>,
@@ -108,16 +106,6 @@ impl Type {
     }
 }
 
-/// Compiles a pattern of a schema within bounds.
-pub(crate) fn pattern(text: &str) -> Result<Regex, String> {
-    regex::RegexBuilder::new(text).size_limit(LARGEST_PATTERN).build().map_err(
-        |error| match error {
-            regex::Error::CompiledTooBig(_) => "it is too large".to_owned(),
-            other => other.to_string(),
-        },
-    )
-}
-
 fn schemas(value: Option<&Value>) -> Vec<Schema> {
     value.and_then(Value::as_array).into_iter().flatten().map(Schema::parse).collect()
 }
@@ -134,7 +122,7 @@ impl Checks {
             one_of_values: one_of_values.filter(|values| !values.is_empty()),
             pattern: match value.text(&["pattern"]) {
                 "" => None,
-                text => pattern(text).ok(),
+                text => berth_cel::pattern(text).ok().map(|compiled| (text.to_owned(), compiled)),
             },
             format: Format::parse(value.text(&["format"])),
             minimum: number("minimum"),

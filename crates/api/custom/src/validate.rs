@@ -2,7 +2,7 @@
 //!
 //! What did not change is not judged again: a definition may become stricter without making its objects unchangeable.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use berth_objects::FieldError;
 use serde_json::Value;
@@ -91,8 +91,9 @@ impl Walk {
             Value::Array(items) => {
                 self.list(schema, items, path);
                 let Some(element) = &schema.items else { return };
+                let before = Before::of(schema, old);
                 for (place, item) in items.iter().enumerate() {
-                    let before = old.and_then(|old| correlated(schema, item, old));
+                    let before = before.find(schema, item);
                     self.value(element, item, before, &format!("{path}[{place}]"));
                 }
             }
@@ -252,8 +253,10 @@ impl Walk {
             let most = usize::try_from(most).unwrap_or(usize::MAX);
             self.errors.push(FieldError::too_long(path, most));
         }
-        if let Some(pattern) = checks.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
-            self.invalid(path, value, &format!("should match '{}'", pattern.as_str()));
+        if let Some((source, pattern)) = &checks.pattern
+            && !pattern.is_match(text)
+        {
+            self.invalid(path, value, &format!("should match '{source}'"));
         }
     }
 
@@ -295,17 +298,21 @@ fn key(schema: &Schema, item: &Value) -> Value {
     Value::Object(entries.collect())
 }
 
-/// What an element was before, where that can be known.
-pub(crate) fn correlated<'old>(
-    schema: &Schema,
-    item: &Value,
-    old: &'old Value,
-) -> Option<&'old Value> {
-    match schema.list {
-        List::Keyed(_) => {
-            let own = key(schema, item);
-            old.as_array()?.iter().find(|before| key(schema, before) == own)
-        }
-        List::Atomic | List::Set => None,
+/// The elements a list had before, where they can be told from each other.
+pub(crate) struct Before<'old>(HashMap<String, &'old Value>);
+
+impl<'old> Before<'old> {
+    pub fn of(schema: &Schema, old: Option<&'old Value>) -> Self {
+        let items = match schema.list {
+            List::Keyed(_) => old.and_then(Value::as_array),
+            List::Atomic | List::Set => None,
+        };
+        let known = items.into_iter().flatten();
+        Self(known.map(|item| (key(schema, item).to_string(), item)).collect())
+    }
+
+    /// What an element was.
+    pub fn find(&self, schema: &Schema, item: &Value) -> Option<&'old Value> {
+        if self.0.is_empty() { None } else { self.0.get(&key(schema, item).to_string()).copied() }
     }
 }

@@ -124,7 +124,7 @@ async fn renew(shared: &Arc<Shared>, definition: &Value) -> Result<(), Status> {
 }
 
 /// Deletes all objects of a definition that is going, waits for those that somebody holds, and lets the definition go.
-async fn take_away(shared: Weak<Shared>, definition: &Value) -> Result<(), Status> {
+async fn take_away(shared: Weak<Shared>, definition: &Arc<Value>) -> Result<(), Status> {
     let Some(kind) = berth_custom::stored_kind(definition) else { return Ok(()) };
     let handle = Handle::new(Arc::new(kind));
     let prefix = bytes::Bytes::from(registry::prefix(handle.get(), ""));

@@ -7,6 +7,7 @@ use berth_objects::{Object, Resource, Status};
 use berth_store::{Event, Revision};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use crate::server::Shared;
 use crate::{convert, registry};
@@ -24,6 +25,8 @@ pub(crate) struct ObjectChange {
     pub removed: bool,
     /// The line of a watch, for each of the three words it can begin with.
     lines: [OnceLock<Bytes>; 3],
+    /// The change in the version that all who share it asked for, if a webhook has to make it.
+    converted: OnceCell<Arc<ObjectChange>>,
 }
 
 /// What a change is to one watcher.
@@ -58,17 +61,21 @@ impl ObjectChange {
         {
             return Ok(Arc::clone(self));
         }
-        let mut objects: Vec<Value> =
-            std::iter::once(&self.object).chain(&self.previous).cloned().collect();
-        convert::shown(shared, resource, &mut objects).await?;
-        let mut objects = objects.into_iter();
-        Ok(Arc::new(Self {
-            revision: self.revision,
-            object: objects.next().unwrap_or_default(),
-            previous: objects.next(),
-            removed: self.removed,
-            lines: Default::default(),
-        }))
+        let convert = async || -> Result<Arc<Self>, Status> {
+            let mut objects: Vec<Value> =
+                std::iter::once(&self.object).chain(&self.previous).cloned().collect();
+            convert::shown(shared, resource, &mut objects).await?;
+            let mut objects = objects.into_iter();
+            Ok(Arc::new(Self {
+                revision: self.revision,
+                object: objects.next().unwrap_or_default(),
+                previous: objects.next(),
+                removed: self.removed,
+                lines: Default::default(),
+                converted: OnceCell::new(),
+            }))
+        };
+        Ok(Arc::clone(self.converted.get_or_try_init(convert).await?))
     }
 
     /// The line of a watch. Serialised once, whoever asks.
@@ -158,5 +165,12 @@ fn decode(resource: &Resource, event: &Event, revision: Revision) -> Result<Obje
             return Err(Status::internal("this event is no change"));
         }
     };
-    Ok(ObjectChange { revision, object, previous, removed, lines: Default::default() })
+    Ok(ObjectChange {
+        revision,
+        object,
+        previous,
+        removed,
+        lines: Default::default(),
+        converted: OnceCell::new(),
+    })
 }

@@ -64,7 +64,7 @@ pub(crate) fn editions(served: &Served) -> BTreeMap<(String, String), String> {
         let names = (resource.kind, resource.plural, resource.scope, parts, kind.list_kind());
         let place = (resource.group.to_owned(), resource.version.to_owned());
         let text = texts.entry(place).or_insert_with(|| edition().to_owned());
-        text.push_str(&format!("{names:?}{}", kind.published()));
+        text.push_str(&format!("{names:?}{:?}", kind.edition));
     }
     texts.into_iter().map(|(place, text)| (place, tag(text.as_bytes()))).collect()
 }
@@ -156,7 +156,7 @@ fn components<'a>(
         let name = match Kind::of(resource) {
             Some(kind) => {
                 let name = custom_name(resource);
-                schemas.insert(name.clone(), kind.published().clone());
+                schemas.insert(name.clone(), kind.published());
                 collect(OBJECT_META, &mut names);
                 name
             }

@@ -93,6 +93,7 @@ pub(crate) async fn watch(call: &Call) -> Result<Response<Body>, Status> {
         told: from,
         end: Box::pin(tokio::time::sleep(timeout)),
         ticks,
+        kinds: call.resource().custom.is_some().then(|| call.shared.kinds.changes()),
     };
     let lines = stream::unfold(watcher, |mut watcher| async move {
         let line = watcher.next().await?;
@@ -200,6 +201,18 @@ struct Watcher {
     told: Revision,
     end: Pin<Box<Sleep>>,
     ticks: Interval,
+    /// Tells of changes of definitions, where the kind comes from one.
+    kinds: Option<tokio::sync::watch::Receiver<u64>>,
+}
+
+/// Waits for a change of definitions.
+async fn changed(kinds: &mut Option<tokio::sync::watch::Receiver<u64>>) {
+    if let Some(receiver) = kinds
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 impl Watcher {
@@ -224,6 +237,13 @@ impl Watcher {
                 news = self.source.next() => news,
                 _ = self.ticks.tick() => {
                     self.bookmark().await;
+                    continue;
+                }
+                () = changed(&mut self.kinds) => {
+                    if self.is_replaced() {
+                        self.bookmark().await;
+                        self.source = Source::Over;
+                    }
                     continue;
                 }
                 () = self.end.as_mut() => {
@@ -349,6 +369,13 @@ impl Watcher {
             Ok(change) => self.send(&change),
             Err(status) => self.fail(&status),
         }
+    }
+
+    /// Whether the kind is gone or was defined anew: the client comes back and sees the objects as they are now.
+    fn is_replaced(&self) -> bool {
+        let own = self.handle.get();
+        let now = self.shared.kinds.find(own.group, own.version, own.plural);
+        now.is_none_or(|now| !now.is(&self.handle))
     }
 
     fn selects(&self, object: &Value) -> bool {

@@ -1,9 +1,10 @@
 //! Kinds that are defined at run time.
 
 mod conversion;
-mod gateway;
+pub mod gateway;
 mod hostile;
 mod lifecycle;
+mod nonsense;
 mod schema;
 
 use serde_json::{Value, json};

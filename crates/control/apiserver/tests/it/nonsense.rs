@@ -97,7 +97,7 @@ fn value(random: &mut StdRng, depth: u32) -> Value {
 }
 
 /// Spoils a few places of an object.
-fn spoil(random: &mut StdRng, object: &mut Value) {
+pub fn spoil(random: &mut StdRng, object: &mut Value) {
     match object {
         Value::Object(fields) if !fields.is_empty() && random.random_ratio(9, 10) => {
             let at = random.random_range(0..fields.len());

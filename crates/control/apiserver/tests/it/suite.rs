@@ -5,6 +5,7 @@ mod apply;
 mod change;
 mod cluster;
 mod create;
+mod custom;
 mod delete;
 mod read;
 mod rollout;
@@ -25,6 +26,8 @@ each_kubectl! {
     cluster::proxies,
     create::creates,
     create::creates_every_kind,
+    custom::defines,
+    custom::installs_the_gateway_api,
     delete::deletes,
     read::gets,
     read::watches_and_waits,

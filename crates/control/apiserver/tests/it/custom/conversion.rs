@@ -111,6 +111,7 @@ async fn a_webhook_converts_what_is_read_written_listed_and_watched() {
     assert_eq!(list["items"][1]["spec"], json!({"paint": "blue"}));
     let version = list["metadata"]["resourceVersion"].as_str().unwrap();
     let mut watch = client.watch(&format!("{NEWER}?watch=1&resourceVersion={version}")).await;
+    let mut other = client.watch(&format!("{NEWER}?watch=1&resourceVersion={version}")).await;
     let changed =
         client.merge(&format!("{NEWER}/b"), &json!({"spec": {"paint": "green"}})).await.expect(200);
     assert_eq!(changed["spec"], json!({"paint": "green"}));
@@ -122,8 +123,13 @@ async fn a_webhook_converts_what_is_read_written_listed_and_watched() {
         (&event["object"]["apiVersion"], &event["object"]["spec"]),
         (&json!("example.com/v2"), &json!({"paint": "grey"}))
     );
+    other.expect("MODIFIED", "b").await;
+    other.expect("MODIFIED", "b").await;
     client.delete(&format!("{NEWER}/b")).await.expect(200);
     let event = watch.expect("DELETED", "b").await;
+    let asked = hook.questions().len();
+    other.expect("DELETED", "b").await;
+    assert_eq!(hook.questions().len(), asked, "watchers share what was converted");
     assert_eq!(event["object"]["spec"], json!({"paint": "grey"}));
 }
 

@@ -1,5 +1,8 @@
-//! The definitions of the Gateway API, as others wrote them.
+//! The definitions of the Gateway API and of cert-manager, as others wrote them.
 
+use std::path::PathBuf;
+
+use berth_objects::Object;
 use serde_json::{Value, json};
 
 use super::DEFINITIONS;
@@ -74,4 +77,69 @@ async fn they_install_and_judge() {
     let table =
         client.get_as(&routes, "application/json;as=Table;v=v1;g=meta.k8s.io").await.expect(200);
     assert_eq!(table["columnDefinitions"][1]["name"], "Hostnames");
+}
+
+/// The objects of all files of a folder, with where they come from.
+fn examples(folder: &str) -> Vec<(String, Value)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/gateway").join(folder);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for document in text.split("\n---") {
+            let Ok(object) = berth_objects::yaml::parse(document) else { continue };
+            if object.text(&["apiVersion"]).starts_with("gateway.networking.k8s.io/") {
+                found.push((path.file_name().unwrap().to_string_lossy().into_owned(), object));
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn examples_are_judged_as_their_authors_say() {
+    let client = Client::start().await;
+    for text in FILES {
+        client.send("POST", DEFINITIONS, "application/yaml", text).await.expect(201);
+    }
+    for (folder, code, least) in [("valid", 201, 60), ("invalid", 422, 30)] {
+        let (mut judged, mut wrong) = (0, Vec::new());
+        for (file, mut object) in examples(folder) {
+            let version = object.text(&["apiVersion"]).to_owned();
+            let list = client.get(&format!("/apis/{version}")).await;
+            let kind = object["kind"].clone();
+            let resources = list.body["resources"].as_array().cloned().unwrap_or_default();
+            // The routes without HTTP are not among the definitions here.
+            let Some(resource) = resources.iter().find(|it| it["kind"] == kind) else { continue };
+            judged += 1;
+            object.set(&["metadata", "name"], format!("example-{judged}"));
+            object.unset(&["metadata", "namespace"]);
+            let folder = if resource["namespaced"] == true { "/namespaces/default" } else { "" };
+            let path = format!("/apis/{version}{folder}/{}", resource.text(&["name"]));
+            let answer = client.post(&path, &object).await;
+            if answer.code != code {
+                wrong.push(format!("{file}: {} {}", answer.code, answer.body["message"]));
+            }
+        }
+        assert!(wrong.is_empty(), "{folder}:\n{}", wrong.join("\n"));
+        assert!(judged >= least, "only {judged} examples of {folder}");
+    }
+}
+
+#[tokio::test]
+async fn a_definition_of_cert_manager_installs() {
+    let client = Client::start().await;
+    let text = include_str!("../../data/cert-manager/certificates.yaml");
+    client.send("POST", DEFINITIONS, "application/yaml", text).await.expect(201);
+    let certificates = "/apis/cert-manager.io/v1/namespaces/default/certificates";
+    let good = json!({"apiVersion": "cert-manager.io/v1", "kind": "Certificate", "metadata": {"name": "c"},
+        "spec": {"secretName": "c", "dnsNames": ["x.example"], "issuerRef": {"name": "i"}, "usages": ["server auth"]}});
+    client.post(certificates, &good).await.expect(201);
+    let mut bad = good;
+    bad["spec"]["usages"] = json!(["nothing"]);
+    bad["spec"].as_object_mut().unwrap().remove("secretName");
+    let refused = client.post(certificates, &bad).await.expect(422);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("spec.secretName: Required value"), "{message}");
+    assert!(message.contains("spec.usages[0]: Unsupported value: \"nothing\""), "{message}");
 }

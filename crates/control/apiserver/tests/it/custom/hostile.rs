@@ -23,11 +23,17 @@ async fn schemas_are_bounded() {
     }
     let wide: serde_json::Map<String, Value> =
         (0..30_000).map(|number| (format!("f{number}"), json!({"type": "string"}))).collect();
+    let patterns: serde_json::Map<String, Value> = (0..200)
+        .map(|number| {
+            (format!("f{number}"), json!({"type": "string", "pattern": format!("a{{{number}}}")}))
+        })
+        .collect();
     let rule = format!("self.size() > 0 || {}", "'a' == 'b' || ".repeat(1000)) + "true";
     let rules: Vec<Value> = (0..100).map(|_| json!({"rule": rule})).collect();
     for (schema, wanted) in [
         (deep, "levels"),
         (json!({"type": "object", "properties": wide}), "parts"),
+        (json!({"type": "object", "properties": patterns}), "more than 128 regular expressions"),
         (json!({"type": "string", "pattern": "\\pL{1000}{1000}"}), "valid regular expression"),
         (json!({"type": "string", "x-kubernetes-validations": rules}), "bytes together"),
         (
@@ -47,6 +53,28 @@ async fn schemas_are_bounded() {
     }
     let bomb = "[".repeat(100_000);
     client.send("POST", DEFINITIONS, "application/json", bomb).await.expect(400);
+}
+
+#[tokio::test]
+async fn large_objects_are_judged_in_time() {
+    let client = Client::start().await;
+    let mut schema = usual();
+    let ports = &mut schema["properties"]["spec"]["properties"]["ports"];
+    ports["items"]["x-kubernetes-validations"] =
+        json!([{"rule": "!has(oldSelf.port) || self.port >= oldSelf.port"}]);
+    ports["items"]["properties"]["port"]["maximum"] = 100_000.into();
+    define(&client, &widgets(&schema)).await;
+    let ports = |add: u32| -> Vec<Value> {
+        (0..15_000_u32)
+            .map(|number| json!({"name": format!("n{number}"), "port": number + add}))
+            .collect()
+    };
+    let start = Instant::now();
+    client.post(WIDGETS, &widget("a", json!({"ports": ports(0)}))).await.expect(201);
+    let path = format!("{WIDGETS}/a");
+    client.merge(&path, &json!({"spec": {"ports": ports(1)}})).await.expect(200);
+    client.merge(&path, &json!({"spec": {"ports": ports(0)}})).await.expect(422);
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -222,6 +222,26 @@ async fn a_second_server_of_the_store_serves_the_kind_and_a_new_one_finds_it() {
 }
 
 #[tokio::test]
+async fn a_watch_ends_when_its_kind_is_defined_anew() {
+    let client = Client::start().await;
+    define(&client, &widgets(&usual())).await;
+    let made = client.post(WIDGETS, &widget("a", json!({}))).await.expect(201);
+    let version = made["metadata"]["resourceVersion"].as_str().unwrap();
+    let path = format!("{WIDGETS}?watch=1&resourceVersion={version}");
+    let mut watch = client.watch(&path).await;
+    let definition = format!("{DEFINITIONS}/widgets.example.com");
+    client.merge(&definition, &json!({"metadata": {"labels": {"a": "b"}}})).await.expect(200);
+    client.merge(&format!("{WIDGETS}/a"), &json!({"spec": {"color": "green"}})).await.expect(200);
+    watch.expect("MODIFIED", "a").await;
+    let short = json!({"spec": {"names": {"shortNames": ["wdg"]}}});
+    client.merge(&definition, &short).await.expect(200);
+    assert_eq!(watch.next().await, None);
+    let list = client.get("/apis/example.com/v1").await.expect(200);
+    assert_eq!(list["resources"][0]["shortNames"], json!(["wdg"]));
+    client.watch(&path).await.expect("MODIFIED", "a").await;
+}
+
+#[tokio::test]
 async fn roles_hold_for_defined_kinds() {
     let client = Client::start().await;
     define(&client, &widgets(&usual())).await;
