@@ -62,6 +62,12 @@ impl Served {
         berth_rules::resources().map(|resource| -> &'a Resource<'a> { resource }).chain(custom)
     }
 
+    /// The same, to be kept.
+    pub fn handles(&self) -> impl Iterator<Item = Handle> {
+        let custom = self.defined.values().flat_map(|it| it.handles.iter().cloned());
+        berth_rules::resources().map(Handle::from).chain(custom)
+    }
+
     /// The documents of discovery, made once.
     pub fn documents(&self) -> &Documents {
         self.documents.get_or_init(|| Documents::new(self))

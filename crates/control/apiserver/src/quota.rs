@@ -179,10 +179,19 @@ pub(crate) async fn tally(
 ) -> Result<Amounts, Status> {
     let limits = usage::limits(quota);
     let mut taken: Amounts = limits.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
-    for resource in berth_rules::resources().filter(|it| it.namespaced() && it.is_kept()) {
-        if !limits.keys().any(|limit| usage::may_use(resource, limit)) {
+    let mut counted = Vec::new();
+    for handle in shared.kinds.served().handles() {
+        let resource = handle.get();
+        let limited = || limits.keys().any(|limit| usage::may_use(resource, limit));
+        if !resource.namespaced() || !resource.is_kept() || !limited() {
             continue;
         }
+        // Several versions show the same objects.
+        let prefix = registry::prefix(resource, namespace);
+        if counted.contains(&prefix) {
+            continue;
+        }
+        counted.push(prefix);
         for object in shared.list(resource, namespace).await? {
             for (name, amount) in share(quota, &limits, resource, &object) {
                 let sum = taken.entry(name).or_insert(Quantity::ZERO);

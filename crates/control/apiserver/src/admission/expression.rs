@@ -159,7 +159,13 @@ impl<'a> Scene<'a> {
         defined: &'a [(String, Expression)],
         budget: &'a mut Budget,
     ) -> Self {
-        let mut request = review::question(asked, asked.call.resource(), "")["request"].take();
+        let mut request = review::question(
+            asked,
+            asked.call.resource(),
+            (&Value::Null, &Value::Null),
+            "",
+        )["request"]
+            .take();
         for field in ["uid", "object", "oldObject"] {
             request.unset(&[field]);
         }

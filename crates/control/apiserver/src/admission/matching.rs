@@ -4,7 +4,8 @@ use berth_objects::{Handle, LabelSelector, Object, Resource, Scope, Status};
 use serde_json::Value;
 
 use super::Asked;
-use crate::{registry, write};
+use crate::server::Shared;
+use crate::{convert, registry, write};
 
 /// One rule: operations on resources.
 #[derive(Debug)]
@@ -110,9 +111,12 @@ impl Rules {
         if hit(own) {
             return Some(asked.call.handle.clone());
         }
-        let mut others =
-            berth_rules::resources().filter(|other| self.equivalent && same(own, other));
-        others.find(|other| hit(other)).map(Handle::from)
+        if !self.equivalent {
+            return None;
+        }
+        let served = asked.call.shared.kinds.served();
+        let mut others = served.handles().filter(|other| same(own, other.get()));
+        others.find(|other| hit(other.get()))
     }
 
     /// Whether the selectors want this request.
@@ -147,14 +151,28 @@ fn same(one: &Resource<'_>, other: &Resource<'_>) -> bool {
 }
 
 /// An object as another resource shows it.
-pub(crate) fn seen_as(own: &Resource<'_>, other: &Resource<'_>, object: &Value) -> Value {
+pub(crate) async fn seen_as(
+    shared: &Shared,
+    own: &Resource<'_>,
+    other: &Resource<'_>,
+    object: &Value,
+) -> Result<Value, Status> {
     if (own.group, own.version) == (other.group, other.version) || !object.is_object() {
-        return object.clone();
+        return Ok(object.clone());
+    }
+    if own.custom.is_some() {
+        let mut seen = [convert::stored(shared, own, object).await?];
+        if let Some(kind) = berth_custom::Kind::of(other) {
+            convert::present(kind, other, &mut seen[0]);
+        }
+        convert::shown(shared, other, &mut seen).await?;
+        let [seen] = seen;
+        return Ok(seen);
     }
     let mut seen = berth_rules::present(other, berth_rules::stored(own, object.clone()));
     seen.set(&["apiVersion"], other.api_version());
     seen.set(&["kind"], other.kind);
-    seen
+    Ok(seen)
 }
 
 #[cfg(test)]

@@ -208,14 +208,19 @@ impl Use {
         else {
             return Ok(Ok(vec![Value::Null]));
         };
-        let mut resources = berth_rules::resources();
-        let found = resources.find(|it| it.api_version() == *version && it.kind == kind.as_str());
-        let Some(resource) = found else {
+        let served = asked.call.shared.kinds.served();
+        let mut resources = served.handles();
+        let found = resources.find(|it| {
+            let resource = it.get();
+            resource.api_version() == *version && resource.kind == kind.as_str()
+        });
+        let Some(handle) = found else {
             let why = format!(
                 "failed to find resource referenced by paramKind: '{version}, Kind={kind}'"
             );
             return Ok(Err(why));
         };
+        let resource = handle.get();
         let call = asked.call;
         let namespace = match (resource.namespaced(), reference.text(&["namespace"])) {
             (false, _) => "",

@@ -6,7 +6,6 @@ use berth_objects::{Object, Resource, Status, base64_decode};
 use serde_json::{Value, json};
 
 use super::Asked;
-use super::matching::seen_as;
 
 /// What a webhook said.
 pub(crate) struct Verdict {
@@ -27,8 +26,13 @@ fn kind(asked: &Asked<'_>, resource: &Resource<'_>) -> (String, String, String) 
     (resource.group.into(), resource.version.into(), resource.kind.into())
 }
 
-/// The question, with the object as `resource` shows it.
-pub(crate) fn question(asked: &Asked<'_>, resource: &Resource<'_>, id: &str) -> Value {
+/// The question, with the object as `resource` shows it, which is given.
+pub(crate) fn question(
+    asked: &Asked<'_>,
+    resource: &Resource<'_>,
+    (object, old): (&Value, &Value),
+    id: &str,
+) -> Value {
     let (call, own) = (asked.call, asked.call.resource());
     let kind_of = |resource: &Resource<'_>| {
         let (group, version, kind) = kind(asked, resource);
@@ -44,8 +48,8 @@ pub(crate) fn question(asked: &Asked<'_>, resource: &Resource<'_>, id: &str) -> 
         "name": asked.name(),
         "operation": asked.operation.name(),
         "userInfo": call.identity.to_value(),
-        "object": seen_as(own, resource, &asked.object),
-        "oldObject": seen_as(own, resource, asked.old),
+        "object": object,
+        "oldObject": old,
         "dryRun": call.dry_run,
         "options": asked.options,
     });

@@ -121,7 +121,10 @@ impl Hook {
         let id = uuid::Uuid::new_v4().to_string();
         let outcome = match &self.server {
             Ok(server) => {
-                let question = review::question(asked, resource, &id);
+                let (shared, own) = (&asked.call.shared, asked.call.resource());
+                let object = seen_as(shared, own, resource, &asked.object).await?;
+                let old = seen_as(shared, own, resource, asked.old).await?;
+                let question = review::question(asked, resource, (&object, &old), &id);
                 let callouts = &asked.call.shared.callouts;
                 let answer = callouts.post(server, self.timeout, &question).await;
                 answer
@@ -166,14 +169,14 @@ pub(super) fn invoke<'a>(
             return Ok(false);
         };
         let own = asked.call.resource();
-        let mut object = seen_as(own, resource.get(), &asked.object);
+        let mut object = seen_as(&asked.call.shared, own, resource.get(), &asked.object).await?;
         json_patch::patch(&mut object, &patch).map_err(|error| {
             Status::internal(format!(
                 "the patch of webhook \"{}\" does not apply: {error}",
                 hook.name
             ))
         })?;
-        let object = seen_as(resource.get(), own, &object);
+        let object = seen_as(&asked.call.shared, resource.get(), own, &object).await?;
         let changed = object != asked.object;
         asked.object = object;
         Ok(changed)

@@ -378,3 +378,80 @@ async fn services_are_reached_at_their_endpoints() {
     assert!(refused["message"].as_str().unwrap().contains("denied the request"), "{refused}");
     assert_eq!(hook.questions().len(), 1);
 }
+
+/// A kind of two versions, the older of which is stored.
+async fn define(client: &Client) {
+    let version = |name: &str, storage: bool| {
+        json!({"name": name, "served": true, "storage": storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                "spec": {"type": "object", "properties": {
+                    "size": {"type": "integer"}, "team": {"type": "string"}}}}}}})
+    };
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "boats.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "boats", "singular": "boat", "kind": "Boat", "listKind": "BoatList"},
+            "versions": [version("v1", false), version("v1beta1", true)]}});
+    let folder = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    client.post(folder, &definition).await.expect(201);
+}
+
+fn boat(version: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": format!("example.com/{version}"), "kind": "Boat",
+        "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test]
+async fn custom_objects_are_admitted_as_any_other() {
+    let client = Client::start().await;
+    define(&client).await;
+    let boats = |version: &str| format!("/apis/example.com/{version}/namespaces/default/boats");
+    let changing = Hook::serve(|question| {
+        patched(
+            question,
+            &json!([{"op": "add", "path": "/spec/team", "value": "blue"},
+            {"op": "add", "path": "/spec/nonsense", "value": 1}]),
+        )
+    })
+    .await;
+    let rules = json!({"rules": [{"apiGroups": ["example.com"], "apiVersions": ["v1"],
+        "resources": ["boats"], "operations": ["CREATE"]}]});
+    configure(&client, "Mutating", "m", vec![webhook(&changing.config(), &rules)]).await;
+    let made = client.post(&boats("v1beta1"), &boat("v1beta1", "a", json!({"size": 3}))).await;
+    let made = made.expect(201);
+    assert_eq!(made["apiVersion"], "example.com/v1beta1");
+    assert_eq!(
+        made["spec"],
+        json!({"size": 3, "team": "blue"}),
+        "what the schema does not know goes"
+    );
+    let question = changing.questions().pop().unwrap();
+    assert_eq!(question["kind"]["version"], "v1", "as the rule wants to see it");
+    assert_eq!(question["requestKind"]["version"], "v1beta1");
+    assert_eq!(question["object"]["apiVersion"], "example.com/v1");
+
+    // Parameters of a policy, and quotas.
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "p"}, "spec": {
+            "paramKind": {"apiVersion": "example.com/v1", "kind": "Boat"},
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+                "operations": ["CREATE"], "resources": ["configmaps"]}]},
+            "validations": [{"expression": "size(object.metadata.name) <= params.spec.size"}]}});
+    let folder = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic";
+    client.post(&format!("{folder}ies"), &policy).await.expect(201);
+    let binding = json!({"apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "p"}, "spec": {
+            "policyName": "p", "validationActions": ["Deny"],
+            "paramRef": {"name": "a", "namespace": "default", "parameterNotFoundAction": "Deny"}}});
+    client.post(&format!("{folder}ybindings"), &binding).await.expect(201);
+    client.post(MAPS, &map("abc", json!({}))).await.expect(201);
+    client.post(MAPS, &map("abcd", json!({}))).await.expect(422);
+
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"},
+        "spec": {"hard": {"count/boats.example.com": "2"}}});
+    let quota = client.post("/api/v1/namespaces/default/resourcequotas", &quota).await.expect(201);
+    assert_eq!(quota["status"]["used"]["count/boats.example.com"], "1");
+    client.post(&boats("v1"), &boat("v1", "b", json!({}))).await.expect(201);
+    client.post(&boats("v1"), &boat("v1", "c", json!({}))).await.expect(403);
+    client.delete(&format!("{}/b", boats("v1beta1"))).await.expect(200);
+    client.post(&boats("v1"), &boat("v1", "c", json!({}))).await.expect(201);
+}
