@@ -43,7 +43,7 @@ fn work_is_bounded() {
     ] {
         let (outcome, took) = run(expression, &object);
         assert!(outcome.is_err(), "{expression}: {outcome:?}");
-        assert!(took < Duration::from_secs(5), "{expression} took {took:?}");
+        assert!(took < Duration::from_secs(20), "{expression} took {took:?}");
     }
 }
 
