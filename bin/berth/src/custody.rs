@@ -12,7 +12,7 @@ use berth_oidc::Providers;
 use berth_secrets::SealedStore;
 use berth_store::{
     Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Range, SERVERS, Store,
-    TlsOptions, Upgrade,
+    StoreError, TlsOptions, Upgrade,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -193,16 +193,10 @@ fn snapshot(store: SealedStore) -> BoxStream<'static, Result<Bytes, BoxError>> {
     stream::unfold(pieces, |mut pieces| async move { Some((pieces.recv().await?, pieces)) }).boxed()
 }
 
-/// Makes sure that no other server runs, which would not know a new key.
-async fn alone(store: &SealedStore) -> Result<(), String> {
+/// Whether other servers use the store, who have to be told a new key.
+async fn others(store: &SealedStore) -> Result<bool, StoreError> {
     let range = Range { prefix: SERVERS.into(), ..Range::default() };
-    let servers = store.range(range).await.map_err(|error| chain(&error))?.records.len();
-    if servers > 1 {
-        return Err(format!(
-            "{servers} servers share the store, and the others would not know the new key: stop them, rotate, copy the key file to them, and start them again"
-        ));
-    }
-    Ok(())
+    Ok(store.range(range).await?.records.len() > 1)
 }
 
 impl Operations for OwnOperations {
@@ -214,8 +208,11 @@ impl Operations for OwnOperations {
         let store = self.store.clone();
         match name {
             "secrets/rotate" => Some(Box::pin(async move {
-                alone(&store).await?;
-                let sealed = store.rotate().await.map_err(|error| chain(&error))?;
+                let sealed = match others(&store).await.map_err(|error| chain(&error))? {
+                    true => store.rotate_with_others().await,
+                    false => store.rotate().await,
+                };
+                let sealed = sealed.map_err(|error| chain(&error))?;
                 let key = store.keyring().ids().into_iter().next().unwrap_or_default();
                 info!(sealed, key, "sealed all Secrets with a new key");
                 Ok(serde_json::json!({ "sealed": sealed, "key": key }))

@@ -58,7 +58,8 @@ impl std::fmt::Debug for Keyring {
 }
 
 impl Key {
-    fn parse(line: &str) -> Option<Self> {
+    /// From a line of a key file.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let (id, text) = line.split_once(' ')?;
         let fits = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
         let bytes = STANDARD.decode(text.trim()).ok()?;
@@ -66,7 +67,12 @@ impl Key {
         fits.then(|| Self { id: id.to_owned(), aead, text: text.trim().to_owned() })
     }
 
-    fn generate() -> Self {
+    /// As a line of a key file.
+    pub(crate) fn line(&self) -> String {
+        format!("{} {}", self.id, self.text)
+    }
+
+    pub(crate) fn generate() -> Self {
         let (id, bytes): (u64, [u8; 32]) = (rand::random(), rand::random());
         let line = format!("{id:016x} {}", STANDARD.encode(bytes));
         Self::parse(&line).expect("a line made here is a key")
@@ -131,10 +137,19 @@ impl Keyring {
     /// # Errors
     /// When the file cannot be written; then nothing changes.
     pub fn rotate(&self) -> Result<(), KeyringError> {
-        let mut keys = self.all();
-        keys.insert(0, Arc::new(Key::generate()));
+        self.add(Key::generate())
+    }
+
+    /// Adds a key, which seals from now on, unless it is known.
+    pub(crate) fn add(&self, key: Key) -> Result<(), KeyringError> {
+        let mut held = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        if held.iter().any(|known| known.id == key.id) {
+            return Ok(());
+        }
+        let mut keys = held.clone();
+        keys.insert(0, Arc::new(key));
         self.write(&keys)?;
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        *held = keys;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use berth_store::{
     Event, Expect, Lookup, Operation, Page, Range, Record, Revision, Store, StoreError,
@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 
+use crate::keyring::Key;
 use crate::{Keyring, KeyringError, OpenError, seal};
 
 /// Why the store cannot be used.
@@ -36,6 +37,9 @@ pub enum UnsealError {
     Store(#[from] StoreError),
 }
 
+/// Where a new key is told to the other servers of a store, sealed with the one before it.
+const KEYS: &str = "/berth/keys/";
+
 /// A store that seals values under some prefixes. Clones are the same.
 #[derive(Clone)]
 pub struct SealedStore {
@@ -48,6 +52,8 @@ pub struct SealedStore {
 struct Opener {
     keyring: Keyring,
     prefixes: Arc<[Bytes]>,
+    /// Where other servers say which keys they have made.
+    inner: Weak<dyn Store>,
 }
 
 impl SealedStore {
@@ -76,10 +82,11 @@ impl SealedStore {
             Err(KeyringError::Missing(path)) => Keyring::create(&path)?,
             other => other?,
         };
-        for record in &records {
-            seal::open(&keyring, &record.key, &record.value).map_err(UnsealError::Unfit)?;
+        let opener = Opener { keyring, prefixes, inner: Arc::downgrade(&inner) };
+        for record in records {
+            opener.open(record).await.map_err(UnsealError::Unfit)?;
         }
-        let store = Self { inner, opener: Opener { keyring, prefixes } };
+        let store = Self { inner, opener };
         store.reseal().await?;
         Ok(store)
     }
@@ -96,6 +103,21 @@ impl SealedStore {
     /// When the key cannot be kept, or the store fails. What is not sealed anew yet still opens with the older key.
     pub async fn rotate(&self) -> Result<usize, UnsealError> {
         self.opener.keyring.rotate()?;
+        self.reseal().await
+    }
+
+    /// The same where other servers use the store: they are told the new key, sealed with the one before it, before anything is
+    /// sealed with it. Whoever has the older key and the store can therefore have the new one, too.
+    ///
+    /// # Errors
+    /// As with [`SealedStore::rotate`].
+    pub async fn rotate_with_others(&self) -> Result<usize, UnsealError> {
+        let key = Key::generate();
+        let place = Bytes::from(format!("{KEYS}{}", key.id));
+        let value = seal::seal(&self.opener.keyring, &place, key.line().as_bytes());
+        let told = Operation::Put { key: place, value, expect: Expect::Absent };
+        self.inner.commit(vec![told]).await?;
+        self.opener.keyring.add(key)?;
         self.reseal().await
     }
 
@@ -130,25 +152,71 @@ impl Opener {
         self.prefixes.iter().any(|prefix| key.starts_with(prefix))
     }
 
-    fn record(&self, mut record: Record) -> Result<Record, StoreError> {
-        if self.is_ours(&record.key) {
-            record.value =
-                seal::open(&self.keyring, &record.key, &record.value).map_err(|error| {
-                    tracing::error!(%error, "a sealed value does not open");
-                    StoreError::Io { source: Arc::new(error) }
-                })?;
-        }
+    /// Opens a value. One whose key is not known may be sealed with a key that another server has made meanwhile.
+    async fn open(&self, mut record: Record) -> Result<Record, OpenError> {
+        let opened = match seal::open(&self.keyring, &record.key, &record.value) {
+            Err(OpenError::UnknownKey { .. }) => {
+                self.learn().await;
+                seal::open(&self.keyring, &record.key, &record.value)
+            }
+            other => other,
+        };
+        record.value = opened?;
         Ok(record)
     }
 
-    fn event(&self, event: Event) -> Result<Event, StoreError> {
+    /// Learns the keys that other servers have made, the oldest first: each is sealed with the one before it.
+    async fn learn(&self) {
+        let Some(store) = self.inner.upgrade() else { return };
+        let range = Range { prefix: KEYS.into(), ..Range::default() };
+        let mut told = match store.range(range).await {
+            Ok(page) => page.records,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot look for new keys"
+                );
+                return;
+            }
+        };
+        told.sort_by_key(|record| record.revision);
+        for record in told {
+            let line = seal::open(&self.keyring, &record.key, &record.value);
+            let key = line.ok().and_then(|line| Key::parse(std::str::from_utf8(&line).ok()?));
+            let Some(key) = key.filter(|key| self.keyring.find(&key.id).is_none()) else {
+                continue;
+            };
+            let id = key.id.clone();
+            match self.keyring.add(key) {
+                Ok(()) => tracing::info!(key = id, "a key of another server is known"),
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "cannot keep a key");
+                }
+            }
+        }
+    }
+
+    async fn record(&self, record: Record) -> Result<Record, StoreError> {
+        if !self.is_ours(&record.key) {
+            return Ok(record);
+        }
+        self.open(record).await.map_err(|error| {
+            tracing::error!(%error, "a sealed value does not open");
+            StoreError::Io { source: Arc::new(error) }
+        })
+    }
+
+    async fn event(&self, event: Event) -> Result<Event, StoreError> {
         Ok(match event {
             Event::Put { record, previous } => Event::Put {
-                record: self.record(record)?,
-                previous: previous.map(|previous| self.record(previous)).transpose()?,
+                record: self.record(record).await?,
+                previous: match previous {
+                    Some(previous) => Some(self.record(previous).await?),
+                    None => None,
+                },
             },
             Event::Delete { revision, previous } => {
-                Event::Delete { revision, previous: self.record(previous)? }
+                Event::Delete { revision, previous: self.record(previous).await? }
             }
             other @ (Event::Progress(_) | Event::Compacted(_)) => other,
         })
@@ -159,7 +227,10 @@ impl Store for SealedStore {
     fn get(&self, key: Bytes, at: Option<Revision>) -> BoxFuture<'_, Result<Lookup, StoreError>> {
         async move {
             let found = self.inner.get(key, at).await?;
-            let record = found.record.map(|record| self.opener.record(record)).transpose()?;
+            let record = match found.record {
+                Some(record) => Some(self.opener.record(record).await?),
+                None => None,
+            };
             Ok(Lookup { record, revision: found.revision })
         }
         .boxed()
@@ -167,9 +238,12 @@ impl Store for SealedStore {
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>> {
         async move {
-            let page = self.inner.range(range).await?;
-            let records = page.records.into_iter().map(|record| self.opener.record(record));
-            Ok(Page { records: records.collect::<Result<_, _>>()?, ..page })
+            let mut page = self.inner.range(range).await?;
+            let mut records = Vec::with_capacity(page.records.len());
+            for record in std::mem::take(&mut page.records) {
+                records.push(self.opener.record(record).await?);
+            }
+            Ok(Page { records, ..page })
         }
         .boxed()
     }
@@ -197,7 +271,11 @@ impl Store for SealedStore {
             let events = self.inner.watch(prefix, from).await?;
             let opener = self.opener.clone();
             // A value that does not open ends the watch: leaving an event out would be a lie.
-            let opened = events.map(move |event| opener.event(event)).take_while(|event| {
+            let opened = events.then(move |event| {
+                let opener = opener.clone();
+                async move { opener.event(event).await }
+            });
+            let opened = opened.take_while(|event| {
                 let good = event.is_ok();
                 async move { good }
             });

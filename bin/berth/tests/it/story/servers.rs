@@ -1,6 +1,7 @@
 //! Two servers on one etcd: one cluster, of which either may die.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -37,13 +38,18 @@ fn two_servers_are_one_cluster_and_either_may_die() {
 
     let key = one.data.join("secrets.key").display().to_string();
     refusals(&store, services, &key);
+    // The key file is all it takes, brought from the first server.
+    let brought = tempfile::tempdir().unwrap();
+    let copy = brought.path().join("secrets.key");
+    std::fs::copy(&key, &copy).unwrap();
+    let copied = copy.display().to_string();
     let words = [
         "--store",
         &store,
         "--node-name",
         "two",
         "--secrets-key",
-        &key,
+        &copied,
         "--service-cidr",
         services,
     ];
@@ -77,10 +83,7 @@ fn two_servers_are_one_cluster_and_either_may_die() {
     });
     assert_eq!(one.kubectl(&PUBLISHED).good().lines().count(), 2);
 
-    // A new key would be known to one of them alone.
-    let said = one.berth(&["secret", "rotate"]).bad(1);
-    assert!(said.contains("2 servers share the store"), "{said}");
-
+    new_keys(&one, &two, [Path::new(&key), &copy]);
     services_at_once(&one, &two);
 
     let (leader, follower) = takeover(&mut one, &two);
@@ -157,6 +160,21 @@ fn takeover(one: &mut Berth, two: &Berth) -> (String, String) {
     assert_eq!(two.kubectl(&lease).good(), "1");
 
     (leader, follower)
+}
+
+/// Both servers change the key that seals Secrets.
+fn new_keys(one: &Berth, two: &Berth, files: [&Path; 2]) {
+    // A new key is known to both, and what it seals is read by both.
+    two.kubectl(&["create", "secret", "generic", "s", "--from-literal=k=hidden"]).good();
+    one.berth(&["secret", "rotate"]).good();
+    two.berth(&["secret", "rotate"]).good();
+    let read = ["get", "secret", "s", "-o", "go-template={{.data.k | base64decode}}"];
+    for berth in [one, two] {
+        assert_eq!(berth.kubectl(&read).good(), "hidden");
+    }
+    let keys = |path: &Path| std::fs::read_to_string(path).unwrap();
+    assert_eq!(keys(files[0]).lines().count(), 3);
+    assert_eq!(keys(files[0]), keys(files[1]));
 }
 
 /// Both servers hand out Services at the same time, and none of what they hand out twice.

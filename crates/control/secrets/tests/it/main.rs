@@ -153,3 +153,36 @@ async fn watches_tell_values_in_the_clear_and_end_with_the_store() {
     assert_eq!(seen[0], (Bytes::from(HIDDEN), None));
     assert_eq!(seen[1], (Bytes::from("next"), Some(Bytes::from(HIDDEN))));
 }
+
+#[tokio::test]
+async fn a_new_key_is_told_to_the_other_servers_of_a_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let inner = Arc::new(Memory::default());
+    let one = seal(inner.clone(), &file("one")).await.unwrap();
+    one.commit(put(PLACE, HIDDEN)).await.unwrap();
+    std::fs::copy(file("one"), file("two")).unwrap();
+    std::fs::copy(file("one"), file("three")).unwrap();
+    let two = seal(inner.clone(), &file("two")).await.unwrap();
+    let mut events = two.watch(SECRETS.into(), two.current()).await.unwrap();
+    assert!(matches!(events.next().await, Some(Event::Progress(_))));
+    assert_eq!(one.rotate_with_others().await.unwrap(), 1);
+    // What is sealed anew is opened by the other, also on its watch, and the key is kept.
+    assert_eq!(read(&two, PLACE).await, HIDDEN);
+    let Some(Event::Put { record, .. }) = events.next().await else { panic!("a change") };
+    assert_eq!(record.value, HIDDEN);
+    assert_eq!(two.keyring().ids(), one.keyring().ids());
+    two.rotate_with_others().await.unwrap();
+    one.commit(put(PLACE, "changed")).await.unwrap();
+    let all = two.range(Range { prefix: SECRETS.into(), ..Range::default() }).await.unwrap();
+    assert_eq!(all.records[0].value, "changed");
+    assert_eq!(read(&one, PLACE).await, "changed");
+    // One that was away learns both, from the key it has.
+    let three = seal(inner.clone(), &file("three")).await.unwrap();
+    assert_eq!(read(&three, PLACE).await, "changed");
+    assert_eq!(three.keyring().ids().len(), 3);
+    // A stranger learns nothing.
+    let stranger = seal(Arc::new(Memory::default()), &file("four")).await.unwrap();
+    drop(stranger);
+    assert!(matches!(seal(inner, &file("four")).await.err(), Some(UnsealError::Unfit(_))));
+}
