@@ -98,7 +98,7 @@ async fn what_is_asked_for_is_given_once_and_at_once_again() {
     let refused = two.post(SERVICES, &service("b", &ports)).await.expect(422);
     let cause = &refused["details"]["causes"][0];
     assert_eq!(cause["field"], "spec.ports[0].nodePort", "{refused}");
-    two.post(SERVICES, &service("b", &json!({}))).await.expect(201);
+    two.post(SERVICES, &service("b", &json!({"clusterIP": "10.9.0.20"}))).await.expect(201);
     let patch = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30007}]}});
     two.merge(&format!("{SERVICES}/b"), &patch).await.expect(422);
     let why = two.delete(&format!("{ADDRESSES}/10.9.0.9")).await.expect(403);
