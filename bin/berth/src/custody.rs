@@ -110,13 +110,17 @@ pub fn own_name(data: &Path) -> Result<String, ServeError> {
     let path = data.join("server.id");
     let failed = |source| ServeError::Data { path: path.clone(), source };
     match std::fs::read_to_string(&path) {
-        Ok(name) => Ok(name),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Ok(name) if !name.trim().is_empty() => Ok(name),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        // An empty file is what a crash may leave of the first start.
+        _ => {
             let name = format!("{}-{}", crate::serve::hostname(), uuid::Uuid::new_v4());
-            std::fs::write(&path, &name).map_err(failed)?;
+            let draft = path.with_added_extension("new");
+            let mut file = std::fs::File::create(&draft).map_err(failed)?;
+            io::Write::write_all(&mut file, name.as_bytes()).map_err(failed)?;
+            file.sync_all().and_then(|()| std::fs::rename(&draft, &path)).map_err(failed)?;
             Ok(name)
         }
-        Err(error) => Err(failed(error)),
     }
 }
 

@@ -63,9 +63,10 @@ impl Peers {
 
     /// Removes what servers left that are no more, and puts back what is ours. Returns up to where that is known.
     async fn tidy(&mut self, store: &dyn Store) -> Result<Revision, String> {
-        let (living, seen) = living(store).await.map_err(|error| error.to_string())?;
         let selected = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
         let published = self.slices.list(&selected).await.map_err(|error| error.to_string())?;
+        // Asked afterwards, so that who has just come is not taken for gone.
+        let (living, seen) = living(store).await.map_err(|error| error.to_string())?;
         let mut own = None;
         for mut slice in published {
             let name = slice.name_any();

@@ -155,8 +155,13 @@ async fn place(
         }
     }
     for path in aside.into_iter().filter(|path| path.exists()) {
-        let old = path.with_added_extension("before-restore");
-        remove(&old)?;
+        // What was put aside before may be the only copy of what is really wanted.
+        let name = |number: u32| match number {
+            0 => "before-restore".to_owned(),
+            number => format!("before-restore.{number}"),
+        };
+        let mut names = (0..).map(|number| path.with_added_extension(name(number)));
+        let old = names.find(|old| !old.exists()).unwrap_or_else(|| path.to_owned());
         std::fs::rename(path, &old).map_err(failed(&old))?;
     }
     if let Some(draft) = draft {

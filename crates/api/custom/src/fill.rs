@@ -52,6 +52,13 @@ impl Schema {
     pub(crate) fn fill(&self, value: &mut Value) {
         match value {
             Value::Object(fields) => {
+                // A null where none is allowed says nothing, as Go and Helm write it.
+                fields.retain(|name, value| {
+                    !value.is_null()
+                        || self
+                            .child(name)
+                            .is_none_or(|schema| schema.nullable || schema.default.is_some())
+                });
                 for (name, schema) in &self.properties {
                     let Some(default) = &schema.default else { continue };
                     let absent = match fields.get(name) {

@@ -19,6 +19,9 @@ use serde_json::{Value, json};
 use crate::claims::{address_key, port_key, prefixes};
 use crate::status;
 
+/// Which address of the range the DNS of nodes has, counted from its beginning.
+const DNS: u32 = 10;
+
 pub(crate) struct Addresses {
     network: Ipv4Net,
     ports: RangeInclusive<u16>,
@@ -172,6 +175,10 @@ impl Addresses {
             text => {
                 let wanted: Ipv4Addr =
                     text.parse().map_err(|_| invalid("must be a valid IP address".into()))?;
+                if old.and_then(address) != Some(wanted) && self.is_reserved(wanted) {
+                    let why = format!("failed to allocate IP {wanted}: it is reserved");
+                    return Err(invalid(why));
+                }
                 if old.and_then(address) != Some(wanted) && !self.network.contains(&wanted) {
                     let why = format!(
                         "failed to allocate IP {wanted}: the provided IP is not in the valid range {}",
@@ -198,7 +205,16 @@ impl Addresses {
                 let place = (u64::from(skip) + u64::from(step)) % u64::from(count);
                 Ipv4Addr::from_bits(first.to_bits() + u32::try_from(place).unwrap_or_default())
             })
-            .find(|host| *host != first && !taken.contains(&address_key(*host)))
+            .find(|host| {
+                *host != first && !self.is_reserved(*host) && !taken.contains(&address_key(*host))
+            })
+    }
+
+    /// Whether no Service may have this address: it is the range's own, or that of the cluster's DNS, which every pod asks.
+    fn is_reserved(&self, address: Ipv4Addr) -> bool {
+        let own = self.network.prefix_len() < 31
+            && (address == self.network.network() || address == self.network.broadcast());
+        own || address.to_bits() == self.network.network().to_bits() + DNS
     }
 
     fn free_port(&self, mine: &HashSet<(u16, String)>) -> Option<u16> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use berth_custom::{FINALIZER, accept, status};
 use berth_objects::{Handle, Object, Status, time};
@@ -96,10 +97,16 @@ async fn look(shared: &Arc<Shared>, going: &Arc<Mutex<HashSet<String>>>, stop: &
                 let (shared, definition) = (Arc::downgrade(shared), Arc::clone(definition));
                 let (going, stop) = (Arc::clone(going), stop.clone());
                 tokio::spawn(async move {
-                    let taken = stop.run_until_cancelled(take_away(shared, &definition)).await;
-                    if let Some(Err(error)) = taken {
-                        tracing::warn!(%error, name = definition.name(), "cannot delete the objects of a kind");
-                    }
+                    let trying = async {
+                        let mut pause = Duration::from_secs(1);
+                        while let Err(error) = take_away(shared.clone(), &definition).await {
+                            let name = definition.name();
+                            tracing::warn!(%error, name, "cannot delete the objects of a kind yet");
+                            tokio::time::sleep(pause).await;
+                            pause = (pause * 2).min(Duration::from_secs(60));
+                        }
+                    };
+                    let _stopped = stop.run_until_cancelled(trying).await;
                     going.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
                 });
             }

@@ -155,6 +155,14 @@ fn plan(resource: &Resource<'_>, old: Value, options: &Options, now: jiff::Times
     match options.policy.as_str() {
         "Foreground" => finalizer(&mut object, "foregroundDeletion", "orphan"),
         "Orphan" => finalizer(&mut object, "orphan", "foregroundDeletion"),
+        // The way out of a deletion that waits for dependents.
+        "Background" => {
+            let finalizers =
+                object.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut);
+            if let Some(finalizers) = finalizers {
+                finalizers.retain(|it| it != "foregroundDeletion" && it != "orphan");
+            }
+        }
         _ => {}
     }
     let grace = grace(resource, &object, options);

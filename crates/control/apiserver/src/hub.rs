@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use berth_objects::{FieldSelector, Handle, Object, Resource};
 use berth_store::{Event, Revision, Store, StoreError};
@@ -200,39 +201,42 @@ impl Hub {
 
     /// Follows the store until told to stop, or until it is closed. It does not keep the store open.
     pub async fn run(self: Arc<Self>, store: Weak<dyn Store>, stop: CancellationToken) {
-        let mut compacted = true;
-        while compacted {
+        const PAUSE: Duration = Duration::from_millis(50);
+        loop {
             let events = match store.upgrade() {
                 Some(store) => store.watch(b"/registry/".as_slice().into(), self.position()).await,
                 None => return,
             };
-            compacted = match events {
+            match events {
                 Ok(mut events) => self.follow(&mut events, &stop).await,
-                Err(error) => matches!(error, StoreError::Compacted { .. }),
-            };
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot follow the store"
+                    );
+                }
+            }
             if stop.is_cancelled() {
                 return;
             }
-            // Whoever is sent away finds in the store what was missed, or why there is no more.
-            let current = store.upgrade().map(|store| store.current());
-            self.scatter(current.unwrap_or(self.position()));
+            // Whoever is sent away finds in the store what was missed, or why there is no more. Whoever joins again must be
+            // followed for again: without this task their watches would be silent for ever.
+            let Some(current) = store.upgrade().map(|store| store.current()) else { return };
+            self.scatter(current);
+            let _stopped = stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
         }
     }
 
-    /// Says whether the store went on without us.
-    async fn follow(
-        &self,
-        events: &mut BoxStream<'static, Event>,
-        stop: &CancellationToken,
-    ) -> bool {
+    /// Hands on what happens until the store goes on without us.
+    async fn follow(&self, events: &mut BoxStream<'static, Event>, stop: &CancellationToken) {
         while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
             match event {
                 Event::Progress(revision) => self.advance(revision),
-                Event::Compacted(_) => return true,
+                Event::Compacted(_) => return,
                 event => self.hand_on(&event),
             }
         }
-        false
     }
 }
 

@@ -32,14 +32,14 @@ pub(crate) async fn bind(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let binding = input::other(request, ("", "v1", "Binding")).await?;
-    let node = binding.text(&["target", "name"]).to_owned();
-    if node.is_empty() {
-        return Err(Status::bad_request("target.name: Required value"));
-    }
     let mut asked = Asked::create(call, binding);
     asked.mutate().await?;
     asked.validate().await?;
     let binding = asked.object;
+    let node = binding.text(&["target", "name"]).to_owned();
+    if node.is_empty() {
+        return Err(Status::bad_request("target.name: Required value"));
+    }
     let now = berth_objects::time::seconds(call.shared.now());
     call.modify(|mut pod| {
         let uid = binding.uid();
@@ -48,6 +48,10 @@ pub(crate) async fn bind(
         }
         if pod.deleting() {
             let why = format!("pod {} is being deleted, cannot be assigned to a host", call.name);
+            return Err(Status::conflict(call.subject(), &why));
+        }
+        if !pod.list(&["spec", "schedulingGates"]).is_empty() {
+            let why = format!("pod {} has non-empty .spec.schedulingGates", call.name);
             return Err(Status::conflict(call.subject(), &why));
         }
         let assigned = pod.text(&["spec", "nodeName"]);

@@ -73,6 +73,8 @@ async fn answer(
     let (parts, body) = request.into_parts();
     let (yaml, gzip) = (output::prefers_yaml(&parts.headers), compress::accepted(&parts.headers));
     let who = who(&shared, identity, &parts.headers).await;
+    let mut parts = parts;
+    strip(&mut parts.headers);
     let nobody = Identity::default();
     let people = match &who {
         Ok((asker, acting)) => (asker, acting.as_ref()),
@@ -104,6 +106,16 @@ async fn answer(
         output::as_yaml(&mut response);
     }
     if gzip { compress::squeeze(response).await } else { response }
+}
+
+/// Takes away what only this door needs: a request may be handed on to a node, which must not learn whose token it was.
+fn strip(headers: &mut HeaderMap) {
+    headers.remove(http::header::AUTHORIZATION);
+    headers.remove(http::header::COOKIE);
+    let acting = headers.keys().filter(|name| name.as_str().starts_with("impersonate-"));
+    for name in acting.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
 }
 
 async fn serve(

@@ -258,7 +258,10 @@ async fn admit(call: &Call, mut object: Value, old: &Value) -> Result<Value, Sta
     if let Some(policies) = standards::policies(call, fetch_namespace(call)).await? {
         call.warn(standards::admit(call, &policies, &object, Some(old))?);
     }
-    if call.subresource == Some(Subresource::Resize) {
+    let claim = call.subresource.is_none()
+        && (call.resource().group, call.resource().kind) == ("", "PersistentVolumeClaim")
+        && object["spec"]["resources"] != old["spec"]["resources"];
+    if claim || call.subresource == Some(Subresource::Resize) {
         limits::check(call, &object).await?;
     }
     admission::checked(call, &mut object);
@@ -342,6 +345,31 @@ fn ready(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
     Ok(())
 }
 
+/// What of a pod no resize may change: all but CPU and memory of containers that run with it.
+fn unsized_part(pod: &Value) -> Value {
+    let mut spec = pod["spec"].clone();
+    for field in ["containers", "initContainers"] {
+        let containers = spec.get_mut(field).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            if field == "initContainers" && container.text(&["restartPolicy"]) != "Always" {
+                continue;
+            }
+            for which in ["requests", "limits"] {
+                for name in ["cpu", "memory"] {
+                    container.unset(&["resources", which, name]);
+                }
+                if container.map(&["resources", which]).is_some_and(serde_json::Map::is_empty) {
+                    container.unset(&["resources", which]);
+                }
+            }
+            if container.map(&["resources"]).is_some_and(serde_json::Map::is_empty) {
+                container.unset(&["resources"]);
+            }
+        }
+    }
+    spec
+}
+
 /// Takes only these fields from the new object.
 fn only(object: &mut Value, old: &Value, paths: &[&[&str]]) {
     let new = std::mem::replace(object, old.clone());
@@ -405,7 +433,14 @@ fn check(call: &Call, object: &Value, old: &Value) -> Result<(), Status> {
             errors.extend(berth_rules::validate_ephemeral(object, old));
             errors
         }
-        Some(Subresource::Resize) => berth_rules::validate(call.resource(), object),
+        Some(Subresource::Resize) => {
+            let mut errors = berth_rules::validate(call.resource(), object);
+            if unsized_part(object) != unsized_part(old) {
+                let why = "only cpu and memory resources are mutable";
+                errors.push(FieldError::forbidden("spec", why));
+            }
+            errors
+        }
         Some(part @ Subresource::Status) => {
             berth_rules::validate_part(call.resource(), object, old, part)
         }

@@ -1,6 +1,6 @@
 //! A provider's keys: found by discovery, kept, and looked for again when a token names one that is not known.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -8,7 +8,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use berth_objects::Object;
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::Value;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::Parts;
@@ -50,6 +49,7 @@ pub(crate) struct Keys {
     discovery: String,
     client: reqwest::Client,
     known: Mutex<Known>,
+    asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -76,7 +76,13 @@ impl Keys {
             .timeout(PATIENCE)
             .build()?;
         let (issuer, discovery) = (issuer.to_owned(), discovery.to_owned());
-        Ok(Self { issuer, discovery, client, known: Mutex::default() })
+        Ok(Self {
+            issuer,
+            discovery,
+            client,
+            known: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Checks a token's signature.
@@ -99,15 +105,28 @@ impl Keys {
 
     /// The keys. `anew` asks for what may have come since, unless that was done just now.
     async fn keys(&self, anew: bool) -> Result<Arc<Vec<Value>>, KeyError> {
-        // One asks, the others wait for the answer.
-        let mut known = self.known.lock().await;
-        let recent = known.asked.is_some_and(|(when, well)| {
-            when.elapsed() < PAUSE || (well && !anew && when.elapsed() < FRESH)
-        });
-        if recent {
-            return Ok(Arc::clone(&known.keys));
+        let recent = || {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let recent = known.asked.is_some_and(|(when, well)| {
+                when.elapsed() < PAUSE || (well && !anew && when.elapsed() < FRESH)
+            });
+            (recent, Arc::clone(&known.keys))
+        };
+        let (fresh, old) = recent();
+        if fresh {
+            return Ok(old);
+        }
+        // One asks; who has a key at hand does not wait for the others'.
+        let _turn = match self.asking.try_lock() {
+            Ok(turn) => turn,
+            Err(_) if !anew && !old.is_empty() => return Ok(old),
+            Err(_) => self.asking.lock().await,
+        };
+        if let (true, keys) = recent() {
+            return Ok(keys);
         }
         let fetched = self.fetch().await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.asked = Some((Instant::now(), fetched.is_ok()));
         match fetched {
             Ok(keys) => known.keys = Arc::new(keys),

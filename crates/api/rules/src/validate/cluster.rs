@@ -173,6 +173,10 @@ pub(crate) fn priority_level(object: &Value, errors: &mut Errors) {
                     queuing.field(field).invalid("must be positive", errors);
                 }
             }
+            // Queues are there as soon as the level is.
+            if queuing.field("queues").value.as_i64().is_some_and(|number| number > 100_000) {
+                queuing.field("queues").invalid("must not be greater than 100000", errors);
+            }
             let (hand, queues) =
                 (queuing.value.integer(&["handSize"]), queuing.value.integer(&["queues"]));
             if hand > queues {

@@ -390,8 +390,7 @@ fn probe(probe: &Place<'_>, name: &str, errors: &mut Errors) {
 /// What remains of a pod's spec when everything that may change is taken away.
 fn fixed(spec: Option<&Value>, old: &Value) -> Value {
     let mut spec = spec.cloned().unwrap_or_default();
-    for field in ["activeDeadlineSeconds", "tolerations", "ephemeralContainers", "schedulingGates"]
-    {
+    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
         spec.unset(&[field]);
     }
     if old.integer(&["terminationGracePeriodSeconds"]).is_some_and(|seconds| seconds < 0) {
@@ -416,6 +415,11 @@ pub(crate) fn update(object: &Value, old: &Value, errors: &mut Errors) {
              additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be \
              set to 1 if it was previously negative)",
         ));
+    }
+    let had = old.list(&["spec", "schedulingGates"]);
+    if object.list(&["spec", "schedulingGates"]).iter().any(|gate| !had.contains(gate)) {
+        let why = "only deletion is allowed, but found new scheduling gate";
+        errors.push(FieldError::forbidden("spec.schedulingGates", why));
     }
     let new = object.list(&["spec", "tolerations"]);
     if !old.list(&["spec", "tolerations"]).iter().all(|toleration| {

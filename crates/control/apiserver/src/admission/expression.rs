@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use berth_access::{Attributes, Identity};
 use berth_cel::{Authorizer, Budget, Decision, Program, Question, Variables};
-use berth_objects::{FieldError, Object};
+use berth_objects::{FieldError, Handle, Object, Status};
 use serde_json::Value;
 
+use super::matching::seen_as;
 use super::{Asked, review};
 use crate::call::Call;
 
@@ -126,6 +127,22 @@ impl Authorizer for Who<'_> {
     }
 }
 
+/// A request as those see it who asked for it in one version.
+pub(super) struct Seen {
+    pub handle: Handle,
+    pub object: Value,
+    pub old: Value,
+}
+
+impl Seen {
+    pub async fn of(asked: &Asked<'_>, handle: Handle) -> Result<Self, Status> {
+        let (shared, own) = (&asked.call.shared, asked.call.resource());
+        let object = seen_as(shared, own, handle.get(), &asked.object).await?;
+        let old = seen_as(shared, own, handle.get(), asked.old).await?;
+        Ok(Self { handle, object, old })
+    }
+}
+
 /// Whether all conditions hold.
 pub(super) enum Held {
     Yes,
@@ -156,6 +173,7 @@ impl<'a> Scene<'a> {
     pub fn new(
         stage: &'a Stage<'_>,
         asked: &Asked<'_>,
+        seen: &Seen,
         defined: &'a [(String, Expression)],
         budget: &'a mut Budget,
     ) -> Self {
@@ -170,8 +188,8 @@ impl<'a> Scene<'a> {
             request.unset(&[field]);
         }
         let variables = Variables::new()
-            .with("object", &asked.object)
-            .with("oldObject", asked.old)
+            .with("object", &seen.object)
+            .with("oldObject", &seen.old)
             .with("request", &request)
             .with("variables", &serde_json::json!({}))
             .authorized(&stage.0);

@@ -68,6 +68,8 @@ fn names(wanted: &str, plural: &str, part: &str) -> bool {
 pub(crate) struct Rules {
     rules: Vec<Rule>,
     excluded: Vec<Rule>,
+    /// Whether no rules at all mean everything.
+    open: bool,
     equivalent: bool,
     namespaces: Option<LabelSelector>,
     objects: Option<LabelSelector>,
@@ -89,34 +91,34 @@ impl Rules {
         Self {
             rules,
             excluded: all("excludeResourceRules"),
+            open: false,
             equivalent: value.text(&["matchPolicy"]) != "Exact",
             namespaces: selector("namespaceSelector"),
             objects: selector("objectSelector"),
         }
     }
 
-    /// Whether no rule limits it at all, as in a binding that narrows nothing.
-    pub fn is_open(&self) -> bool {
-        self.rules.is_empty()
+    /// From what narrows a policy down: without rules it narrows nothing.
+    pub fn narrowing(value: &Value) -> Self {
+        Self { open: true, ..Self::parse(value) }
     }
 
     /// The resource the request is matched as, which may be another version of the same object; nothing if it is none of
     /// its business.
     pub fn resource(&self, asked: &Asked<'_>) -> Option<Handle> {
         let own = asked.call.resource();
-        let hit = |resource: &Resource<'_>| {
-            (self.is_open() || self.rules.iter().any(|rule| rule.matches(asked, resource)))
-                && !self.excluded.iter().any(|rule| rule.matches(asked, resource))
-        };
-        if hit(own) {
-            return Some(asked.call.handle.clone());
-        }
-        if !self.equivalent {
+        let served = asked.call.shared.kinds.served();
+        let others = || served.handles().filter(|it| self.equivalent && same(own, it.get()));
+        let any =
+            |rules: &[Rule], it: &Resource<'_>| rules.iter().any(|rule| rule.matches(asked, it));
+        // What is excluded in one version is excluded in all.
+        if any(&self.excluded, own) || others().any(|other| any(&self.excluded, other.get())) {
             return None;
         }
-        let served = asked.call.shared.kinds.served();
-        let mut others = served.handles().filter(|other| same(own, other.get()));
-        others.find(|other| hit(other.get()))
+        if (self.open && self.rules.is_empty()) || any(&self.rules, own) {
+            return Some(asked.call.handle.clone());
+        }
+        others().find(|other| any(&self.rules, other.get()))
     }
 
     /// Whether the selectors want this request.

@@ -7,9 +7,9 @@ use berth_cel::Budget;
 use berth_objects::{Cause, LabelSelector, Object, Status, Subject};
 use serde_json::{Value, json};
 
-use super::expression::{Expression, Held, Scene, Stage, named};
+use super::expression::{Expression, Held, Scene, Seen, Stage, named};
 use super::kept::Kept;
-use super::matching::Rules;
+use super::matching::{Rules, seen_as};
 use super::{Asked, EXEMPT};
 use crate::server::Shared;
 use crate::write;
@@ -100,7 +100,7 @@ impl Binding {
             policy: spec.text(&["policyName"]).to_owned(),
             rules: spec["matchResources"]
                 .is_object()
-                .then(|| Rules::parse(&spec["matchResources"])),
+                .then(|| Rules::narrowing(&spec["matchResources"])),
             reference: spec["paramRef"].clone(),
             actions: actions.map(str::to_owned).collect(),
         }
@@ -169,6 +169,8 @@ impl Pair {
 
 /// What a use needs to be evaluated about a request.
 struct Case {
+    /// The request in the version the policy asks for.
+    seen: Seen,
     /// The parameters, one after the other; or why there are none.
     parameters: Result<Vec<Value>, String>,
     namespace: Value,
@@ -188,17 +190,23 @@ impl Use {
 
     /// Whether the policy is about the request, and what it needs if so.
     async fn case(&self, asked: &Asked<'_>) -> Result<Option<Case>, Status> {
-        for rules in [Some(&self.policy.rules), self.binding.rules.as_ref()].into_iter().flatten() {
-            if rules.resource(asked).is_none() || !rules.selects(asked).await? {
+        let Some(handle) = self.policy.rules.resource(asked) else { return Ok(None) };
+        let narrowed = self.binding.rules.as_ref();
+        if narrowed.is_some_and(|rules| rules.resource(asked).is_none()) {
+            return Ok(None);
+        }
+        for rules in [Some(&self.policy.rules), narrowed].into_iter().flatten() {
+            if !rules.selects(asked).await? {
                 return Ok(None);
             }
         }
+        let seen = Seen::of(asked, handle).await?;
         let namespace = match asked.call.namespace.as_str() {
             "" => Value::Null,
             _ => write::fetch_namespace(asked.call).await?.unwrap_or(Value::Null),
         };
         let parameters = self.parameters(asked).await?;
-        Ok(Some(Case { parameters, namespace }))
+        Ok(Some(Case { seen, parameters, namespace }))
     }
 
     async fn parameters(&self, asked: &Asked<'_>) -> Result<Result<Vec<Value>, String>, Status> {
@@ -261,7 +269,7 @@ impl Use {
         };
         let stage = Stage::new(asked.call);
         for parameter in parameters {
-            let mut scene = Scene::new(&stage, asked, &policy.variables, budget)
+            let mut scene = Scene::new(&stage, asked, &case.seen, &policy.variables, budget)
                 .with(parameter, &case.namespace);
             match scene.holds(&policy.conditions) {
                 Held::Yes => {}
@@ -321,14 +329,20 @@ impl Use {
 
     /// Has the policy change the object. Says whether it did.
     pub async fn mutate(&self, asked: &mut Asked<'_>) -> Result<bool, Status> {
-        let Some(case) = self.case(asked).await? else { return Ok(false) };
-        let before = asked.object.clone();
+        let Some(mut case) = self.case(asked).await? else { return Ok(false) };
         let mut budget = Budget::for_request();
-        match self.change(asked, &case, &mut budget) {
-            Ok(()) => Ok(asked.object != before),
+        match self.change(asked, &mut case, &mut budget) {
+            Ok(false) => Ok(false),
+            Ok(true) => {
+                let (shared, own) = (&asked.call.shared, asked.call.resource());
+                let object =
+                    seen_as(shared, case.seen.handle.get(), own, &case.seen.object).await?;
+                let changed = object != asked.object;
+                asked.object = object;
+                Ok(changed)
+            }
             Err(why) if self.policy.ignored => {
                 tracing::warn!(policy = self.policy.name, why, "passed over a policy that failed");
-                asked.object = before;
                 Ok(false)
             }
             Err(why) => {
@@ -338,19 +352,21 @@ impl Use {
         }
     }
 
+    /// Changes the object as the policy sees it. Says whether there was anything to do.
     fn change(
         &self,
-        asked: &mut Asked<'_>,
-        case: &Case,
+        asked: &Asked<'_>,
+        case: &mut Case,
         budget: &mut Budget,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let parameters = case.parameters.as_ref().map_err(Clone::clone)?;
-        let handle = asked.call.handle.clone();
+        let handle = case.seen.handle.clone();
         let schema = handle.get().schema();
         let stage = Stage::new(asked.call);
+        let mut did = false;
         for parameter in parameters {
-            let mut object = asked.object.clone();
-            let mut scene = Scene::new(&stage, asked, &self.policy.variables, budget)
+            let mut object = case.seen.object.clone();
+            let mut scene = Scene::new(&stage, asked, &case.seen, &self.policy.variables, budget)
                 .with(parameter, &case.namespace);
             match scene.holds(&self.policy.conditions) {
                 Held::Yes => {}
@@ -362,10 +378,8 @@ impl Use {
                     Mutation::Apply(expression) => {
                         let part = scene.json(expression)?;
                         if !part.is_object() {
-                            return Err(format!(
-                                "expression '{}' gives no object",
-                                expression.text()
-                            ));
+                            let text = expression.text();
+                            return Err(format!("expression '{text}' gives no object"));
                         }
                         berth_objects::merge_applied(schema, &mut object, &part);
                     }
@@ -380,9 +394,10 @@ impl Use {
                 scene.see(&object);
             }
             drop(scene);
-            asked.object = object;
+            case.seen.object = object;
+            did = true;
         }
-        Ok(())
+        Ok(did)
     }
 }
 

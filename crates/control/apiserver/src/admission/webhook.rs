@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_cel::Budget;
-use berth_objects::{Handle, Object, Resource, Status, Subject};
+use berth_objects::{Handle, Object, Status, Subject};
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use serde_json::Value;
 
-use super::expression::{Expression, Held, Scene, Stage, named};
+use super::expression::{Expression, Held, Scene, Seen, Stage, named};
 use super::kept::Kept;
 use super::matching::{Rules, seen_as};
 use super::review::{self, Verdict};
@@ -84,8 +84,11 @@ impl Hook {
         if !self.rules.selects(asked).await? {
             return Ok(None);
         }
-        if !self.holds(asked)? {
-            return Ok(None);
+        if !self.conditions.is_empty() {
+            let seen = Seen::of(asked, resource.clone()).await?;
+            if !self.holds(asked, &seen)? {
+                return Ok(None);
+            }
         }
         if asked.call.dry_run && !self.dry {
             let message = format!("admission webhook \"{}\" does not support dry run", self.name);
@@ -95,12 +98,9 @@ impl Hook {
     }
 
     /// Whether the webhook's conditions hold. What cannot be evaluated is as bad as a webhook that does not answer.
-    fn holds(&self, asked: &Asked<'_>) -> Result<bool, Status> {
-        if self.conditions.is_empty() {
-            return Ok(true);
-        }
+    fn holds(&self, asked: &Asked<'_>, seen: &Seen) -> Result<bool, Status> {
         let (stage, mut budget) = (Stage::new(asked.call), Budget::for_request());
-        match Scene::new(&stage, asked, &[], &mut budget).holds(&self.conditions) {
+        match Scene::new(&stage, asked, seen, &[], &mut budget).holds(&self.conditions) {
             Held::Yes => Ok(true),
             Held::No => Ok(false),
             Held::Broken(_) if self.ignored => Ok(false),
@@ -115,16 +115,15 @@ impl Hook {
     async fn ask(
         &self,
         asked: &Asked<'_>,
-        resource: &Resource<'_>,
+        resource: &Handle,
         mutating: bool,
     ) -> Result<Option<Verdict>, Status> {
         let id = uuid::Uuid::new_v4().to_string();
         let outcome = match &self.server {
             Ok(server) => {
-                let (shared, own) = (&asked.call.shared, asked.call.resource());
-                let object = seen_as(shared, own, resource, &asked.object).await?;
-                let old = seen_as(shared, own, resource, asked.old).await?;
-                let question = review::question(asked, resource, (&object, &old), &id);
+                let seen = Seen::of(asked, resource.clone()).await?;
+                let shown = (&seen.object, &seen.old);
+                let question = review::question(asked, resource.get(), shown, &id);
                 let callouts = &asked.call.shared.callouts;
                 let answer = callouts.post(server, self.timeout, &question).await;
                 answer
@@ -161,7 +160,7 @@ pub(super) fn invoke<'a>(
 ) -> BoxFuture<'a, Result<bool, Status>> {
     async move {
         let Some(resource) = hook.wants(asked).await? else { return Ok(false) };
-        let Some(mut verdict) = hook.ask(asked, resource.get(), true).await? else {
+        let Some(mut verdict) = hook.ask(asked, &resource, true).await? else {
             return Ok(false);
         };
         heed(asked, &mut verdict)?;
@@ -196,7 +195,7 @@ pub(super) async fn validate(asked: &Asked<'_>) -> Result<(), Status> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let asking = wanted.iter().map(|(hook, resource)| hook.ask(asked, resource.get(), false));
+    let asking = wanted.iter().map(|(hook, resource)| hook.ask(asked, resource, false));
     for outcome in join_all(asking).boxed().await {
         if let Some(mut verdict) = outcome? {
             heed(asked, &mut verdict)?;
