@@ -455,3 +455,47 @@ async fn custom_objects_are_admitted_as_any_other() {
     client.delete(&format!("{}/b", boats("v1beta1"))).await.expect(200);
     client.post(&boats("v1"), &boat("v1", "c", json!({}))).await.expect(201);
 }
+
+#[tokio::test]
+async fn a_webhook_without_rules_is_asked_about_nothing() {
+    let client = Client::start().await;
+    let hook = Hook::serve(|question| review(question, json!({"allowed": false}))).await;
+    let without = webhook(&hook.config(), &json!({"rules": null}));
+    configure(&client, "Validating", "v", vec![without]).await;
+    client.post(MAPS, &map("a", json!({}))).await.expect(201);
+    assert!(hook.questions().is_empty());
+}
+
+#[tokio::test]
+async fn webhooks_choose_the_node_of_a_pod_and_gates_hold_it() {
+    let client = Client::start().await;
+    let hook = Hook::serve(|question| {
+        patched(question, &json!([{"op": "replace", "path": "/target/name", "value": "other"}]))
+    })
+    .await;
+    let rules = json!({"rules": [{"apiGroups": [""], "apiVersions": ["v1"],
+        "resources": ["pods/binding"], "operations": ["CREATE"]}]});
+    configure(&client, "Mutating", "m", vec![webhook(&hook.config(), &rules)]).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"schedulingGates": [{"name": "example.com/wait"}],
+            "containers": [{"name": "a", "image": "x"}]}});
+    client.post(pods, &pod).await.expect(201);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"},
+        "target": {"kind": "Node", "name": "first"}});
+    let path = format!("{pods}/p");
+    let refused = client.post(&format!("{path}/binding"), &binding).await.expect(409);
+    assert!(refused["message"].as_str().unwrap().contains("schedulingGates"), "{refused}");
+    client.merge(&path, &json!({"spec": {"schedulingGates": null}})).await.expect(200);
+    client.post(&format!("{path}/binding"), &binding).await.expect(201);
+    let bound = client.get(&path).await.expect(200);
+    assert_eq!(bound["spec"]["nodeName"], "other");
+
+    // What is added to look into a pod has a path of its own, and a gate comes only with the pod.
+    let look = json!({"spec": {"ephemeralContainers": [{"name": "look", "image": "x"}]}});
+    client.merge(&path, &look).await.expect(422);
+    let gate = json!({"spec": {"schedulingGates": [{"name": "example.com/late"}]}});
+    client.merge(&path, &gate).await.expect(422);
+    pod["metadata"]["name"] = "q".into();
+    client.post(pods, &pod).await.expect(201);
+}
