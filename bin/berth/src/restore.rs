@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use berth_cli::{RestoreSettings, Restored};
 use berth_secrets::{Keyring, KeyringError, OpenError, PassphraseError};
@@ -18,6 +19,9 @@ use crate::serve::ServeError;
 /// Clients may have seen this many revisions after the backup. A server that goes on behind them has them list again, rather
 /// than tell them that what they know lies in the future.
 const LEAP: u64 = 1_000_000_000;
+
+/// The longest a server that is no more is still named in etcd, and a little more.
+const CLAIM: Duration = Duration::from_secs(15);
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +150,15 @@ async fn place(
     match &settings.store {
         Some(etcd) => {
             let etcd = crate::custody::connect(etcd).await?;
-            restore::fill(&etcd, records.to_vec(), settings.replace).await?;
+            let begun = tokio::time::Instant::now();
+            // A server that was killed just now is still named there for a moment.
+            while let Err(error) = restore::fill(&etcd, records.to_vec(), settings.replace).await {
+                let named = matches!(error, RestoreError::Running(_));
+                if !named || begun.elapsed() > CLAIM {
+                    return Err(error.into());
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         }
         None => {
             remove(&fresh)?;
