@@ -41,6 +41,7 @@ pub fn firewall_settings(settings: &Settings) -> FirewallSettings {
         interfaces: settings.network.prefix.clone(),
         pods: settings.network.pods,
         gateway: settings.network.gateway(),
+        dns: settings.network.dns,
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Settings {
     pub pods: (Ipv4Addr, u8),
     /// The node's own address among them: what a disguised connection seems to come from.
     pub gateway: Ipv4Addr,
+    /// Where the node answers DNS. It is one of the node's own addresses, and no published port takes it.
+    pub dns: Ipv4Addr,
 }
 
 /// The rules of one node. The table stays in the kernel when this is dropped, so that traffic flows while the server is
@@ -134,11 +136,15 @@ impl Firewall {
         self.guard(batch);
         for chain in ["refuse", "refuse-local"] {
             self.rule(batch, chain, frontend().in_set("refused", WORD0).refuse());
-            self.rule(batch, chain, host_frontend().in_set("refused", WORD0).refuse());
+            self.rule(batch, chain, self.host_frontend().in_set("refused", WORD0).refuse());
         }
         for chain in ["service", "service-local"] {
             self.rule(batch, chain, frontend().lookup("service", WORD0, Register::VERDICT));
-            self.rule(batch, chain, host_frontend().lookup("service", WORD0, Register::VERDICT));
+            self.rule(
+                batch,
+                chain,
+                self.host_frontend().lookup("service", WORD0, Register::VERDICT),
+            );
         }
         self.disguise(batch);
         self.policy(batch);
@@ -403,13 +409,17 @@ fn any_frontend() -> Rule {
     Rule::new().load(WORD0, &[0; 4]).meta(Meta::Protocol, WORD1).destination_port(WORD2)
 }
 
-fn host_frontend() -> Rule {
-    Rule::new()
-        .destination_kind(WORD0)
-        .compare(WORD0, Comparison::Equal, &2_u32.to_ne_bytes())
-        .load(WORD0, &[0; 4])
-        .meta(Meta::Protocol, WORD1)
-        .destination_port(WORD2)
+impl Firewall {
+    fn host_frontend(&self) -> Rule {
+        Rule::new()
+            .destination(WORD0)
+            .compare(WORD0, Comparison::NotEqual, &self.settings.dns.octets())
+            .destination_kind(WORD0)
+            .compare(WORD0, Comparison::Equal, &2_u32.to_ne_bytes())
+            .load(WORD0, &[0; 4])
+            .meta(Meta::Protocol, WORD1)
+            .destination_port(WORD2)
+    }
 }
 
 impl Rule {

@@ -14,6 +14,7 @@ pub fn settings() -> Settings {
         interfaces: "pod".to_owned(),
         pods: (Ipv4Addr::new(10, 42, 0, 0), 16),
         gateway: Ipv4Addr::new(10, 42, 0, 1),
+        dns: Ipv4Addr::new(10, 43, 0, 10),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use berth_firewall::{Backend, Firewall, Frontend, PolicySet, Protocol, Ruleset};
 
-use crate::support::{Net, pod, settings};
+use crate::support::{Net, pod, run, settings};
 
 const PATIENCE: Duration = Duration::from_millis(700);
 
@@ -108,6 +108,11 @@ fn a_service_balances_over_its_endpoints_and_refuses_without() {
         assert!(ask([127, 0, 0, 1].into(), 9000).unwrap().starts_with("pod0"));
         assert!(ask([127, 0, 0, 1].into(), 9001).unwrap().starts_with("pod1"));
         assert!(ask([10, 42, 0, 1].into(), 9001).unwrap().starts_with("pod1"));
+        // Nobody takes the names' place by publishing their port.
+        run("ip address add 10.43.0.10/32 dev lo");
+        assert!(ask([10, 43, 0, 10].into(), 9001).is_err());
+        assert!(net.inside(2, || ask([10, 43, 0, 10].into(), 9001)).is_err());
+        assert!(net.inside(2, || ask([10, 42, 0, 1].into(), 9001)).is_ok());
         assert!(
             ask([10, 42, 0, 1].into(), 9000).is_err(),
             "a port on loopback is not on other addresses"
