@@ -103,7 +103,7 @@ pub fn network(settings: &ServeSettings) -> NodeNetwork {
         prefix: settings.instance.clone(),
         pods: (settings.pod_cidr.network(), settings.pod_cidr.prefix_len()),
         services: (services.network(), services.prefix_len()),
-        dns: Ipv4Addr::from_bits(services.network().to_bits() + 10),
+        dns: Ipv4Addr::from_bits(services.network().to_bits() + berth_apiserver::DNS),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Service accounts: tokens on request, and what a pod gets from its account.
 
+use std::borrow::Cow;
+
 use berth_access::{Attributes, node_of};
 use berth_authority::LONGEST_TOKEN;
 use berth_objects::{Object, Status, Subject, time};
@@ -29,10 +31,7 @@ pub(crate) async fn token(
     if wanted.list(&["spec", "audiences"]).is_empty() {
         wanted.set(&["spec", "audiences"], json!([ISSUER]));
     }
-    let mut asked = Asked::create(call, wanted);
-    asked.mutate().await?;
-    asked.validate().await?;
-    wanted = asked.object;
+    wanted = Asked::create(call, Cow::Owned(wanted)).settle().await?;
     let longest = i64::try_from(LONGEST_TOKEN.as_secs()).unwrap_or(i64::MAX);
     let seconds = wanted.integer(&["spec", "expirationSeconds"]).unwrap_or(USUAL);
     if seconds < SHORTEST {

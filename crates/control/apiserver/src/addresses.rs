@@ -20,7 +20,7 @@ use crate::claims::{address_key, port_key, prefixes};
 use crate::status;
 
 /// Which address of the range the DNS of nodes has, counted from its beginning.
-const DNS: u32 = 10;
+pub const DNS: u32 = 10;
 
 pub(crate) struct Addresses {
     network: Ipv4Net,

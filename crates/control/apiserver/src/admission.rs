@@ -11,6 +11,7 @@ mod policy;
 mod review;
 mod webhook;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use berth_objects::{Object, Status};
@@ -54,7 +55,7 @@ pub(crate) struct Asked<'call> {
     pub call: &'call Call,
     pub operation: Operation,
     /// The object as it is to be; null for a deletion.
-    pub object: Value,
+    pub object: Cow<'call, Value>,
     /// The object as it is; null for a creation.
     pub old: &'call Value,
     /// What the client said about the operation itself.
@@ -63,13 +64,13 @@ pub(crate) struct Asked<'call> {
 
 impl<'call> Asked<'call> {
     /// A new object.
-    pub fn create(call: &'call Call, object: Value) -> Self {
+    pub fn create(call: &'call Call, object: Cow<'call, Value>) -> Self {
         let options = options(call, "CreateOptions");
         Self { call, operation: Operation::Create, object, old: &NULL, options }
     }
 
     /// A change.
-    pub fn update(call: &'call Call, object: Value, old: &'call Value) -> Self {
+    pub fn update(call: &'call Call, object: Cow<'call, Value>, old: &'call Value) -> Self {
         let kind = if call.applies { "PatchOptions" } else { "UpdateOptions" };
         let options = options(call, kind);
         Self { call, operation: Operation::Update, object, old, options }
@@ -77,12 +78,14 @@ impl<'call> Asked<'call> {
 
     /// A deletion.
     pub fn delete(call: &'call Call, old: &'call Value, options: Value) -> Self {
-        Self { call, operation: Operation::Delete, object: Value::Null, old, options }
+        let object = Cow::Borrowed(&NULL);
+        Self { call, operation: Operation::Delete, object, old, options }
     }
 
     /// The opening of a stream.
     pub fn connect(call: &'call Call, object: Value) -> Self {
-        Self { call, operation: Operation::Connect, object, old: &NULL, options: Value::Null }
+        let (object, options) = (Cow::Owned(object), Value::Null);
+        Self { call, operation: Operation::Connect, object, old: &NULL, options }
     }
 
     /// The subresource of the request, or nothing.
@@ -137,10 +140,16 @@ impl<'call> Asked<'call> {
         webhook::validate(self).await
     }
 
-    /// Both, for what is not stored: changes are for nothing, refusals count.
-    pub async fn judge(mut self) -> Result<(), Status> {
+    /// Both, for what is not stored as it is. Returns what became of it.
+    pub async fn settle(mut self) -> Result<Value, Status> {
         self.mutate().await?;
-        self.validate().await
+        self.validate().await?;
+        Ok(self.object.into_owned())
+    }
+
+    /// The same where changes are for nothing and refusals count.
+    pub async fn judge(self) -> Result<(), Status> {
+        self.settle().await.map(drop)
     }
 }
 

@@ -3,6 +3,8 @@
 //! The budget's own controller counts how many pods may go; here one of them is taken, with the same optimistic write as any
 //! change, so that two evictions at once cannot both have the last one.
 
+use std::borrow::Cow;
+
 use berth_objects::{Cause, LabelSelector, Object, Resource, Status, Subresource, time};
 use berth_store::Range;
 use http::{Request, Response};
@@ -33,7 +35,7 @@ pub(crate) async fn evict(
     }
     let options = eviction.get("deleteOptions").unwrap_or(&Value::Null);
     let options = Options::from_body(call, options)?;
-    Asked::create(call, eviction.clone()).judge().await?;
+    Asked::create(call, Cow::Borrowed(&eviction)).judge().await?;
     let pod = call.read().await?;
     if !goes_anyway(&pod)
         && let Some(budget) = budget(call, &pod).await?

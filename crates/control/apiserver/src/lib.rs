@@ -59,6 +59,7 @@ mod table;
 mod watch;
 mod write;
 
+pub use addresses::DNS;
 pub use audit::Audit;
 pub use berth_access::Identity;
 pub use body::{Body, BoxError};

@@ -1,5 +1,7 @@
 //! What pods have and nothing else does: binding, and the streams that only their node can serve.
 
+use std::borrow::Cow;
+
 use berth_objects::{Object, Status};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -32,10 +34,7 @@ pub(crate) async fn bind(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let binding = input::other(request, ("", "v1", "Binding")).await?;
-    let mut asked = Asked::create(call, binding);
-    asked.mutate().await?;
-    asked.validate().await?;
-    let binding = asked.object;
+    let binding = Asked::create(call, Cow::Owned(binding)).settle().await?;
     let node = binding.text(&["target", "name"]).to_owned();
     if node.is_empty() {
         return Err(Status::bad_request("target.name: Required value"));

@@ -93,10 +93,9 @@ async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>
         object.unset(&["metadata", "managedFields"]);
     }
     complete(call, &mut object).await?;
-    let mut asked = Asked::create(call, object);
-    let changed = asked.mutate().await?;
-    object = asked.object;
-    if changed {
+    let mut asked = Asked::create(call, Cow::Borrowed(&object));
+    if asked.mutate().await? {
+        object = asked.object.into_owned();
         refit(call, &mut object)?;
         call.place(&mut object)?;
         complete(call, &mut object).await?;
@@ -120,9 +119,7 @@ async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>
     }
     limits::check(call, &object).await?;
     admission::checked(call, &mut object);
-    let asked = Asked::create(call, object);
-    asked.validate().await?;
-    object = asked.object;
+    Asked::create(call, Cow::Borrowed(&object)).validate().await?;
     call.track(&mut object, None);
     if is_quota(call) {
         quota::tally(&call.shared, &call.namespace, &mut object).await?;
@@ -246,9 +243,10 @@ pub(crate) fn change<'call>(
 async fn admit(call: &Call, mut object: Value, old: &Value) -> Result<Value, Status> {
     ready(call, &mut object, old)?;
     let shown_old = shown(call, old);
-    let mut asked = Asked::update(call, shown(call, &object).into_owned(), &shown_old);
+    let mut asked = Asked::update(call, shown(call, &object), &shown_old);
     if asked.mutate().await? {
-        take(call, &mut object, asked.object);
+        let changed = asked.object.into_owned();
+        take(call, &mut object, changed);
         refit(call, &mut object)?;
         ready(call, &mut object, old)?;
     }
@@ -265,7 +263,7 @@ async fn admit(call: &Call, mut object: Value, old: &Value) -> Result<Value, Sta
         limits::check(call, &object).await?;
     }
     admission::checked(call, &mut object);
-    Asked::update(call, shown(call, &object).into_owned(), &shown_old).validate().await?;
+    Asked::update(call, shown(call, &object), &shown_old).validate().await?;
     if is_quota(call) && object["spec"] != old["spec"] {
         quota::tally(&call.shared, &call.namespace, &mut object).await?;
     }

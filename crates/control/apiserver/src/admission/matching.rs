@@ -124,7 +124,7 @@ impl Rules {
     /// Whether the selectors want this request.
     pub async fn selects(&self, asked: &Asked<'_>) -> Result<bool, Status> {
         if let Some(selector) = &self.objects
-            && ![&asked.object, asked.old]
+            && ![&*asked.object, asked.old]
                 .into_iter()
                 .any(|object| object.is_object() && selector.matches(object.labels()))
         {
@@ -133,7 +133,7 @@ impl Rules {
         let Some(selector) = &self.namespaces else { return Ok(true) };
         let call = asked.call;
         if (call.resource().group, call.resource().kind) == ("", "Namespace") {
-            let own = if asked.object.is_object() { &asked.object } else { asked.old };
+            let own = if asked.object.is_object() { &*asked.object } else { asked.old };
             return Ok(selector.matches(own.labels()));
         }
         if !call.resource().namespaced() {

@@ -337,8 +337,8 @@ impl Use {
                 let (shared, own) = (&asked.call.shared, asked.call.resource());
                 let object =
                     seen_as(shared, case.seen.handle.get(), own, &case.seen.object).await?;
-                let changed = object != asked.object;
-                asked.object = object;
+                let changed = object != *asked.object;
+                asked.object = Cow::Owned(object);
                 Ok(changed)
             }
             Err(why) if self.policy.ignored => {

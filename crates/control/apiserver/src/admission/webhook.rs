@@ -1,5 +1,6 @@
 //! Webhooks: servers that are asked about objects, and may change or refuse them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,8 +177,8 @@ pub(super) fn invoke<'a>(
             ))
         })?;
         let object = seen_as(&asked.call.shared, resource.get(), own, &object).await?;
-        let changed = object != asked.object;
-        asked.object = object;
+        let changed = object != *asked.object;
+        asked.object = Cow::Owned(object);
         Ok(changed)
     }
     .boxed()
