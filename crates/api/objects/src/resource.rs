@@ -110,6 +110,8 @@ pub enum Subresource {
     Attach,
     /// A port of a pod.
     PortForward,
+    /// What serves HTTP there; the kind of its options.
+    Proxy(&'static str),
 }
 
 impl Subresource {
@@ -130,6 +132,7 @@ impl Subresource {
             Self::Exec => "exec",
             Self::Attach => "attach",
             Self::PortForward => "portforward",
+            Self::Proxy(_) => "proxy",
         }
     }
 
@@ -144,6 +147,7 @@ impl Subresource {
             Self::Exec => Some(("", "v1", "PodExecOptions")),
             Self::Attach => Some(("", "v1", "PodAttachOptions")),
             Self::PortForward => Some(("", "v1", "PodPortForwardOptions")),
+            Self::Proxy(kind) => Some(("", "v1", kind)),
             Self::Status
             | Self::Approval
             | Self::EphemeralContainers
@@ -166,6 +170,7 @@ impl Subresource {
             Self::Finalize => &["update"],
             Self::Log => &["get"],
             Self::Exec | Self::Attach | Self::PortForward => &["create", "get"],
+            Self::Proxy(_) => &["create", "delete", "get", "patch", "update"],
         }
     }
 }

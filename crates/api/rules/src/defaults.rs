@@ -143,6 +143,7 @@ pub(crate) fn apply(resource: &Resource, object: &mut Value) {
         }
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => rows(object, cluster::FLOW_SCHEMA),
         ("flowcontrol.apiserver.k8s.io", _) => rows(object, cluster::PRIORITY_LEVEL),
+        ("apiregistration.k8s.io", _) => rows(object, cluster::API_SERVICE),
         ("resource.k8s.io", "ResourceClaim") => cluster::device_requests(object, "/spec"),
         ("resource.k8s.io", "ResourceClaimTemplate") => {
             cluster::device_requests(object, "/spec/spec");

@@ -19,6 +19,7 @@ mod networking;
 mod node;
 mod policy;
 mod rbac;
+mod registration;
 mod scheduling;
 mod storage;
 
@@ -51,7 +52,7 @@ const fn v1(
     }
 }
 
-static GROUPS: [&[Resource<'static>]; 20] = [
+static GROUPS: [&[Resource<'static>]; 21] = [
     &core::RESOURCES,
     &admission::RESOURCES,
     &apps::RESOURCES,
@@ -66,6 +67,7 @@ static GROUPS: [&[Resource<'static>]; 20] = [
     &networking::RESOURCES,
     &node::RESOURCES,
     &policy::RESOURCES,
+    &registration::RESOURCES,
     &scheduling::RESOURCES,
     &storage::RESOURCES,
     &authentication::RESOURCES,

@@ -8,6 +8,7 @@ mod network;
 mod placement;
 mod pod;
 pub(crate) mod rbac;
+mod registration;
 mod scaling;
 mod schedule;
 mod security;
@@ -141,6 +142,7 @@ fn content(resource: &Resource, object: &Value, creating: bool, errors: &mut Err
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => cluster::flow_schema(object, errors),
         ("flowcontrol.apiserver.k8s.io", _) => cluster::priority_level(object, errors),
         ("resource.k8s.io", kind) => cluster::devices(kind, object, errors),
+        ("apiregistration.k8s.io", _) => registration::create(object, errors),
         _ => {}
     }
 }

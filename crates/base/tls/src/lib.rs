@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use rustls::ConfigBuilder;
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::WebPkiClientVerifier;
@@ -118,21 +120,28 @@ pub fn client(
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots(server_roots)?);
+    shows(config, credentials)
+}
+
+fn shows(
+    config: ConfigBuilder<ClientConfig, WantsClientCert>,
+    credentials: Option<Credentials>,
+) -> Result<ClientConfig, TlsError> {
     Ok(match credentials {
         Some(own) => config.with_client_auth_cert(own.chain, own.key)?,
         None => config.with_no_client_auth(),
     })
 }
 
-/// A client that trusts the machine's own authorities.
+/// A client that trusts the machine's own authorities and shows `credentials` when asked.
 ///
 /// # Errors
-/// When the machine has none.
-pub fn public_client() -> Result<ClientConfig, TlsError> {
+/// When the machine has none, or the credentials are not usable.
+pub fn public_client(credentials: Option<Credentials>) -> Result<ClientConfig, TlsError> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .and_then(BuilderVerifierExt::with_platform_verifier)?;
-    Ok(config.with_no_client_auth())
+    shows(config, credentials)
 }
 
 /// A client that takes whatever certificate it is shown, and shows `credentials` when asked: what passes is hidden from who listens,
@@ -148,10 +157,7 @@ pub fn unverified_client(credentials: Option<Credentials>) -> Result<ClientConfi
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    Ok(match credentials {
-        Some(own) => config.with_client_auth_cert(own.chain, own.key)?,
-        None => config.with_no_client_auth(),
-    })
+    shows(config, credentials)
 }
 
 /// Takes every certificate, and still wants its holder to have the key.

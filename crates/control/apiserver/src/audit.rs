@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::aggregation::{self, Wanted};
 use crate::kinds::Kinds;
 use crate::path::{self, Query, Target};
 use crate::service::{header, verb_of};
@@ -72,6 +73,15 @@ fn describe(parts: &Parts, kinds: &Kinds) -> Described {
         name: String::new(),
         long: false,
     };
+    if let Some((_, words)) = aggregation::of_path(kinds, parts.uri.path()) {
+        let wanted = Wanted::parse(&words, &parts.method, &Query::parse(parts.uri.query()));
+        let long = wanted.lasts();
+        let Wanted { verb, group, version, resource, subresource, namespace, name } = wanted;
+        if resource.is_empty() {
+            return Described { verb, ..described };
+        }
+        return Described { verb, group, version, resource, subresource, namespace, name, long };
+    }
     let Ok(Target::Resource(target)) = path::parse(parts.uri.path(), kinds) else {
         return described;
     };

@@ -37,6 +37,11 @@ pub(crate) async fn whole(body: Body) -> Result<Bytes, BoxError> {
     Ok(body.collect().await?.to_bytes())
 }
 
+/// Reads an answer of another server, of at most so many bytes. Boxed, as below.
+pub(crate) fn up_to(body: Body, largest: usize) -> BoxFuture<'static, Result<Bytes, BoxError>> {
+    Limited::new(body, largest).collect().map(|read| Ok(read?.to_bytes())).boxed()
+}
+
 /// Reads a whole body. Boxed, because the compiler cannot follow the body's error into the callers' futures.
 pub(crate) fn collect(body: Body) -> BoxFuture<'static, Result<Bytes, Status>> {
     let whole = tokio::time::timeout(PATIENCE, Limited::new(body, LARGEST).collect());

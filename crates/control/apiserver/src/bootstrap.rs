@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::call::Call;
 use crate::path::{Query, ResourceTarget};
 use crate::server::ApiServer;
-use crate::{Identity, flow, write};
+use crate::{Identity, aggregation, flow, write};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -26,6 +26,10 @@ pub(crate) async fn objects(server: &ApiServer) -> Result<(), Status> {
     }
     for (plural, object) in flow::objects() {
         ensure(server, (flow::GROUP, plural), "", object).await?;
+    }
+    if let Some(own) = &server.shared.options.aggregator {
+        let announced = aggregation::announce(own);
+        ensure(server, ("", "configmaps"), "kube-system", announced).await?;
     }
     let block = server.shared.options.service_addresses.trunc().to_string();
     let block = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [block]}});
@@ -84,16 +88,19 @@ async fn ensure(
             outcome => outcome.map(drop),
         };
     }
-    // The published address may be another one than at the last start.
-    if plural == "endpointslices" {
-        let current = write::change(&call, |old| {
-            let mut new = old.clone();
-            for field in ["endpoints", "ports"] {
-                new.set(&[field], object[field].clone());
-            }
-            Ok(new)
-        });
-        current.await?;
-    }
+    // The published address may be another one than at the last start, and so may be what others have to know of us.
+    let moving: &[&str] = match plural {
+        "endpointslices" => &["endpoints", "ports"],
+        "configmaps" => &["data"],
+        _ => return Ok(()),
+    };
+    let current = write::change(&call, |old| {
+        let mut new = old.clone();
+        for field in moving {
+            new.set(&[field], object[*field].clone());
+        }
+        Ok(new)
+    });
+    current.await?;
     Ok(())
 }

@@ -15,7 +15,8 @@ use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
 use crate::service::{header, json};
 use crate::{
-    Body, Identity, accounts, delete, evict, list, patch, pods, reviews, room, scale, watch, write,
+    Body, Identity, accounts, delete, evict, list, patch, pods, proxies, reviews, room, scale,
+    watch, write,
 };
 
 /// What to do about fields nobody knows.
@@ -101,7 +102,8 @@ impl Call {
                     Subresource::Log
                     | Subresource::Exec
                     | Subresource::Attach
-                    | Subresource::PortForward,
+                    | Subresource::PortForward
+                    | Subresource::Proxy(_),
                 ) => Form::Whole,
                 _ => Form::negotiate(headers, query.text("includeObject"))?,
             },
@@ -153,7 +155,7 @@ impl Call {
     ) -> Result<Response<Body>, Status> {
         use Subresource::{
             Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log,
-            PortForward, Resize, Scale, Token,
+            PortForward, Proxy, Resize, Scale, Token,
         };
         if self.resource().is_kept() {
             room::check(&*self.shared.options.room, &self.identity, verb, self.subresource)?;
@@ -162,6 +164,7 @@ impl Call {
             (Some(Log | Exec | Attach | PortForward), "get" | "create") => {
                 return pods::stream(&self, request).await;
             }
+            (Some(Proxy(_)), _) => return proxies::serve(&self, request).await,
             (Some(Binding), "create") => pods::bind(&mut self, request).await?,
             (Some(Eviction), "create") => evict::evict(&mut self, request).await?,
             (Some(Scale), "get") => scale::get(&self).await?,

@@ -35,11 +35,12 @@ pub(crate) struct Server {
     roots: Option<String>,
 }
 
+/// A port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Service {
-    namespace: String,
-    name: String,
-    port: u16,
+pub(crate) struct Service {
+    pub namespace: String,
+    pub name: String,
+    pub port: u16,
 }
 
 /// Why a call brought no answer.
@@ -117,7 +118,7 @@ impl Server {
     }
 }
 
-fn roots(encoded: &str) -> Result<Option<String>, CalloutError> {
+pub(crate) fn roots(encoded: &str) -> Result<Option<String>, CalloutError> {
     if encoded.is_empty() {
         return Ok(None);
     }
@@ -147,7 +148,7 @@ impl Callouts {
         }
         let mut tls: ClientConfig = match &server.roots {
             Some(pem) => berth_tls::client(pem, None)?,
-            None => berth_tls::public_client()?,
+            None => berth_tls::public_client(None)?,
         };
         tls.alpn_protocols = berth_tls::HTTP.map(<[u8]>::to_vec).to_vec();
         let mut builder = reqwest::Client::builder()
@@ -215,18 +216,26 @@ impl Resolve for Endpoints {
     fn resolve(&self, _name: Name) -> Resolving {
         let (store, service) = (Arc::clone(&self.store), self.service.clone());
         Box::pin(async move {
-            let mut found = endpoints(&*store, &service).await?;
-            if found.is_empty() {
-                let Service { name, namespace, .. } = &service;
-                let why =
-                    format!("no endpoints available for service \"{name}\" in \"{namespace}\"");
-                return Err(BoxError::from(why));
-            }
-            let first = rand::random_range(0..found.len());
-            found.rotate_left(first);
+            let found = ready(&*store, &service).await?;
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
+}
+
+/// Where a Service's port is served now, in no particular order; at least one place.
+pub(crate) async fn ready(
+    store: &dyn Store,
+    service: &Service,
+) -> Result<Vec<SocketAddr>, BoxError> {
+    let mut found = endpoints(store, service).await?;
+    if found.is_empty() {
+        let Service { name, namespace, .. } = service;
+        let why = format!("no endpoints available for service \"{name}\" in \"{namespace}\"");
+        return Err(BoxError::from(why));
+    }
+    let first = rand::random_range(0..found.len());
+    found.rotate_left(first);
+    Ok(found)
 }
 
 /// Where a Service's port is served now.

@@ -34,16 +34,19 @@ pub(crate) fn answer(
             )
         })),
         ["apis"] => Ok(aggregated(request, &served.documents().groups).unwrap_or_else(|| {
-            let groups: Vec<_> = groups(served)
-                .into_keys()
-                .filter(|g| !g.is_empty())
-                .map(|name| group(served, name))
+            let all = served.groups();
+            let groups: Vec<_> = all
+                .iter()
+                .filter(|(name, _)| !name.is_empty())
+                .map(|(name, versions)| group(name, versions))
                 .collect();
             respond(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         })),
         ["api", "v1"] => Ok(respond(200, &resource_list(served, "", "v1"))),
-        ["apis", name] if groups(served).contains_key(name) => {
-            let mut value = group(served, name);
+        ["apis", wanted] if !wanted.is_empty() => {
+            let all = served.groups();
+            let found = all.iter().find(|(name, _)| name == wanted).ok_or_else(not_found)?;
+            let mut value = group(found.0, &found.1);
             value["kind"] = "APIGroup".into();
             value["apiVersion"] = "v1".into();
             Ok(respond(200, &value))
@@ -106,9 +109,9 @@ pub(crate) fn versions<'a>(served: &'a Served, group: &str) -> Vec<&'a str> {
     versions
 }
 
-fn group(served: &Served, name: &str) -> Value {
-    let versions: Vec<_> = versions(served, name)
-        .into_iter()
+fn group(name: &str, versions: &[&str]) -> Value {
+    let versions: Vec<_> = versions
+        .iter()
         .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
         .collect();
     json!({"name": name, "preferredVersion": versions[0], "versions": versions})
@@ -185,19 +188,15 @@ impl Documents {
 
 impl Document {
     fn new(served: &Served, core: bool) -> Self {
-        let items: Vec<_> = groups(served)
+        let local = groups(served);
+        let items: Vec<_> = served
+            .groups()
             .into_iter()
             .filter(|(group, _)| group.is_empty() == core)
-            .map(|(group, resources)| {
-                let versions: Vec<_> = versions(served, group)
-                    .into_iter()
-                    .map(|version| {
-                        let of_version = resources.iter().filter(|r| r.version == version);
-                        let resources: Vec<_> = of_version.copied().map(aggregate).collect();
-                        json!({"version": version, "resources": resources,
-                            "freshness": "Current"})
-                    })
-                    .collect();
+            .map(|(group, versions)| {
+                let own = local.get(group).map(Vec::as_slice).unwrap_or_default();
+                let versions: Vec<_> =
+                    versions.into_iter().map(|it| told(served, own, group, it)).collect();
                 let metadata = if core { json!({}) } else { json!({"name": group}) };
                 json!({"metadata": metadata, "versions": versions})
             })
@@ -212,6 +211,19 @@ impl Document {
         };
         Self { v2: render("v2"), v2beta1: render("v2beta1") }
     }
+}
+
+/// A version of a group with its resources: our own, or what another server told of it.
+fn told(served: &Served, own: &[&Resource<'_>], group: &str, version: &str) -> Value {
+    if let Some(remote) = served.remote(group, version) {
+        let fresh = remote.available == Some(true);
+        let resources = remote.described.as_ref().map_or(json!([]), |it| it.resources.clone());
+        return json!({"version": version, "resources": resources,
+            "freshness": if fresh { "Current" } else { "Stale" }});
+    }
+    let of_version = own.iter().filter(|resource| resource.version == version);
+    let resources: Vec<_> = of_version.copied().map(aggregate).collect();
+    json!({"version": version, "resources": resources, "freshness": "Current"})
 }
 
 /// A short name of some bytes.

@@ -7,6 +7,7 @@ use berth_access::{Attributes, node_of};
 use berth_objects::{FieldError, Object, Status, Subresource};
 use serde_json::{Value, json};
 
+use crate::aggregation;
 use crate::call::Call;
 
 /// Looks at a new object, and completes what only the server knows.
@@ -14,6 +15,7 @@ pub(crate) fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
     match (call.resource().group, call.resource().kind) {
         (berth_access::GROUP, _) => grant(call, object)?,
         ("certificates.k8s.io", _) => sign_for(call, object)?,
+        (aggregation::GROUP, _) => aggregation::admit(call, object)?,
         _ => {}
     }
     crate::restrict::create(call, object)
@@ -29,6 +31,7 @@ pub(crate) fn update(call: &Call, object: &mut Value, old: &Value) -> Result<(),
             }
         }
         ("certificates.k8s.io", _) => decide(call, object, old)?,
+        (aggregation::GROUP, _) => aggregation::admit(call, object)?,
         _ => {}
     }
     crate::restrict::update(call, object, old)

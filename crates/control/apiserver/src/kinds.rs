@@ -15,8 +15,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::aggregation::{Remote, Remotes};
 use crate::discovery::Documents;
-use crate::{registry, status};
+use crate::{aggregation, registry, status};
 
 /// The longest a request waits until its definition is known.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,10 +39,24 @@ struct Defined {
 #[derive(Debug, Default)]
 pub(crate) struct Served {
     defined: BTreeMap<String, Defined>,
+    remotes: Arc<Remotes>,
     documents: OnceLock<Documents>,
 }
 
 impl Served {
+    /// The versions of groups that other servers answer for.
+    pub fn remotes(&self) -> &Arc<Remotes> {
+        &self.remotes
+    }
+
+    /// The server that answers for a version of a group, if it is another.
+    pub fn remote(&self, group: &str, version: &str) -> Option<&Arc<Remote>> {
+        match self.remotes.is_empty() {
+            true => None,
+            false => self.remotes.get(&(group.to_owned(), version.to_owned())),
+        }
+    }
+
     /// All definitions.
     pub fn definitions(&self) -> impl Iterator<Item = &Arc<Value>> {
         self.defined.values().map(|defined| &defined.definition)
@@ -60,6 +75,33 @@ impl Served {
             ))
         });
         berth_rules::resources().map(|resource| -> &'a Resource<'a> { resource }).chain(custom)
+    }
+
+    /// All groups with their versions, the preferred one first, in the order in which they are told.
+    pub fn groups(&self) -> Vec<(&str, Vec<&str>)> {
+        let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for resource in self.resources() {
+            let versions = all.entry(resource.group).or_default();
+            if !versions.contains(&resource.version) {
+                versions.push(resource.version);
+            }
+        }
+        let mut remotes: Vec<&Arc<Remote>> = self.remotes.values().collect();
+        remotes.sort_by_key(|it| std::cmp::Reverse((it.version_priority, precedence(&it.version))));
+        for remote in &remotes {
+            let versions = all.entry(&remote.group).or_default();
+            if !versions.contains(&remote.version.as_str()) {
+                versions.push(&remote.version);
+            }
+        }
+        let priority = |group: &str| {
+            let of_group =
+                remotes.iter().filter(|it| it.group == group).map(|it| it.group_priority);
+            of_group.max().unwrap_or_else(|| aggregation::priority(group))
+        };
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort_by_key(|(group, _)| std::cmp::Reverse(priority(group)));
+        all
     }
 
     /// The same, to be kept.
@@ -173,9 +215,26 @@ impl Kinds {
     }
 
     fn replace(&self, defined: BTreeMap<String, Defined>) {
-        let served = Arc::new(Served { defined, documents: OnceLock::new() });
-        *self.served.write().unwrap_or_else(PoisonError::into_inner) = served;
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        let remotes = Arc::clone(&served.remotes);
+        *served = Arc::new(Served { defined, remotes, documents: OnceLock::new() });
+        drop(served);
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Says what other servers answer for.
+    pub fn aggregate(&self, change: impl FnOnce(&Remotes) -> Remotes) {
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        let remotes = change(&served.remotes);
+        let same = remotes.len() == served.remotes.len()
+            && remotes.iter().all(|(place, it)| {
+                served.remotes.get(place).is_some_and(|known| Arc::ptr_eq(known, it))
+            });
+        if !same {
+            let defined = served.defined.clone();
+            let remotes = Arc::new(remotes);
+            *served = Arc::new(Served { defined, remotes, documents: OnceLock::new() });
+        }
     }
 
     async fn take(&self, event: &Event) -> Result<(), Status> {

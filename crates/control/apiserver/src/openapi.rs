@@ -94,6 +94,16 @@ pub(crate) fn index(served: &Served) -> Value {
             paths.insert(root, json!({"serverRelativeURL": url}));
         }
     }
+    for ((group, version), remote) in served.remotes().iter() {
+        let root = root(group, version);
+        // Without a document of the other's there is none, whatever this server had there.
+        paths.shift_remove(&root);
+        let edition = remote.described.as_ref().and_then(|it| it.edition.as_ref());
+        if let Some(edition) = edition.filter(|_| remote.available == Some(true)) {
+            let url = format!("/openapi/v3/{root}?hash={edition}");
+            paths.insert(root, json!({"serverRelativeURL": url}));
+        }
+    }
     json!({"paths": paths})
 }
 

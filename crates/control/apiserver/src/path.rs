@@ -124,6 +124,12 @@ pub(crate) fn parse(path: &str, kinds: &Kinds) -> Result<Target, Status> {
             let found = resource.subresources.iter().find(|known| known.name() == *part);
             (*name, Some(*found.ok_or_else(unknown)?))
         }
+        // What follows is the other server's.
+        [name, "proxy", ..] => {
+            let proxy = |known: &&Subresource| matches!(known, Subresource::Proxy(_));
+            let found = resource.subresources.iter().find(proxy);
+            (*name, Some(*found.ok_or_else(unknown)?))
+        }
         _ => return Err(unknown()),
     };
     if !name.is_empty() && resource.namespaced() && namespace.is_empty() {

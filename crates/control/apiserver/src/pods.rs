@@ -114,9 +114,20 @@ pub(crate) async fn stream(
     let uri: Uri =
         path.parse().map_err(|_| Status::bad_request("the container's name is no name"))?;
     *request.uri_mut() = uri;
+    let what = format!("the node \"{node}\" of pod \"{}\"", call.name);
+    at_node(call, node, &what, request).await
+}
+
+/// Has a node answer a request, whose address is the node's own.
+pub(crate) async fn at_node(
+    call: &Call,
+    node: &str,
+    what: &str,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     request.headers_mut().insert(http::header::HOST, HeaderValue::from_static("node"));
     let unreachable = || {
-        let message = format!("the node \"{node}\" of pod \"{}\" cannot be reached", call.name);
+        let message = format!("{what} cannot be reached");
         let mut status = Status::new(503, "ServiceUnavailable", message);
         status.retry_after = Some(1);
         status

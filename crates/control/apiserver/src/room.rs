@@ -30,9 +30,12 @@ pub(crate) fn check(
     verb: &str,
     subresource: Option<Subresource>,
 ) -> Result<(), Status> {
-    use Subresource::{Attach, Eviction, Exec, Log, PortForward, Token};
+    use Subresource::{Attach, Eviction, Exec, Log, PortForward, Proxy, Token};
     let adds = matches!(verb, "create" | "update" | "patch")
-        && !matches!(subresource, Some(Attach | Eviction | Exec | Log | PortForward | Token));
+        && !matches!(
+            subresource,
+            Some(Attach | Eviction | Exec | Log | PortForward | Proxy(_) | Token)
+        );
     let own = is_component(identity);
     // Asked for every write: it is also how a full disk is noticed.
     if adds && room.is_short() && !own {

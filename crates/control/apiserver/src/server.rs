@@ -15,14 +15,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::addresses::Addresses;
 use crate::admission::{Policies, Webhooks};
+use crate::aggregation::ApiServices;
 use crate::authorize::Access;
 use crate::callout::Callouts;
 use crate::flow::Flow;
+use crate::follow::{Follower, follow};
 use crate::hub::Hub;
 use crate::kinds::Kinds;
 use crate::{
-    ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations, bootstrap,
-    claims, definitions, quota, roles,
+    Aggregator, ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations,
+    aggregation, bootstrap, claims, definitions, quota, roles,
 };
 
 /// Says what time it is.
@@ -54,6 +56,8 @@ pub struct Options {
     pub tokens: Arc<TokenKeys>,
     /// Whose tokens name people, besides the cluster's own.
     pub people: Option<Arc<Providers>>,
+    /// What shows other servers for whom this one asks; without it they take nobody's word.
+    pub aggregator: Option<Arc<Aggregator>>,
     /// What is recorded of requests, if anything.
     pub audit: Option<Audit>,
     /// What administrators may have the server do.
@@ -77,6 +81,7 @@ impl Default for Options {
                     .expect("a key needs nothing but randomness, which Linux has"),
             ),
             people: None,
+            aggregator: None,
             audit: None,
             operations: None,
             room: Arc::new(Endless),
@@ -109,6 +114,7 @@ pub(crate) struct Shared {
     pub addresses: Arc<Addresses>,
     pub hub: Arc<Hub>,
     pub kinds: Arc<Kinds>,
+    pub api_services: Arc<ApiServices>,
     /// Ends the hub with the server.
     _hub: DropGuard,
     pub access: Arc<Access>,
@@ -142,6 +148,8 @@ impl ApiServer {
         let access = Arc::new(Access::load(&*store).await.map_err(StartError::Roles)?);
         let kinds = Arc::new(Kinds::default());
         kinds.load(&*store).await.map_err(StartError::Kinds)?;
+        let api_services = Arc::new(ApiServices::default());
+        api_services.load(&*store).await.map_err(StartError::Kinds)?;
         let addresses = Addresses::new(options.service_addresses, options.node_ports.clone());
         let addresses = Arc::new(addresses);
         let hub = Hub::new(store.current());
@@ -158,6 +166,7 @@ impl ApiServer {
             addresses,
             hub,
             kinds,
+            api_services,
             _hub: stop.drop_guard(),
             access,
             closing: CancellationToken::new(),
@@ -179,6 +188,15 @@ impl ApiServer {
             addresses.follow(store, seen).await;
         }));
         bootstrap::objects(&server).await.map_err(StartError::Bootstrap)?;
+        let (api_services, closing) =
+            (Arc::clone(&server.shared.api_services), server.shared.closing.clone());
+        let store = Arc::downgrade(&server.shared.store);
+        tokio::spawn(closing.run_until_cancelled_owned(async move {
+            follow(&*api_services, store).await;
+        }));
+        aggregation::own(&server.shared).await.map_err(StartError::Bootstrap)?;
+        let closing = server.shared.closing.clone();
+        tokio::spawn(aggregation::keep(Arc::downgrade(&server.shared), closing));
         let closing = server.shared.closing.clone();
         tokio::spawn(quota::keep(Arc::downgrade(&server.shared), closing));
         Ok(server)

@@ -20,8 +20,8 @@ use crate::call::{Call, not_allowed};
 use crate::path::{self, Query, Target};
 use crate::server::Shared;
 use crate::{
-    Body, BoxError, Identity, authenticate, body, compress, discovery, impersonate, operations,
-    output, reviews,
+    Body, BoxError, Identity, aggregation, authenticate, body, compress, discovery, impersonate,
+    operations, output, reviews,
 };
 
 /// The API for one identity, as a tower service.
@@ -112,6 +112,7 @@ async fn answer(
 fn strip(headers: &mut HeaderMap) {
     headers.remove(http::header::AUTHORIZATION);
     headers.remove(http::header::COOKIE);
+    aggregation::strip(headers);
     let acting = headers.keys().filter(|name| name.as_str().starts_with("impersonate-"));
     for name in acting.cloned().collect::<Vec<_>>() {
         headers.remove(name);
@@ -207,6 +208,9 @@ async fn route(
 ) -> Result<Response<Body>, Status> {
     let path = request.uri().path().to_owned();
     let query = Query::parse(request.uri().query());
+    if let Some((remote, parts)) = aggregation::of_path(&shared.kinds, &path) {
+        return elsewhere(shared, identity, &remote, &parts, request).await;
+    }
     let target = match path::parse(&path, &shared.kinds)? {
         Target::Other(parts) => {
             let method = request.method().as_str().to_lowercase();
@@ -258,6 +262,7 @@ async fn route(
     let reason = check(shared, identity, &attributes).await?;
     let decides = resource.group == berth_access::GROUP && verb_writes(verb);
     let defines = resource.group == berth_custom::GROUP && verb_writes(verb);
+    let aggregates = resource.group == aggregation::GROUP && verb_writes(verb);
     let call = Call::new(Arc::clone(shared), identity.clone(), target, query, request.headers())?;
     let mut response = call.run(verb, request).await?;
     turn.note(&mut response);
@@ -270,13 +275,39 @@ async fn route(
         // And who defines a kind may use it.
         shared.kinds.caught_up(shared.store.current()).await;
     }
+    if aggregates {
+        aggregation::caught_up(shared, shared.store.current()).await;
+    }
+    Ok(response)
+}
+
+/// Has another server answer, if whoever asks may.
+async fn elsewhere(
+    shared: &Arc<Shared>,
+    identity: &Identity,
+    remote: &aggregation::Remote,
+    parts: &[String],
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let path = request.uri().path().to_owned();
+    let query = Query::parse(request.uri().query());
+    let wanted = aggregation::Wanted::parse(parts, request.method(), &query);
+    let attributes = wanted.attributes(&path);
+    let mut turn = shared.flow.admit(shared, identity, &attributes).await?;
+    if wanted.lasts() {
+        turn.seat = None;
+    }
+    let reason = check(shared, identity, &attributes).await?;
+    let mut response = remote.serve(shared, identity, wanted.lasts(), request).await?;
+    turn.note(&mut response);
+    response.extensions_mut().insert(Reason(reason));
     Ok(response)
 }
 
 /// Whether the answer may go on without end.
 fn lasts(verb: &str, part: Option<Subresource>) -> bool {
-    use Subresource::{Attach, Exec, Log, PortForward};
-    verb == "watch" || matches!(part, Some(Log | Exec | Attach | PortForward))
+    use Subresource::{Attach, Exec, Log, PortForward, Proxy};
+    verb == "watch" || matches!(part, Some(Log | Exec | Attach | PortForward | Proxy(_)))
 }
 
 fn verb_writes(verb: &str) -> bool {

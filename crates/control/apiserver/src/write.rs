@@ -13,8 +13,8 @@ use crate::audit::Created;
 use crate::call::Call;
 use crate::registry::{ATTEMPTS, Change};
 use crate::{
-    Body, accounts, claims, classes, definitions, delete, guard, limits, priority, quota, scale,
-    standards,
+    Body, accounts, aggregation, claims, classes, definitions, delete, guard, limits, priority,
+    quota, scale, standards,
 };
 
 /// Letters and digits that spell no words and are not mistaken for each other.
@@ -103,6 +103,9 @@ async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>
     berth_rules::prepare_create(resource, &mut object);
     if definitions::concerns(call) {
         definitions::settle(call, &mut object);
+    }
+    if resource.group == aggregation::GROUP {
+        aggregation::settle(call, &mut object, None);
     }
     guard::create(call, &mut object)?;
     if let Some(inert) = berth_rules::inert(resource) {
@@ -329,6 +332,9 @@ fn ready(call: &Call, object: &mut Value, old: &Value) -> Result<(), Status> {
             berth_rules::prepare_update(call.resource(), object, old);
             if definitions::concerns(call) {
                 definitions::settle(call, object);
+            }
+            if call.resource().group == aggregation::GROUP {
+                aggregation::settle(call, object, Some(old));
             }
         }
         Some(Subresource::Status) => berth_rules::prepare_status(call.resource(), object, old),

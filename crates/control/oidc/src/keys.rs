@@ -67,7 +67,7 @@ impl Keys {
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let tls = match roots {
             Some(pem) => berth_tls::client(pem, None)?,
-            None => berth_tls::public_client()?,
+            None => berth_tls::public_client(None)?,
         };
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)

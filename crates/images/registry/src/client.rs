@@ -80,7 +80,7 @@ impl Client {
     ///
     /// When TLS cannot be set up.
     pub fn new(options: ClientOptions) -> Result<Self, RegistryError> {
-        let mut tls = berth_tls::public_client().map_err(RegistryError::Tls)?;
+        let mut tls = berth_tls::public_client(None).map_err(RegistryError::Tls)?;
         tls.alpn_protocols = berth_tls::HTTP.map(<[u8]>::to_vec).to_vec();
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)

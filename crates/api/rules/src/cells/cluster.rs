@@ -148,6 +148,30 @@ pub(crate) fn flow_schema(object: &Value, now: Timestamp) -> Vec<Value> {
     ]
 }
 
+pub(crate) const API_SERVICE: &[Column] =
+    &[Column::text("Service"), Column::text("Available"), AGE];
+
+pub(crate) fn api_service(object: &Value, now: Timestamp) -> Vec<Value> {
+    let conditions = object.list(&["status", "conditions"]);
+    let available = conditions.iter().find(|condition| condition.text(&["type"]) == "Available");
+    let available =
+        available.map_or(("Unknown", ""), |it| (it.text(&["status"]), it.text(&["reason"])));
+    let place = match object.at(&["spec", "service"]) {
+        Some(service) if service.is_object() => {
+            format!("{}/{}", service.text(&["namespace"]), service.text(&["name"]))
+        }
+        _ => "Local".to_owned(),
+    };
+    vec![
+        place.into(),
+        match available {
+            (status @ ("True" | "Unknown"), _) => status.into(),
+            (status, reason) => format!("{status} ({reason})").into(),
+        },
+        age(object, now),
+    ]
+}
+
 pub(crate) const PRIORITY_LEVEL: &[Column] = &[
     Column::text("Type"),
     Column::text("NominalConcurrencyShares"),

@@ -59,6 +59,8 @@ pub(super) const ADMISSION_BINDING: &[Row] = &[
     ("spec.matchResources.excludeResourceRules[].scope", Always, r#""*""#),
 ];
 
+pub(super) const API_SERVICE: &[Row] = &[("spec.service.port", Always, "443")];
+
 pub(super) const FLOW_SCHEMA: &[Row] = &[("spec.matchingPrecedence", Always, "1000")];
 
 pub(super) const PRIORITY_LEVEL: &[Row] = &[

@@ -1,8 +1,8 @@
 //! The core group.
 
 use berth_objects::Subresource::{
-    Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Resize,
-    Scale, Status, Token,
+    Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Proxy,
+    Resize, Scale, Status, Token,
 };
 use berth_objects::{Resource, Scope};
 
@@ -36,7 +36,7 @@ pub(super) static RESOURCES: [Resource<'static>; 15] = [
     Resource {
         short: &["no"],
         scope: Scope::Cluster,
-        subresources: &[Status],
+        subresources: &[Status, Proxy("NodeProxyOptions")],
         selectable: &["spec.unschedulable"],
         columns: cells::NODE,
         cells: cells::node,
@@ -55,6 +55,7 @@ pub(super) static RESOURCES: [Resource<'static>; 15] = [
             Exec,
             Attach,
             PortForward,
+            Proxy("PodProxyOptions"),
         ],
         selectable: &[
             "spec.nodeName",
@@ -74,7 +75,7 @@ pub(super) static RESOURCES: [Resource<'static>; 15] = [
     Resource {
         short: &["svc"],
         categories: &["all"],
-        subresources: &[Status],
+        subresources: &[Status, Proxy("ServiceProxyOptions")],
         selectable: &["spec.clusterIP", "spec.type"],
         columns: cells::SERVICE,
         cells: cells::service,

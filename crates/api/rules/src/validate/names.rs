@@ -43,6 +43,17 @@ pub(crate) fn subdomain(place: &Place<'_>, errors: &mut Errors) {
     place.invalid(SUBDOMAIN, errors);
 }
 
+fn is_old_label(text: &str) -> bool {
+    is_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase())
+}
+
+/// A DNS label that begins with a letter, with its complaint.
+pub(crate) fn old_label(place: &Place<'_>, errors: &mut Errors) {
+    if place.required(errors) && !is_old_label(place.text()) {
+        place.invalid(OLD_LABEL, errors);
+    }
+}
+
 /// A DNS label with its complaint.
 pub(crate) fn label(place: &Place<'_>, errors: &mut Errors) {
     if place.required(errors) && !is_label(place.text()) {
@@ -63,12 +74,11 @@ pub(crate) fn metadata(resource: &Resource, object: &Value, errors: &mut Errors)
             // Named by their address, which has rules of its own.
             ("networking.k8s.io", "IPAddress") => (true, SUBDOMAIN),
             ("", "Namespace") => (is_label(name.text()), LABEL),
+            // The name is that of the version and the group, which are judged themselves.
+            ("apiregistration.k8s.io", _) => (!name.text().contains('/'), SUBDOMAIN),
             // Judged above.
             ("rbac.authorization.k8s.io", _) => (true, ""),
-            ("", "Service") => {
-                let letter = name.text().starts_with(|c: char| c.is_ascii_lowercase());
-                (is_label(name.text()) && letter, OLD_LABEL)
-            }
+            ("", "Service") => (is_old_label(name.text()), OLD_LABEL),
             _ => (is_subdomain(name.text()), SUBDOMAIN),
         };
         if !fits {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;
+mod aggregation;
 mod audit;
 mod contract;
 mod custom;
@@ -13,6 +14,7 @@ mod nonsense;
 mod patches;
 mod people;
 mod policies;
+mod proxies;
 mod quotas;
 mod recorded;
 mod recording;

@@ -293,3 +293,22 @@ impl Network {
         text
     }
 }
+
+impl Network {
+    /// A connection with TLS, for what clients would not do.
+    pub async fn connect(
+        &self,
+        user: &str,
+    ) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        let lifetime = Duration::from_secs(3600);
+        let issued = self.authority.client(user, "system:masters", lifetime).unwrap();
+        let own = berth_tls::Credentials::from_pem(&issued.certificate, &issued.key).unwrap();
+        let config = berth_tls::client(self.authority.certificate(), Some(own)).unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        connector
+            .connect(rustls::pki_types::ServerName::from(self.address.ip()), stream)
+            .await
+            .unwrap()
+    }
+}
