@@ -20,6 +20,7 @@ use tracing::{info, warn};
 /// Everything below is sealed.
 pub const IDENTITY: &str = "/berth/identity/";
 const AUTHORITY: &str = "/berth/identity/authority";
+const FRONT_PROXY: &str = "/berth/identity/front-proxy";
 const TOKENS: &str = "/berth/identity/tokens/";
 const SERVICES: &str = "/berth/services";
 
@@ -51,12 +52,31 @@ pub enum JoinError {
 /// Attempts against other servers that do the same.
 const ATTEMPTS: usize = 10;
 
-/// Opens the authority and the keys for tokens in `folder`, which are those of the cluster afterwards.
-pub async fn join(store: &dyn Store, folder: &Path) -> Result<(Authority, TokenKeys), JoinError> {
+/// What makes a server one of the cluster's.
+pub struct Common {
+    /// Issues certificates for clients and servers.
+    pub authority: Authority,
+    /// Sign tokens.
+    pub tokens: TokenKeys,
+    /// Issues only what shows other servers for whom ours ask.
+    pub front_proxy: Authority,
+}
+
+/// Opens what is in `folder`, which is the cluster's afterwards.
+pub async fn join(store: &dyn Store, folder: &Path) -> Result<Common, JoinError> {
+    let (tokens, proxy) = (folder.join("tokens"), folder.join("front-proxy"));
     for _ in 0..ATTEMPTS {
-        if authority(store, folder).await? && tokens(store, &folder.join("tokens")).await? {
-            let keys = TokenKeys::open(&folder.join("tokens"))?;
-            return Ok((Authority::open(folder)?, keys));
+        // Where two servers begin at once, the slower has made one for nothing.
+        let is_new = !tokens.exists();
+        if authority(store, AUTHORITY, folder, is_new).await?
+            && authority(store, FRONT_PROXY, &proxy, true).await?
+            && self::tokens(store, &tokens).await?
+        {
+            return Ok(Common {
+                authority: Authority::open(folder)?,
+                tokens: TokenKeys::open(&tokens)?,
+                front_proxy: Authority::open(&proxy)?,
+            });
         }
     }
     Err(JoinError::Restless)
@@ -89,27 +109,30 @@ async fn put(store: &dyn Store, key: &str, value: Bytes) -> Result<bool, StoreEr
     }
 }
 
-/// Says whether folder and store hold the same authority now.
-async fn authority(store: &dyn Store, folder: &Path) -> Result<bool, JoinError> {
-    let found = store.get(AUTHORITY.into(), None).await?.record;
+/// Says whether folder and store hold the same authority now. The folder's own may be given up for the cluster's only if
+/// nothing depends on it.
+async fn authority(
+    store: &dyn Store,
+    name: &'static str,
+    folder: &Path,
+    give_up: bool,
+) -> Result<bool, JoinError> {
+    let found = store.get(name.into(), None).await?.record;
     let Some(record) = found else {
         // The first server of a new cluster, or of one that is older than this record.
         Authority::open(folder)?;
         let Some(own) = Authority::export(folder)? else { return Ok(false) };
         let value = json!({"certificate": own.certificate, "key": own.key});
-        return Ok(put(store, AUTHORITY, value.to_string().into()).await?);
+        return Ok(put(store, name, value.to_string().into()).await?);
     };
     let value: Value =
-        serde_json::from_slice(&record.value).map_err(|_| JoinError::Damaged(AUTHORITY))?;
+        serde_json::from_slice(&record.value).map_err(|_| JoinError::Damaged(name))?;
     let text = |field: &str| value[field].as_str().map(str::to_owned);
     let (certificate, key) =
-        text("certificate").zip(text("key")).ok_or(JoinError::Damaged(AUTHORITY))?;
+        text("certificate").zip(text("key")).ok_or(JoinError::Damaged(name))?;
     match Authority::export(folder)? {
         Some(own) if own.certificate == certificate => {}
-        // Where two servers begin at once, the slower has made one for nothing.
-        Some(_) if !folder.join("tokens").exists() => {
-            Authority::install(folder, &Issued { certificate, key })?;
-        }
+        Some(_) if give_up => Authority::install(folder, &Issued { certificate, key })?,
         Some(_) => return Err(JoinError::Authority(folder.to_owned())),
         None => Authority::install(folder, &Issued { certificate, key })?,
     }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use berth_agent::{Agent, AgentError};
-use berth_apiserver::{ApiServer, Identity, Options, Peer};
-use berth_authority::{Authority, Kubeconfig, TokenKeys};
+use berth_apiserver::{Aggregator, ApiServer, Identity, Options, Peer, Peering};
+use berth_authority::{Authority, AuthorityError, Issued, Kubeconfig, TokenKeys};
 use berth_cli::{ServeSettings, ServerState};
 use berth_client::{Candidate, Terms};
 use berth_network::NodeNetwork;
@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::cluster::Common;
 use crate::custody::{Hold, OwnOperations, open_audit, open_providers, own_name, sealed_store};
 use crate::nodes::OwnNode;
 use crate::peers::Peers;
@@ -117,7 +118,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     tokio::spawn(cancel_on_signal(stop.clone()));
 
     let node = settings.node_name.clone().unwrap_or_else(hostname);
-    let State { store, mut hold, authority, tokens, identity } =
+    let State { store, mut hold, authority, tokens, aggregator, identity } =
         State::open(&settings, &node).await?;
     let audit = open_audit(&settings)?;
     let journal = audit.journal.clone();
@@ -135,7 +136,9 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         room: Arc::new(crate::ballast::Disk(data.clone())),
         tokens: tokens.clone(),
         peer: peer(identity.as_deref(), &node, address),
+        peering: identity.as_ref().map(|_| peering(&authority)).transpose()?,
         people: open_providers(&settings)?,
+        aggregator: Some(aggregator),
         audit: Some(audit),
         operations: Some(Arc::new(OwnOperations::new(store.clone()))),
         ..Options::default()
@@ -200,6 +203,13 @@ fn peer(identity: Option<&str>, node: &str, address: SocketAddr) -> Option<Peer>
     identity.map(|_| Peer { node: node.to_owned(), local: address.ip().is_loopback() })
 }
 
+/// What the others let this one in with.
+fn peering(authority: &Authority) -> Result<Arc<Peering>, AuthorityError> {
+    let Issued { certificate, key } = authority.client(Peering::USER, "system:masters", YEAR)?;
+    let authority = authority.certificate().to_owned();
+    Ok(Arc::new(Peering { authority, certificate, key }))
+}
+
 /// Takes note of what the other servers of the cluster do, and of their end.
 fn follow_others(
     api: &ApiServer,
@@ -229,6 +239,8 @@ struct State {
     hold: Hold,
     authority: Arc<Authority>,
     tokens: Arc<TokenKeys>,
+    /// What shows servers of other groups for whom this one asks.
+    aggregator: Arc<Aggregator>,
     /// This server's own name, where there may be others.
     identity: Option<String>,
 }
@@ -242,16 +254,31 @@ impl State {
             }
             crate::cluster::join(&store, &settings.data.join("pki")).await
         };
-        let (authority, tokens) = match joined.await {
-            Ok((authority, tokens)) => (Arc::new(authority), Arc::new(tokens)),
+        let common = match joined.await {
+            Ok(common) => common,
             Err(error) => {
                 hold.release().await;
                 return Err(error.into());
             }
         };
         let identity = settings.store.as_ref().map(|_| own_name(&settings.data)).transpose()?;
-        Ok(Self { store, hold, authority, tokens, identity })
+        let aggregator = Arc::new(aggregator(&common)?);
+        let (authority, tokens) = (Arc::new(common.authority), Arc::new(common.tokens));
+        Ok(Self { store, hold, authority, tokens, aggregator, identity })
     }
+}
+
+/// What this server shows servers of other groups.
+fn aggregator(common: &Common) -> Result<Aggregator, AuthorityError> {
+    const NAME: &str = "front-proxy-client";
+    let issued = common.front_proxy.client(NAME, "", YEAR)?;
+    Ok(Aggregator {
+        clients: common.authority.certificate().to_owned(),
+        authority: common.front_proxy.certificate().to_owned(),
+        name: NAME.to_owned(),
+        certificate: issued.certificate,
+        key: issued.key,
+    })
 }
 
 /// The data directory, ours alone from now on: the lock ends with the process.

@@ -16,7 +16,7 @@ use crate::admission::Asked;
 use crate::call::Call;
 use crate::registry::Change;
 use crate::service::json as respond;
-use crate::{Body, BoxError, NodeService, input};
+use crate::{Body, BoxError, NodeService, input, peers};
 
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
@@ -125,18 +125,24 @@ pub(crate) async fn at_node(
     what: &str,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    request.headers_mut().insert(http::header::HOST, HeaderValue::from_static("node"));
     let unreachable = || {
         let message = format!("{what} cannot be reached");
         let mut status = Status::new(503, "ServiceUnavailable", message);
         status.retry_after = Some(1);
         status
     };
-    let service = call.shared.options.nodes.connect(node).ok_or_else(unreachable)?;
-    ask(service, request).await.map_err(|error| {
+    let answer = match call.shared.options.nodes.connect(node) {
+        Some(service) => {
+            request.headers_mut().insert(http::header::HOST, HeaderValue::from_static("node"));
+            ask(service, request).await.map(Some)
+        }
+        None => peers::at_peer(call, node, request).await,
+    };
+    let answer = answer.map_err(|error| {
         tracing::warn!(node, error = &*error as &dyn std::error::Error, "could not reach a node");
         unreachable()
-    })
+    })?;
+    answer.ok_or_else(unreachable)
 }
 
 /// What the query asks of a stream, as an object.

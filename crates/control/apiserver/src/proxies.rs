@@ -18,7 +18,7 @@ use crate::call::Call;
 use crate::callout::Service;
 use crate::forward::forward;
 use crate::transport::{Connector, Place};
-use crate::{Body, body, pods};
+use crate::{Body, body, peers, pods};
 
 /// `[scheme:]name[:port]`, taken apart.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,7 +65,9 @@ pub(crate) async fn serve(call: &Call, request: Request<Body>) -> Result<Respons
     let (_, version, kind) =
         call.subresource.and_then(berth_objects::Subresource::body).unwrap_or_default();
     let options = json!({"kind": kind, "apiVersion": version, "path": inside});
-    Asked::connect(call, options).judge().await?;
+    if !peers::handed_on(call, &request) {
+        Asked::connect(call, options).judge().await?;
+    }
     let target = call.shared.fetch(call.resource(), &call.namespace, named.name).await?;
     let (target, _) = target.ok_or_else(|| {
         let mut subject = call.subject();

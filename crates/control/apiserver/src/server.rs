@@ -23,8 +23,8 @@ use crate::follow::{Follower, follow};
 use crate::hub::Hub;
 use crate::kinds::Kinds;
 use crate::{
-    Aggregator, ApiService, Audit, Endless, Identity, NoNodes, Nodes, Room, SharedOperations,
-    aggregation, bootstrap, claims, definitions, quota, roles,
+    Aggregator, ApiService, Audit, Endless, Identity, NoNodes, Nodes, Peering, Room,
+    SharedOperations, aggregation, bootstrap, claims, definitions, quota, roles,
 };
 
 /// Says what time it is.
@@ -50,6 +50,8 @@ pub struct Options {
     pub advertise: Option<SocketAddr>,
     /// Which of several servers this is; none where it is the only one there can be.
     pub peer: Option<Peer>,
+    /// What makes the others let this one reach their nodes.
+    pub peering: Option<Arc<Peering>>,
     /// The way to nodes.
     pub nodes: Arc<dyn Nodes>,
     /// What signs and checks tokens of service accounts.
@@ -75,6 +77,7 @@ impl Default for Options {
             node_ports: 30000..=32767,
             advertise: None,
             peer: None,
+            peering: None,
             nodes: Arc::new(NoNodes),
             tokens: Arc::new(
                 TokenKeys::ephemeral()

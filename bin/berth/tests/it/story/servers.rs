@@ -84,6 +84,7 @@ fn two_servers_are_one_cluster_and_either_may_die() {
     assert_eq!(one.kubectl(&PUBLISHED).good().lines().count(), 2);
 
     new_keys(&one, &two, [Path::new(&key), &copy]);
+    each_reaches_the_nodes_of_all(&one, &two);
     services_at_once(&one, &two);
 
     let (leader, follower) = takeover(&mut one, &two);
@@ -99,6 +100,49 @@ fn two_servers_are_one_cluster_and_either_may_die() {
     // One that stops in order leaves the lead at once.
     until("the lead is back", Duration::from_secs(8), || holder(&one, "kube-scheduler") == leader);
     drop(one);
+}
+
+/// Logs, commands and streams of a pod, asked of the server that has it not.
+fn each_reaches_the_nodes_of_all(one: &Berth, two: &Berth) {
+    let script = "echo here; exec httpd -f -p 8000 -h /etc";
+    for (berth, node) in [(one, "one"), (two, "two")] {
+        berth.berth(&["image", "bootstrap", "busybox"]).good();
+        let name = format!("on-{node}");
+        let chosen = format!(r#"{{"spec": {{"nodeName": "{node}"}}}}"#);
+        let image = "--image=busybox";
+        one.kubectl(&[
+            "run",
+            &name,
+            image,
+            "--image-pull-policy=Never",
+            "--overrides",
+            &chosen,
+            "--",
+            "sh",
+            "-c",
+            script,
+        ])
+        .good();
+    }
+    for (berth, pod) in [(two, "on-one"), (one, "on-two")] {
+        berth
+            .kubectl(&["wait", "--for=condition=Ready", "--timeout=30s", &format!("pod/{pod}")])
+            .good();
+        until("its log is there", SHORT, || berth.kubectl(&["logs", pod]).good() == "here\n");
+        assert_eq!(berth.kubectl(&["exec", pod, "--", "hostname"]).good(), format!("{pod}\n"));
+        let failed = berth.kubectl(&["exec", pod, "--", "sh", "-c", "exit 7"]);
+        assert_eq!(failed.code, 7, "{}", failed.errors);
+        let copied = berth.data.join("copied");
+        let from = format!("{pod}:/etc/passwd");
+        berth.kubectl(&["cp", &from, &copied.display().to_string()]).good();
+        assert!(std::fs::read_to_string(&copied).unwrap().contains("root:"));
+        // What it serves, through the server of either node.
+        let path = format!("/api/v1/namespaces/default/pods/{pod}:8000/proxy/passwd");
+        for berth in [one, two] {
+            assert!(berth.kubectl(&["get", "--raw", &path]).good().contains("root:"));
+        }
+    }
+    one.kubectl(&["delete", "pod", "on-one", "on-two", "--force"]).good();
 }
 
 /// Those who must not join.

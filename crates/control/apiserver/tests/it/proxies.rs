@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use berth_apiserver::{Body, BoxError, NodeService, Nodes, Options};
+use futures::FutureExt;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
@@ -118,7 +119,5 @@ async fn this_machine_is_not_reached_through_endpoints() {
     let status = json!({"status": {"podIP": "127.0.0.1"}});
     client.merge("/api/v1/namespaces/default/pods/p/status", &status).await.expect(200);
     client.get(&format!("/api/v1/namespaces/default/pods/p:{port}/proxy/")).await.expect(503);
-    let waiting =
-        tokio::time::timeout(std::time::Duration::from_millis(200), listener.accept()).await;
-    assert!(waiting.is_err(), "somebody came");
+    assert!(listener.accept().now_or_never().is_none(), "somebody came");
 }
