@@ -259,7 +259,7 @@ async fn route(
     let decides = resource.group == berth_access::GROUP && verb_writes(verb);
     let defines = resource.group == berth_custom::GROUP && verb_writes(verb);
     let call = Call::new(Arc::clone(shared), identity.clone(), target, query, request.headers())?;
-    let mut response = call.run(verb, request).await?;
+    let mut response = call.run(verb, request).await;
     turn.note(&mut response);
     response.extensions_mut().insert(Reason(reason));
     if decides {
