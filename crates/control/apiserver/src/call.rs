@@ -172,6 +172,9 @@ impl Call {
             Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log,
             PortForward, Resize, Scale, Token,
         };
+        if pods::is_collection(self) {
+            pods::of_collection(self)?;
+        }
         if self.resource().is_kept() {
             room::check(&*self.shared.options.room, &self.identity, verb, self.subresource)?;
         }

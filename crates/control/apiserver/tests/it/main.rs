@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod bindings;
 mod contract;
 mod custom;
 mod fairness;
