@@ -20,7 +20,7 @@ impl Budget {
         Self::of(1_000_000)
     }
 
-    /// What all expressions of one request may do together.
+    /// What expressions that belong together may do in one request: those of a kind, of a policy's binding, of a webhook.
     #[must_use]
     pub const fn for_request() -> Self {
         Self::of(10_000_000)

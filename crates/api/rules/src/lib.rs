@@ -63,10 +63,16 @@ pub fn validate_part(
     resource.custom.map(|custom| custom.validate(object, Some(old), Some(part))).unwrap_or_default()
 }
 
-/// What is wrong with the containers added to look into a pod.
+/// What is wrong with a pod to which containers were added that look into it.
 #[must_use]
-pub fn validate_ephemeral(object: &Value, old: &Value) -> Vec<FieldError> {
-    validate::ephemeral(object, old)
+pub fn validate_ephemeral(resource: &Resource, object: &Value, old: &Value) -> Vec<FieldError> {
+    validate::ephemeral(resource, object, old)
+}
+
+/// What is wrong with a pod whose containers were given more or less.
+#[must_use]
+pub fn validate_resize(resource: &Resource, object: &Value, old: &Value) -> Vec<FieldError> {
+    validate::resize(resource, object, old)
 }
 
 /// The object as this resource shows it, from its stored form. Some objects are shown by several resources.

@@ -35,15 +35,24 @@ pub(crate) fn create(resource: &Resource, object: &Value) -> Errors {
     errors
 }
 
-pub(crate) fn ephemeral(object: &Value, old: &Value) -> Errors {
+pub(crate) fn ephemeral(resource: &Resource, object: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
+    content(resource, object, false, &mut errors);
     pod::added(object, old, &mut errors);
+    errors
+}
+
+pub(crate) fn resize(resource: &Resource, object: &Value, old: &Value) -> Errors {
+    let mut errors = Errors::new();
+    content(resource, object, false, &mut errors);
+    pod::resized(object, old, &mut errors);
     errors
 }
 
 pub(crate) fn update(resource: &Resource, object: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     names::metadata(resource, object, &mut errors);
+    finalizers(object, old, &mut errors);
     if let Some(custom) = resource.custom {
         errors.extend(custom.validate(object, Some(old), None));
         return errors;
@@ -77,6 +86,27 @@ pub(crate) fn update(resource: &Resource, object: &Value, old: &Value) -> Errors
         _ => {}
     }
     errors
+}
+
+/// Nobody may begin to wait for the end of what is already ending: it would never end.
+fn finalizers(object: &Value, old: &Value, errors: &mut Errors) {
+    if !old.deleting() {
+        return;
+    }
+    let known = old.list(&["metadata", "finalizers"]);
+    let all = object.list(&["metadata", "finalizers"]).iter();
+    let mut new: Vec<String> = all.filter(|it| !known.contains(it)).map(Value::to_string).collect();
+    if new.is_empty() {
+        return;
+    }
+    new.sort();
+    new.dedup();
+    let why = format!(
+        "no new finalizers can be added if the object is being deleted, found new finalizers \
+         []string{{{}}}",
+        new.join(", ")
+    );
+    errors.push(FieldError::forbidden("metadata.finalizers", why));
 }
 
 /// Complains when a field is not what it was.
@@ -119,7 +149,7 @@ fn content(resource: &Resource, object: &Value, creating: bool, errors: &mut Err
         // A changed definition is judged with what it was.
         (berth_custom::GROUP, _) if creating => errors.extend(berth_custom::validate(object)),
         (berth_custom::GROUP, _) => {}
-        ("", kind) => core(resource, kind, object, errors),
+        ("", kind) => core(resource, (kind, creating), object, errors),
         ("apps", "ControllerRevision") => cluster::controller_revision(object, errors),
         ("apps", _) => workload::create(resource, object, errors),
         ("rbac.authorization.k8s.io", _) => rbac::create(resource, object, errors),
@@ -147,9 +177,15 @@ fn content(resource: &Resource, object: &Value, creating: bool, errors: &mut Err
     }
 }
 
-fn core(resource: &Resource, kind: &str, object: &Value, errors: &mut Errors) {
+fn core(resource: &Resource, (kind, creating): (&str, bool), object: &Value, errors: &mut Errors) {
     match kind {
-        "Pod" => pod::spec(&Place::root(object).field("spec"), errors),
+        "Pod" => {
+            let spec = Place::root(object).field("spec");
+            pod::spec(&spec, errors);
+            if creating {
+                pod::fresh(&spec, errors);
+            }
+        }
         "PodTemplate" => {
             let template = Place::root(object).field("template");
             names::labels(&template.field("metadata").field("labels"), errors);

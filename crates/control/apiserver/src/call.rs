@@ -13,7 +13,7 @@ use crate::audit::Notes;
 use crate::output::Form;
 use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
-use crate::service::{header, json};
+use crate::service::{header, json, refusal};
 use crate::{
     Body, Identity, accounts, delete, evict, list, patch, pods, proxies, reviews, room, scale,
     watch, write,
@@ -47,9 +47,10 @@ pub(crate) struct Call {
     pub field_validation: FieldValidation,
     /// What is wrong with the body and may be tolerated.
     pub doubtful: Vec<String>,
-    pub warnings: Mutex<Vec<String>>,
-    /// Keys and values for the audit log.
-    pub notes: Mutex<Vec<(String, String)>>,
+    /// What to tell whoever asked, whatever becomes of the request.
+    pub warnings: Arc<Mutex<Vec<String>>>,
+    /// Keys and values for the audit log, whatever becomes of the request.
+    pub notes: Arc<Mutex<Vec<(String, String)>>>,
     /// Keys of addresses and ports that turned out to be somebody else's.
     pub lost: Mutex<Vec<bytes::Bytes>>,
 }
@@ -113,9 +114,9 @@ impl Call {
             applies: false,
             field_validation,
             doubtful: Vec::new(),
-            warnings: Mutex::default(),
+            warnings: Arc::default(),
             lost: Mutex::default(),
-            notes: Mutex::default(),
+            notes: Arc::default(),
         })
     }
 
@@ -136,9 +137,9 @@ impl Call {
             applies: false,
             field_validation: self.field_validation,
             doubtful: Vec::new(),
-            warnings: Mutex::default(),
+            warnings: Arc::clone(&self.warnings),
             lost: Mutex::default(),
-            notes: Mutex::default(),
+            notes: Arc::clone(&self.notes),
         }
     }
 
@@ -147,9 +148,25 @@ impl Call {
         self.handle.get()
     }
 
-    /// Does what the verb says.
-    pub async fn run(
-        mut self,
+    /// Does what the verb says, and answers with what became of it. What was noted and warned of on the way is in the answer
+    /// even if it is a refusal: then it matters most.
+    pub async fn run(mut self, verb: &'static str, request: Request<Body>) -> Response<Body> {
+        let (warnings, notes) = (Arc::clone(&self.warnings), Arc::clone(&self.notes));
+        let outcome = self.act(verb, request).await;
+        let mut response = outcome.unwrap_or_else(|status| refusal(&status));
+        for warning in taken(&warnings) {
+            let text: String = warning.chars().filter(|c| !c.is_control()).collect();
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+                response.headers_mut().append("warning", value);
+            }
+        }
+        response.extensions_mut().insert(Notes(taken(&notes)));
+        response
+    }
+
+    async fn act(
+        &mut self,
         verb: &'static str,
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
@@ -157,23 +174,24 @@ impl Call {
             Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log,
             PortForward, Proxy, Resize, Scale, Token,
         };
+        if pods::is_collection(self) {
+            pods::of_collection(self)?;
+        }
         if self.resource().is_kept() {
             room::check(&*self.shared.options.room, &self.identity, verb, self.subresource)?;
         }
-        let mut response = match (self.subresource, verb) {
+        match (self.subresource, verb) {
             (Some(Log | Exec | Attach | PortForward), "get" | "create") => {
-                return pods::stream(&self, request).await;
+                pods::stream(self, request).await
             }
-            (Some(Proxy(_)), _) => return proxies::serve(&self, request).await,
-            (Some(Binding), "create") => pods::bind(&mut self, request).await?,
-            (Some(Eviction), "create") => evict::evict(&mut self, request).await?,
-            (Some(Scale), "get") => scale::get(&self).await?,
-            (Some(Scale), "update" | "patch") => scale::change(&mut self, request).await?,
-            (Some(Token), "create") => accounts::token(&mut self, request).await?,
-            (None, "create") if !self.resource().is_kept() => {
-                reviews::answer(&mut self, request).await?
-            }
-            (None, _) if !self.resource().is_kept() => return Err(not_allowed()),
+            (Some(Proxy(_)), _) => proxies::serve(self, request).await,
+            (Some(Binding), "create") => pods::bind(self, request).await,
+            (Some(Eviction), "create") => evict::evict(self, request).await,
+            (Some(Scale), "get") => scale::get(self).await,
+            (Some(Scale), "update" | "patch") => scale::change(self, request).await,
+            (Some(Token), "create") => accounts::token(self, request).await,
+            (None, "create") if !self.resource().is_kept() => reviews::answer(self, request).await,
+            (None, _) if !self.resource().is_kept() => Err(not_allowed()),
             (
                 None
                 | Some(Subresource::Status | Finalize | EphemeralContainers | Resize | Approval),
@@ -181,28 +199,18 @@ impl Call {
             ) => match verb {
                 "get" => {
                     let object = self.read().await?;
-                    self.respond(200, object)
+                    Ok(self.respond(200, object))
                 }
-                "update" => write::update(&mut self, request).await?,
-                _ => patch::patch(&mut self, request).await?,
+                "update" => write::update(self, request).await,
+                _ => patch::patch(self, request).await,
             },
-            (None, "list") => list::list(&self).await?,
-            (None, "watch") => return watch::watch(&self).await,
-            (None, "create") => write::create(&mut self, request).await?,
-            (None, "delete") => delete::delete(&mut self, request).await?,
-            (None, "deletecollection") => delete::delete_collection(&mut self, request).await?,
-            (Some(_), _) | (None, _) => return Err(not_allowed()),
-        };
-        for warning in self.warnings.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let text: String = warning.chars().filter(|c| !c.is_control()).collect();
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"");
-            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
-                response.headers_mut().append("warning", value);
-            }
+            (None, "list") => list::list(self).await,
+            (None, "watch") => watch::watch(self).await,
+            (None, "create") => write::create(self, request).await,
+            (None, "delete") => delete::delete(self, request).await,
+            (None, "deletecollection") => delete::delete_collection(self, request).await,
+            (Some(_), _) | (None, _) => Err(not_allowed()),
         }
-        let notes = self.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
-        response.extensions_mut().insert(Notes(notes));
-        Ok(response)
     }
 
     /// Adds something to be kept in the audit log.
@@ -258,6 +266,11 @@ impl Call {
             _ => selector,
         })
     }
+}
+
+/// What was collected so far.
+fn taken<T>(collected: &Mutex<Vec<T>>) -> Vec<T> {
+    std::mem::take(&mut *collected.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// 405 for a method that a path does not have.

@@ -70,17 +70,18 @@ pub(crate) async fn list(call: &Call) -> Result<Response<Body>, Status> {
 
 /// A list of whole objects, without a look into them.
 async fn list_as_stored(call: &Call, limit: u64) -> Result<Response<Body>, Status> {
-    let mut items = Vec::new();
-    let mut walk = Walk::new(call, limit)?;
+    let (mut items, mut taken) = (Vec::new(), 0);
+    let mut walk = Walk::new(call, limit, false)?;
     let walked = loop {
         let page = walk.page(call).await?;
+        taken += page.records.len();
         for record in &page.records {
             if !items.is_empty() {
                 items.push(b',');
             }
             splice::append(record, &mut items)?;
         }
-        if let Some(walked) = walk.took(&page, page.records.len()) {
+        if let Some(walked) = walk.went(&page, page.records.len(), taken) {
             break walked;
         }
     };
@@ -142,19 +143,23 @@ pub(crate) async fn find(call: &Call, limit: u64) -> Result<Found, Status> {
     let (labels, fields) = (call.labels()?, call.fields()?);
     let everything = labels.is_empty() && fields.is_empty();
     let mut items = Vec::new();
-    let mut walk = Walk::new(call, limit)?;
+    let mut walk = Walk::new(call, limit, !everything)?;
     loop {
         let page = walk.page(call).await?;
-        let before = items.len();
         let objects = page.records.iter().map(|record| registry::decode(call.resource(), record));
         let mut objects = objects.collect::<Result<Vec<_>, Status>>()?;
         convert::shown(&call.shared, call.resource(), &mut objects).await?;
+        let mut seen = 0;
         for object in objects {
+            if walk.is_full(items.len()) {
+                break;
+            }
+            seen += 1;
             if everything || (labels.matches(object.labels()) && fields.matches(&object)) {
                 items.push(object);
             }
         }
-        if let Some(mut walked) = walk.took(&page, items.len() - before) {
+        if let Some(mut walked) = walk.went(&page, seen, items.len()) {
             // How many more would be selected nobody has counted.
             walked.remaining = walked.remaining.filter(|_| everything);
             return Ok(Found { items, walked });
@@ -168,11 +173,18 @@ struct Walk {
     token: Option<Continue>,
     /// Zero is none.
     limit: usize,
-    taken: usize,
+    /// How many records the next page has.
+    size: usize,
+    /// Whether only some records are taken. Then the pages grow: who looks for one among many would otherwise read as many
+    /// pages as there are records.
+    selects: bool,
 }
 
+/// Pages grow up to this many records, all of which are held at once.
+const LARGEST: usize = 1_000;
+
 impl Walk {
-    fn new(call: &Call, limit: u64) -> Result<Self, Status> {
+    fn new(call: &Call, limit: u64, selects: bool) -> Result<Self, Status> {
         let prefix = registry::prefix(call.resource(), &call.namespace);
         let token = match call.query.text("continue") {
             "" => None,
@@ -189,33 +201,42 @@ impl Walk {
             at: revision(call, token.as_ref())?,
         };
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Ok(Self { range, token, limit, taken: 0 })
+        Ok(Self { range, token, limit, size: limit, selects })
     }
 
-    /// The next records, as many as there is room for.
+    /// The next records.
     async fn page(&mut self, call: &Call) -> Result<Page, Status> {
-        self.range.limit = if self.limit == 0 { 0 } else { self.limit - self.taken };
+        self.range.limit = self.size;
         let page = match call.shared.store.range(self.range.clone()).await {
             Ok(page) => page,
             Err(StoreError::Compacted { .. }) => return Err(expired(self.token.take())),
             Err(error) => return Err(status::store(error)),
         };
         self.range.at = Some(page.revision);
+        if self.selects && self.size > 0 {
+            self.size = self.size.max((self.size * 2).min(LARGEST));
+        }
         Ok(page)
     }
 
-    /// Takes note of how many of a page's records were taken; if it is the last page, says how far the list came.
-    fn took(&mut self, page: &Page, count: usize) -> Option<Walked> {
-        self.taken += count;
+    /// Whether there is room for no more than was taken.
+    fn is_full(&self, taken: usize) -> bool {
+        self.limit > 0 && taken >= self.limit
+    }
+
+    /// Takes note of how many of a page's records were looked at, and how many were taken so far; if the walk ends here,
+    /// says how far the list came.
+    fn went(&mut self, page: &Page, seen: usize, taken: usize) -> Option<Walked> {
         let revision = page.revision;
-        let last = page.records.last().map(|record| record.key.clone());
-        let Some(last) = last.filter(|_| page.remaining > 0) else {
+        let remaining = page.remaining + (page.records.len() - seen) as u64;
+        let last = seen.checked_sub(1).map(|last| page.records[last].key.clone());
+        let Some(last) = last.filter(|_| remaining > 0) else {
             return Some(Walked { revision, next: None, remaining: None });
         };
-        if self.taken >= self.limit {
+        if self.is_full(taken) {
             let after = String::from_utf8_lossy(&last).into_owned();
             let next = Some(Continue { rv: Some(revision.0), after }.encode());
-            return Some(Walked { revision, next, remaining: Some(page.remaining) });
+            return Some(Walked { revision, next, remaining: Some(remaining) });
         }
         self.range.start_after = Some(last);
         None

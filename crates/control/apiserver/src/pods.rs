@@ -13,7 +13,7 @@ use tower::ServiceExt;
 use berth_objects::Subresource;
 
 use crate::admission::Asked;
-use crate::call::Call;
+use crate::call::{Call, not_allowed};
 use crate::registry::Change;
 use crate::service::json as respond;
 use crate::{Body, BoxError, NodeService, input, peers};
@@ -28,12 +28,44 @@ pub(crate) fn success(code: u16) -> Response<Body> {
     )
 }
 
+/// Whether a call is for the collection of bindings, whose objects are bindings of the pods of their names.
+pub(crate) fn is_collection(call: &Call) -> bool {
+    (call.resource().group, call.resource().kind) == ("", "Binding")
+}
+
+/// Makes a call for the collection of bindings one for the binding of a pod, so that nobody who has a say in one has none in the
+/// other. Whose name that pod has stands in the body.
+pub(crate) fn of_collection(call: &mut Call) -> Result<(), Status> {
+    if !call.name.is_empty() {
+        return Err(not_allowed());
+    }
+    let pods = berth_rules::find("", "v1", "pods")
+        .ok_or_else(|| Status::internal("pods are not served"))?;
+    call.handle = pods.into();
+    call.subresource = Some(Subresource::Binding);
+    Ok(())
+}
+
 /// The scheduler's choice of a node, once and for all.
 pub(crate) async fn bind(
     call: &mut Call,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let binding = input::other(request, ("", "v1", "Binding")).await?;
+    if call.name.is_empty() {
+        binding.name().clone_into(&mut call.name);
+    }
+    if call.name.is_empty() {
+        return Err(Status::bad_request("metadata.name: Required value: the name of the pod"));
+    }
+    for (what, found, wanted) in
+        [("name", binding.name(), &call.name), ("namespace", binding.namespace(), &call.namespace)]
+    {
+        if !found.is_empty() && found != wanted {
+            let message = format!("{what} in URL does not match {what} in Binding object");
+            return Err(Status::bad_request(message));
+        }
+    }
     let binding = Asked::create(call, Cow::Owned(binding)).settle().await?;
     let node = binding.text(&["target", "name"]).to_owned();
     if node.is_empty() {

@@ -73,8 +73,12 @@ pub(crate) async fn account(
         let mut revision = revision;
         if limits.keys().any(|name| !taken.contains_key(name)) {
             // Nobody has counted yet.
-            (quota, revision) = count(shared, &call.namespace, quota.name()).await?;
-            taken = usage::taken(&quota);
+            if call.dry_run {
+                taken = tally(shared, &call.namespace, &mut quota).await?;
+            } else {
+                (quota, revision) = count(shared, &call.namespace, quota.name()).await?;
+                taken = usage::taken(&quota);
+            }
         }
         match settle(&limits, &before, &after, &mut taken) {
             Ok(()) => operations.push(noted(quota, &taken, revision)?),

@@ -264,7 +264,7 @@ async fn route(
     let defines = resource.group == berth_custom::GROUP && verb_writes(verb);
     let aggregates = resource.group == aggregation::GROUP && verb_writes(verb);
     let call = Call::new(Arc::clone(shared), identity.clone(), target, query, request.headers())?;
-    let mut response = call.run(verb, request).await?;
+    let mut response = call.run(verb, request).await;
     turn.note(&mut response);
     response.extensions_mut().insert(Reason(reason));
     if decides {

@@ -265,6 +265,9 @@ async fn admit(call: &Call, mut object: Value, old: &Value) -> Result<Value, Sta
     if claim || call.subresource == Some(Subresource::Resize) {
         limits::check(call, &object).await?;
     }
+    if claim {
+        classes::may_grow(call, &object, old).await?;
+    }
     admission::checked(call, &mut object);
     Asked::update(call, shown(call, &object), &shown_old).validate().await?;
     if is_quota(call) && object["spec"] != old["spec"] {
@@ -433,12 +436,10 @@ fn check(call: &Call, object: &Value, old: &Value) -> Result<(), Status> {
             errors
         }
         Some(Subresource::EphemeralContainers) => {
-            let mut errors = berth_rules::validate(call.resource(), object);
-            errors.extend(berth_rules::validate_ephemeral(object, old));
-            errors
+            berth_rules::validate_ephemeral(call.resource(), object, old)
         }
         Some(Subresource::Resize) => {
-            let mut errors = berth_rules::validate(call.resource(), object);
+            let mut errors = berth_rules::validate_resize(call.resource(), object, old);
             if unsized_part(object) != unsized_part(old) {
                 let why = "only cpu and memory resources are mutable";
                 errors.push(FieldError::forbidden("spec", why));

@@ -23,7 +23,7 @@ const EVENT_FIELDS: &[&str] = &[
     "type",
 ];
 
-pub(super) static RESOURCES: [Resource<'static>; 15] = [
+pub(super) static RESOURCES: [Resource<'static>; 16] = [
     Resource {
         short: &["ns"],
         scope: Scope::Cluster,
@@ -72,6 +72,8 @@ pub(super) static RESOURCES: [Resource<'static>; 15] = [
         cells: cells::pod,
         ..v1("", "Pod", "pods", "pod")
     },
+    // The older way to bind a pod: the object names it, and is answered instead of kept.
+    Resource { verbs: &["create"], ..v1("", "Binding", "bindings", "binding") },
     Resource {
         short: &["svc"],
         categories: &["all"],

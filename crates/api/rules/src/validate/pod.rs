@@ -4,6 +4,7 @@ use berth_objects::{FieldError, Object};
 use serde_json::{Value, json};
 
 use super::{Errors, Place, names, placement, quantity, security};
+use crate::defaults::quality;
 
 pub(crate) fn spec(spec: &Place<'_>, errors: &mut Errors) {
     spec.field("restartPolicy").one_of(&["Always", "OnFailure", "Never"], errors);
@@ -67,6 +68,24 @@ fn ephemeral(spec: &Place<'_>, errors: &mut Errors) {
                 ));
             }
         }
+    }
+}
+
+/// A new pod has nothing yet to look into.
+pub(crate) fn fresh(spec: &Place<'_>, errors: &mut Errors) {
+    let added = spec.field("ephemeralContainers");
+    if !added.is_empty() {
+        errors.push(FieldError::forbidden(&added.path, "cannot be set on create"));
+    }
+}
+
+/// What a pod was promised in comparison to others stays, whatever its size.
+pub(crate) fn resized(object: &Value, old: &Value, errors: &mut Errors) {
+    let quality = |pod: &Value| quality(pod.get("spec").unwrap_or(&Value::Null));
+    let new = quality(object);
+    if new != quality(old) {
+        let why = "Pod QOS Class may not change as a result of resizing";
+        errors.push(FieldError::invalid("spec", &new.into(), why));
     }
 }
 

@@ -125,10 +125,19 @@ pub(crate) fn claim_spec(spec: &Place<'_>, errors: &mut Errors) {
 }
 
 pub(crate) fn claim_update(object: &Value, old: &Value, errors: &mut Errors) {
+    const REQUEST: [&str; 4] = ["spec", "resources", "requests", "storage"];
+    let amount = |claim: &Value, path: &[&str]| claim.text(path).parse::<Quantity>().ok();
+    let (new, before) = (amount(object, &REQUEST), amount(old, &REQUEST));
+    // A request in other words is the same request.
+    let kept = new.is_some() && new == before;
+    let bound = old.text(&["status", "phase"]) == "Bound";
     let mask = |claim: &Value| {
         let mut spec = claim.get("spec").cloned().unwrap_or_default();
-        for path in [&["resources"][..], &["volumeAttributesClassName"]] {
-            spec.unset(path);
+        if bound {
+            spec.unset(&["volumeAttributesClassName"]);
+        }
+        if bound || kept {
+            spec.unset(&REQUEST[1..]);
         }
         if old.text(&["spec", "volumeName"]).is_empty() {
             spec.unset(&["volumeName"]);
@@ -142,6 +151,15 @@ pub(crate) fn claim_update(object: &Value, old: &Value, errors: &mut Errors) {
         let why = "spec is immutable after creation except resources.requests and \
                    volumeAttributesClassName for bound claims";
         errors.push(FieldError::forbidden("spec", why));
+    }
+    // Who asked for more than can be had may ask for less again; nothing takes back what was given.
+    let given = amount(old, &["status", "capacity", "storage"]).unwrap_or(Quantity::ZERO);
+    if let (Some(new), Some(before)) = (new, before)
+        && new < before
+        && new <= given
+    {
+        let why = "field can not be less than status.capacity";
+        errors.push(FieldError::forbidden(&REQUEST.join("."), why));
     }
 }
 

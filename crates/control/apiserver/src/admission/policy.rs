@@ -434,10 +434,11 @@ fn denial(asked: &Asked<'_>, message: &str, reason: &str) -> Status {
 /// Asks all policies that may only refuse.
 pub(super) async fn validate(asked: &Asked<'_>) -> Result<(), Status> {
     let shared = &asked.call.shared;
-    let mut budget = Budget::for_request();
     let mut refusal = None;
     for use_ in shared.policies.validating.uses(shared).await? {
         let Some(case) = use_.case(asked).await? else { continue };
+        // Each has its own: what one policy costs must not decide whether another can be evaluated.
+        let mut budget = Budget::for_request();
         let failures = use_.validate(asked, &case, &mut budget);
         refusal = refusal.or(use_.act(asked, &failures));
     }

@@ -197,10 +197,11 @@ pub(super) async fn validate(asked: &Asked<'_>) -> Result<(), Status> {
         return Ok(());
     }
     let asking = wanted.iter().map(|(hook, resource)| hook.ask(asked, resource, false));
+    // What the others had to say is told even if one of them refuses.
+    let mut all = Ok(());
     for outcome in join_all(asking).boxed().await {
-        if let Some(mut verdict) = outcome? {
-            heed(asked, &mut verdict)?;
-        }
+        let verdict = outcome.transpose().map(|verdict| heed(asked, &mut verdict?));
+        all = all.and(verdict.unwrap_or(Ok(())));
     }
-    Ok(())
+    all
 }

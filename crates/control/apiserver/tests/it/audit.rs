@@ -6,6 +6,7 @@ use berth_apiserver::{Audit, Identity, Operations, Options, Outcome};
 use berth_audit::{Journal, Limits, Policy, verify};
 use serde_json::{Value, json};
 
+use crate::hooks;
 use crate::support::Client;
 
 struct Log {
@@ -105,6 +106,36 @@ async fn bodies_are_kept_where_the_policy_says_so_but_never_those_of_secrets() {
     let all = format!("{events:?}");
     assert!(!all.contains("hidden-words") && !all.contains(&token));
     assert!(!all.contains(&berth_objects::base64_encode(b"hidden-words")));
+}
+
+#[tokio::test]
+async fn what_admission_notes_is_kept_when_it_refuses() {
+    let log = Log::start(Policy::default()).await;
+    let hook = hooks::Hook::serve(|question| {
+        let bad = question["request"]["name"] == "bad";
+        hooks::review(
+            question,
+            json!({"allowed": !bad, "warnings": ["look out"],
+            "status": {"code": 403},
+            "auditAnnotations": {"seen": "a little"}}),
+        )
+    })
+    .await;
+    let rule = hooks::webhook(&hook.config(), &json!({}));
+    hooks::configure(&log.client, "Validating", "h", vec![rule]).await;
+    log.client.post(MAPS, &hooks::map("good", json!({}))).await.expect(201);
+    let refused = log.client.post(MAPS, &hooks::map("bad", json!({}))).await;
+    assert_eq!(refused.headers["warning"], "299 - \"look out\"");
+    refused.expect(403);
+    let events = log.end().await;
+    for (event, code) in events[1..].iter().zip([201, 403]) {
+        assert_eq!(event["responseStatus"]["code"], code);
+        let notes = &event["annotations"];
+        assert_eq!(notes["hook.example.com/seen"], "a little", "{event}");
+        // It was admission that refused: the right was there.
+        assert_eq!(notes["authorization.k8s.io/decision"], "allow", "{event}");
+    }
+    assert_eq!(events.len(), 3);
 }
 
 struct Once;

@@ -106,7 +106,7 @@ pub fn patched(question: &Value, patch: &Value) -> Value {
 }
 
 /// One webhook of a configuration, about creations and changes of config maps; `more` is laid over it.
-fn webhook(config: &Value, more: &Value) -> Value {
+pub fn webhook(config: &Value, more: &Value) -> Value {
     let mut hook = json!({
         "name": "hook.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None",
         "clientConfig": config, "timeoutSeconds": 5,
@@ -117,7 +117,7 @@ fn webhook(config: &Value, more: &Value) -> Value {
     hook
 }
 
-async fn configure(client: &Client, kind: &str, name: &str, hooks: Vec<Value>) {
+pub async fn configure(client: &Client, kind: &str, name: &str, hooks: Vec<Value>) {
     let plural = format!("{}webhookconfigurations", kind.to_lowercase());
     let path = format!("/apis/admissionregistration.k8s.io/v1/{plural}");
     let body = json!({"apiVersion": "admissionregistration.k8s.io/v1",
@@ -125,9 +125,9 @@ async fn configure(client: &Client, kind: &str, name: &str, hooks: Vec<Value>) {
     client.post(&path, &body).await.expect(201);
 }
 
-const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-fn map(name: &str, data: Value) -> Value {
+pub fn map(name: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }
 

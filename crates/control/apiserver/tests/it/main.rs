@@ -4,13 +4,16 @@
 mod access;
 mod aggregation;
 mod audit;
+mod bindings;
 mod contract;
 mod custom;
 mod fairness;
+mod forbidden;
 mod hooks;
 mod kinds;
 mod kubectl;
 mod nonsense;
+mod pages;
 mod patches;
 mod people;
 mod policies;

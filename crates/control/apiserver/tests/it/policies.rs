@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use crate::support::Client;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// As many entries as three nested loops walk through in a little less than a million steps.
+const LONG: usize = 34;
 const GROUP: &str = "/apis/admissionregistration.k8s.io";
 
 fn map(name: &str, data: Value) -> Value {
@@ -153,6 +155,22 @@ async fn policies_take_parameters() {
     let selected = json!({"spec": {"paramRef": {"name": null, "selector": {"matchLabels": {"limit": "yes"}}}}});
     client.merge(&path, &selected).await.expect(200);
     client.post(MAPS, &map("b", json!({"x": "y", "z": ""}))).await.expect(201);
+}
+
+#[tokio::test]
+async fn what_one_policy_costs_another_need_not_pay() {
+    let client = Client::start().await;
+    // About nine million steps, of the ten million that a policy has.
+    let long = "object.data.all(a, object.data.all(b, object.data.all(c, a + b + c != 'x')))";
+    let validations: Vec<_> =
+        (0..9).map(|n| json!({"expression": format!("{long} || {n} == 0")})).collect();
+    let spec = json!({"validations": validations});
+    policy(&client, "Validating", "one", spec.clone(), deny()).await;
+    let many: serde_json::Map<_, _> = (0..LONG).map(|n| (format!("k{n}"), json!("v"))).collect();
+    let many = Value::Object(many);
+    client.post(MAPS, &map("alone", many.clone())).await.expect(201);
+    policy(&client, "Validating", "two", spec, deny()).await;
+    client.post(MAPS, &map("both", many)).await.expect(201);
 }
 
 #[tokio::test]

@@ -73,6 +73,26 @@ async fn a_quota_counts_what_comes_and_goes() {
 }
 
 #[tokio::test]
+async fn a_dry_run_counts_but_writes_no_count() {
+    let client = Client::start().await;
+    client.post(QUOTAS, &quota("q", json!({"hard": {"pods": "1"}}))).await.expect(201);
+    // As if nobody had counted yet.
+    let path = format!("{QUOTAS}/q");
+    let blank = json!({"status": {"used": null}});
+    let before = client.merge(&format!("{path}/status"), &blank).await.expect(200);
+    assert_eq!(before["status"].get("used"), None, "{before}");
+    let revision = client.server_revision();
+    let dry = format!("{PODS}?dryRun=All");
+    client.post(&dry, &pod("a", json!({}))).await.expect(201);
+    assert_eq!(client.server_revision(), revision, "nothing was written");
+    assert_eq!(client.get(&path).await.expect(200), before);
+    client.post(PODS, &pod("a", json!({}))).await.expect(201);
+    client.merge(&format!("{path}/status"), &blank).await.expect(200);
+    let refused = client.post(&dry, &pod("b", json!({}))).await.expect(403);
+    assert!(refused["message"].as_str().unwrap().contains("used: pods=1"), "{refused}");
+}
+
+#[tokio::test]
 async fn nobody_gets_the_last_place_twice() {
     let client = Client::start().await;
     client.post(QUOTAS, &quota("q", json!({"hard": {"count/configmaps": "5"}}))).await.expect(201);
