@@ -6,7 +6,9 @@ use std::os::fd::AsFd;
 use berth_build::{NetworkMode, RunStep, RunnerError, StepMount, StepRunner};
 use berth_runtime::namespaces::NamespacesRequest;
 use berth_runtime::seccomp::Program;
-use berth_runtime::{Container, CreateRequest, DEFAULT_CAPABILITIES, Namespaces, Rootfs, Stdio};
+use berth_runtime::{
+    Container, CreateRequest, DEFAULT_CAPABILITIES, Namespaces, Processes, Rootfs, Stdio,
+};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde_json::{Value, json};
 
@@ -30,6 +32,7 @@ fn run(step: &RunStep, output: &mut dyn Write) -> Result<i32, Failure> {
         user: None,
         network: step.network == NetworkMode::None,
         ipc: true,
+        processes: false,
         hostname: Some("build".to_owned()),
         sysctls: Vec::new(),
     })?;
@@ -43,7 +46,7 @@ fn run(step: &RunStep, output: &mut dyn Write) -> Result<i32, Failure> {
     let copy = rustix::io::dup(&write)?;
     let null = std::fs::File::open("/dev/null")?;
     let container = match Container::create(CreateRequest {
-        processes_of: None,
+        processes: Processes::Own,
         spec: &spec,
         rootfs: &rootfs,
         namespaces: &namespaces,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use berth_runtime::cgroup::{Cgroup, Hierarchies};
 use berth_shim::client::ShimError;
-use berth_shim::protocol::{Exec, Filter, Root, Sandbox, Start};
+use berth_shim::protocol::{Exec, Filter, Root, Sandbox, Start, Visibility};
 use berth_shim::{Shim, Zygote};
 use rustix::pipe::pipe;
 use serde_json::json;
@@ -22,6 +22,10 @@ struct Pod {
 
 impl Pod {
     fn new(name: &str) -> Self {
+        Self::with(name, Visibility::Own)
+    }
+
+    fn with(name: &str, processes: Visibility) -> Self {
         assert!(rustix::process::getuid().is_root(), "these tests need root");
         let directory = tempfile::tempdir().unwrap();
         let layer = directory.path().join("layer/bin");
@@ -39,6 +43,7 @@ impl Pod {
             user: Some((300_000, 65_536)),
             network: true,
             ipc: true,
+            processes,
             hostname: Some(name.to_owned()),
             sysctls: Vec::new(),
         };
@@ -116,6 +121,31 @@ fn exit_codes_and_logs_reach_the_agent() {
     assert!(network.is_some());
     pod.shim.forget("web").unwrap();
     assert!(pod.shim.state().unwrap().0.is_empty());
+}
+
+#[test]
+fn shared_processes_end_with_their_container_and_not_with_another() {
+    let pod = Pod::with("share", Visibility::Pod);
+    let events = pod.shim.subscribe().unwrap();
+    let own = |order: Start, name: &str| {
+        let cgroup = pod.cgroup.join(name);
+        Cgroup::create(&Hierarchies::detect().unwrap(), &cgroup).unwrap();
+        Start { cgroup, ..order }
+    };
+    // It leaves a process that holds its output open; without a pid namespace of its own nothing else would end it.
+    pod.shim.start(own(pod.order("side", "while :; do sleep 60; done"), "side")).unwrap();
+    let leaves = "sleep 1000 & echo here; exit 4";
+    let pid = pod.shim.start(own(pod.order("web", leaves), "web")).unwrap();
+    assert!(pid > 1);
+    let (name, exit) = events.next_exit().unwrap().unwrap();
+    assert_eq!((name.as_str(), exit.code), ("web", 4));
+    let group = |name: &str| Cgroup::at(&Hierarchies::detect().unwrap(), &pod.cgroup.join(name));
+    until("what it left is gone", || group("web").remove().is_ok());
+    assert!(fs::read_to_string(pod.log("web")).unwrap().contains(" stdout F here\n"));
+    let (state, _) = pod.shim.state().unwrap();
+    assert!(state.iter().any(|held| held.container == "side" && held.exit.is_none()));
+    pod.shim.shutdown().unwrap();
+    until("the other has ended with the pod", || group("side").remove().is_ok());
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod account;
 mod backup;
 mod bad_input;
 mod crash;
+mod debug;
 mod etcd;
 mod full_disk;
 mod people;

@@ -104,6 +104,11 @@ impl Berth {
         self.data.with_extension("log")
     }
 
+    /// The pid of the server, which runs.
+    pub fn server_pid(&self) -> u32 {
+        self.server.as_ref().expect("it runs").id()
+    }
+
     /// `kill -9`.
     pub fn kill_server(&mut self) {
         let mut server = self.server.take().unwrap();

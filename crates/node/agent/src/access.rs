@@ -1,4 +1,4 @@
-//! The node's HTTP service: logs, exec, attach, port-forward, on the paths of a kubelet.
+//! The node's HTTP service: logs, exec, attach, port-forward and statistics, on the paths of a kubelet.
 
 use std::convert::Infallible;
 use std::fs;
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Shared;
 use crate::directory::{PodDirectory, Record};
 use crate::log::{self, LogQuery};
+use crate::stats::Document;
 use crate::stream;
 
 /// Any error, as HTTP bodies carry them.
@@ -212,7 +213,14 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let access = self.clone();
-        Box::pin(async move { Ok(access.answer(request).unwrap_or_else(Refusal::response)) })
+        Box::pin(async move {
+            let query = Query::parse(request.uri().query().unwrap_or_default());
+            let answer = match Document::of(request.uri().path(), &query) {
+                Some(document) => document.answer(access.shared).await,
+                None => access.answer(request),
+            };
+            Ok(answer.unwrap_or_else(Refusal::response))
+        })
     }
 }
 

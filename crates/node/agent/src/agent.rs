@@ -24,6 +24,7 @@ use crate::image::Images;
 use crate::pod::worker::Worker;
 use crate::settings::Settings;
 use crate::token::Tokens;
+use crate::usage::Meter;
 
 /// What all workers share.
 pub struct Shared {
@@ -34,6 +35,8 @@ pub struct Shared {
     pub hierarchies: Hierarchies,
     pub events: Events,
     pub tokens: Tokens,
+    /// What pods use.
+    pub meter: Meter,
     addresses: Mutex<Addresses>,
     ids: Mutex<BTreeSet<u32>>,
     /// UIDs of the pods that are here, by namespace and name.
@@ -141,8 +144,10 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(posting);
         let (network, length) = settings.network.pods;
+        let hierarchies = Hierarchies::detect()?;
         let shared = Arc::new(Shared {
-            hierarchies: Hierarchies::detect()?,
+            meter: Meter::new(hierarchies.clone(), &settings.instance),
+            hierarchies,
             client,
             images,
             zygote,
@@ -182,6 +187,10 @@ impl Agent {
         tasks.spawn({
             let (shared, stop) = (shared.clone(), stop.clone());
             async move { shared.tokens.run(&shared.client, &stop).await }
+        });
+        tasks.spawn({
+            let (shared, stop) = (shared.clone(), stop.clone());
+            async move { crate::usage::run(&shared, stop).await }
         });
         let traffic = crate::traffic::Traffic::install(rules).await?;
         tasks.spawn({

@@ -319,7 +319,10 @@ fn all_mounts(spec: &PodSpec, mounts: &[Mounted], privileged: bool) -> Vec<Value
     } else {
         all.push(json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", sys] }));
     }
-    if !mounts.iter().any(|mount| mount.destination == Path::new("/dev/shm")) {
+    let own_shm = mounts.iter().any(|mount| mount.destination == Path::new("/dev/shm"));
+    if spec.host_ipc.unwrap_or(false) && !own_shm {
+        all.push(json!({ "destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["rbind", "nosuid", "noexec", "nodev", "rw"] }));
+    } else if !own_shm {
         all.push(json!({ "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
                          "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] }));
     }

@@ -20,8 +20,10 @@ mod log;
 mod pod;
 mod probe;
 mod reclaim;
+mod stats;
 mod status;
 mod stream;
+mod usage;
 mod volume;
 
 pub use agent::{Agent, AgentError};

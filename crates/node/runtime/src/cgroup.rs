@@ -13,6 +13,9 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Pid;
 
 mod limits;
+mod usage;
+
+pub use usage::{Memory, Throttled, Usage};
 
 /// The version 1 controllers we limit or count with. The others stay at their root.
 const CONTROLLERS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "devices"];

@@ -124,7 +124,7 @@ fn open_filesystem(
 }
 
 /// Attaches the new root over the old, swaps them, and drops the old one with everything below it.
-fn pivot(root: BorrowedFd<'_>, old: BorrowedFd<'_>) -> Result<(), Failure> {
+pub fn pivot(root: BorrowedFd<'_>, old: BorrowedFd<'_>) -> Result<(), Failure> {
     attach(root, c"/").map_err(Failure::at(Step::Root, 0))?;
     rustix::process::fchdir(root).map_err(Failure::at(Step::Pivot, 0))?;
     rustix::process::pivot_root(c".", c".").map_err(Failure::at(Step::Pivot, 1))?;

@@ -32,6 +32,17 @@ pub enum Stdio {
     },
 }
 
+/// The pid namespace of a container.
+#[derive(Debug, Clone, Copy)]
+pub enum Processes<'a> {
+    /// A new one: its first process is number 1, and whatever is left dies with it.
+    Own,
+    /// That of the process behind a pidfd, or the one a descriptor names. Who starts the container ends what it leaves.
+    Join(BorrowedFd<'a>),
+    /// The caller's, which is the host's. Who starts the container ends what it leaves.
+    Host,
+}
+
 /// A container to start.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
@@ -39,10 +50,11 @@ pub struct CreateRequest<'a> {
     pub spec: &'a Spec,
     /// The root filesystem.
     pub rootfs: &'a Rootfs,
-    /// The namespaces shared with the other containers of the pod. Mount and cgroup namespaces are always new.
+    /// The namespaces shared with the other containers of the pod. Mount and cgroup namespaces are always new; the pid
+    /// namespace is the business of `processes`.
     pub namespaces: &'a Namespaces,
-    /// The first process of a container whose pid namespace is joined. Otherwise that is new, too.
-    pub processes_of: Option<BorrowedFd<'a>>,
+    /// Which processes it sees, and who sees its own.
+    pub processes: Processes<'a>,
     /// The mapping of `namespaces.user`.
     pub mapping: Option<IdMapping>,
     /// User or group by name, from the image; stands above the ids in the configuration.
@@ -165,14 +177,19 @@ impl Container {
         let mut namespaces = raw_namespaces(request.namespaces);
         let user = user.map(|fd| fd.as_raw_fd());
         let mut own = libc::CLONE_NEWNS;
-        match request.processes_of {
-            Some(process) => namespaces.push((process.as_raw_fd(), libc::CLONE_NEWPID)),
-            None => own |= libc::CLONE_NEWPID,
+        let mut joins = user.is_some();
+        match request.processes {
+            Processes::Own => own |= libc::CLONE_NEWPID,
+            Processes::Join(of) => {
+                namespaces.push((of.as_raw_fd(), libc::CLONE_NEWPID));
+                joins = true;
+            }
+            Processes::Host => {}
         }
         let (stdio, keep) = child_stdio(request.stdio);
         // A pid namespace, too, is only entered by a child.
         let started = start(
-            user.is_some() || request.processes_of.is_some(),
+            joins,
             own.unsigned_abs().into(),
             request.cgroup,
             |end| {

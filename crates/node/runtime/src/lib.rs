@@ -14,10 +14,11 @@ pub mod user;
 
 mod channel;
 mod child;
+mod init;
 mod mounts;
 mod process;
 
-pub use container::{Container, CreateError, CreateRequest, ExecRequest, Stdio};
+pub use container::{Container, CreateError, CreateRequest, ExecRequest, Processes, Stdio};
 pub use namespaces::{IdMapping, Namespaces};
 pub use rootfs::Rootfs;
 

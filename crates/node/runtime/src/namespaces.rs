@@ -1,6 +1,7 @@
 //! The namespaces a pod's containers share, held open by descriptors alone.
 //!
-//! A short-lived child creates them and leaves; the descriptors keep them alive. There is no pause process to pay for.
+//! A short-lived child creates them and leaves; the descriptors keep them alive. There is no pause process to pay for, but
+//! where containers share a pid namespace: that lives only as long as its first process, so the child stays as one.
 
 use std::ffi::CString;
 use std::io;
@@ -12,6 +13,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::channel::{self, Failure, Message, Step};
+use crate::init;
 
 /// A range of user and group ids: container ids from 0 on become host ids from `host` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct NamespacesRequest {
     pub network: bool,
     /// An own IPC namespace.
     pub ipc: bool,
+    /// A pid namespace for all containers, with a first process that reaps what they leave.
+    pub processes: bool,
     /// An own UTS namespace with this host name.
     pub hostname: Option<String>,
     /// Kernel settings below `/proc/sys`, in dotted or slashed form, that belong to these namespaces.
@@ -48,6 +52,10 @@ pub struct Namespaces {
     pub ipc: Option<OwnedFd>,
     /// UTS namespace.
     pub uts: Option<OwnedFd>,
+    /// Pid namespace.
+    pub processes: Option<OwnedFd>,
+    /// The pidfd of its first process, which ends with the caller.
+    init: Option<OwnedFd>,
 }
 
 /// Why namespaces could not be made.
@@ -96,25 +104,50 @@ impl Namespaces {
             unsafe { clone3(CloneOptions { namespaces: flags, ..CloneOptions::default() }) };
         let (pid, pidfd) = match cloned.map_err(NamespacesError::Create)? {
             Cloned::Child => {
-                if let Err(failure) =
-                    settle(theirs.as_fd(), request.user.is_some(), hostname, &sysctls)
-                {
-                    channel::report(theirs.as_fd(), failure);
+                let end = theirs.as_fd();
+                let outcome = settle(end, request.user.is_some(), hostname, &sysctls)
+                    .and_then(|()| if request.processes { init::prepare() } else { Ok(()) })
+                    .and_then(|()| channel::send_pid(end, 0).map_err(Failure::at(Step::Wait, 0)));
+                if let Err(failure) = outcome {
+                    channel::report(end, failure);
+                    berth_sys::exec::exit_now(1);
+                }
+                if request.processes {
+                    init::stay();
                 }
                 // Stays until it is killed, so that /proc still names its namespaces.
-                let _killed = channel::wait(theirs.as_fd());
+                let _killed = channel::wait(end);
                 berth_sys::exec::exit_now(0);
             }
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
         drop(theirs);
-        let made = collect(request, pid, &ours);
-        // The child may be gone already; reaping it is what counts.
-        let _gone = pidfd_send_signal(&pidfd, Signal::KILL);
-        rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED))
-            .map_err(|error| NamespacesError::Create(error.into()))?;
-        made
+        match collect(request, pid, &ours) {
+            Ok(made) if request.processes => Ok(Self { init: Some(pidfd), ..made }),
+            made => {
+                end(&pidfd).map_err(NamespacesError::Create)?;
+                made
+            }
+        }
     }
+
+    /// Ends the first process of the shared pid namespace, and with it all that is left there, and waits for its end.
+    ///
+    /// Children of the caller in it must have been reaped: the namespace waits for them, and so would this.
+    ///
+    /// # Errors
+    /// When the process cannot be waited for.
+    pub fn release(&mut self) -> io::Result<()> {
+        self.init.take().map_or(Ok(()), |init| end(&init))
+    }
+}
+
+fn end(pidfd: &OwnedFd) -> io::Result<()> {
+    // It may be gone already; reaping it is what counts.
+    let _gone = pidfd_send_signal(pidfd, Signal::KILL);
+    let options = WaitIdOptions::EXITED;
+    rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), options))?;
+    Ok(())
 }
 
 fn flags(request: &NamespacesRequest) -> u64 {
@@ -131,10 +164,13 @@ fn flags(request: &NamespacesRequest) -> u64 {
     if request.hostname.is_some() {
         flags |= libc::CLONE_NEWUTS;
     }
+    if request.processes {
+        flags |= libc::CLONE_NEWPID;
+    }
     flags.unsigned_abs().into()
 }
 
-/// Child: takes on the mapped root, then sets what belongs to the new namespaces, then says it is ready.
+/// Child: takes on the mapped root, then sets what belongs to the new namespaces.
 fn settle(
     end: std::os::fd::BorrowedFd<'_>,
     mapped: bool,
@@ -153,7 +189,7 @@ fn settle(
             .map_err(Failure::at(Step::Sysctl, index))?;
         rustix::io::write(&file, value.to_bytes()).map_err(Failure::at(Step::Sysctl, index))?;
     }
-    channel::send_pid(end, 0).map_err(Failure::at(Step::Wait, 0))
+    Ok(())
 }
 
 fn collect(
@@ -198,6 +234,8 @@ fn collect(
         network: take(request.network, "net")?,
         ipc: take(request.ipc, "ipc")?,
         uts: take(request.hostname.is_some(), "uts")?,
+        processes: take(request.processes, "pid")?,
+        init: None,
     })
 }
 

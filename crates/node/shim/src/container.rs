@@ -35,6 +35,8 @@ pub struct Held {
     pub process: Container,
     pub cgroup: Cgroup,
     pub mapped: bool,
+    /// It has a pid namespace of its own, which takes along what its first process leaves.
+    pub alone: bool,
     pub sources: Vec<Source>,
     /// The container's input: a pipe, or the controlling side of its terminal.
     pub input: Option<OwnedFd>,
@@ -66,6 +68,7 @@ impl Held {
             process,
             cgroup,
             mapped,
+            alone: true,
             sources: Vec::new(),
             input: None,
             exit: None,
@@ -152,7 +155,10 @@ impl Held {
     pub fn conclude(&mut self) -> io::Result<Exit> {
         let mut exit = reap(self.process.pidfd.as_fd())?;
         exit.out_of_memory = self.cgroup.memory_kills() > self.memory_kills;
-        // The pid namespace dies with its first process, so the pipes have no writers left but what they still hold.
+        if !self.alone {
+            self.cgroup.kill().map_err(io::Error::other)?;
+        }
+        // Now the pipes have no writers left but what they still hold.
         while !self.sources.is_empty() {
             let before = self.journal.offset();
             let count = self.sources.len();

@@ -54,6 +54,18 @@ pub enum Request {
     Shutdown,
 }
 
+/// Whose processes a pod's containers see.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Visibility {
+    /// Each its own.
+    #[default]
+    Own,
+    /// Those of the pod.
+    Pod,
+    /// All of the machine.
+    Host,
+}
+
 /// The namespaces of a pod.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sandbox {
@@ -63,6 +75,9 @@ pub struct Sandbox {
     pub network: bool,
     /// An own IPC namespace.
     pub ipc: bool,
+    /// Who sees whose processes.
+    #[serde(default)]
+    pub processes: Visibility,
     /// Host name, with an own UTS namespace.
     pub hostname: Option<String>,
     /// Kernel parameters of these namespaces.
@@ -75,6 +90,7 @@ impl Sandbox {
             user: self.mapping(),
             network: self.network,
             ipc: self.ipc,
+            processes: self.processes == Visibility::Pod,
             hostname: self.hostname.clone(),
             sysctls: self.sysctls.clone(),
         }
@@ -140,7 +156,7 @@ pub struct Start {
     pub stdin: bool,
     /// Rows and columns of a terminal.
     pub terminal: Option<(u16, u16)>,
-    /// The container whose processes it sees and shares the pid namespace with.
+    /// The container whose processes it sees and shares the pid namespace with, where each has its own.
     #[serde(default)]
     pub processes_of: Option<String>,
     /// Log file, in the CRI format.

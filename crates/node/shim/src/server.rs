@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use berth_runtime::cgroup::{Cgroup, Hierarchies};
 use berth_runtime::seccomp::Program;
-use berth_runtime::{Container, CreateError, CreateRequest, ExecRequest, Namespaces, Stdio};
+use berth_runtime::{
+    Container, CreateError, CreateRequest, ExecRequest, Namespaces, Processes, Stdio,
+};
 use oci_spec::runtime::{Capability, Process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -18,7 +20,7 @@ use crate::client::{SOCKET, short};
 use crate::container::{Held, Source, reap, set_nonblocking};
 use crate::exit_file::ExitFile;
 use crate::log::{Journal, Stream};
-use crate::protocol::{self, Exec, Exit, Filter, Reply, Request, Sandbox, Start};
+use crate::protocol::{self, Exec, Exit, Filter, Reply, Request, Sandbox, Start, Visibility};
 
 /// A peer that stops in the middle of a message may not hold the loop.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -77,6 +79,7 @@ impl Server {
                 user: None,
                 network: false,
                 ipc: false,
+                processes: Visibility::Own,
                 hostname: None,
                 sysctls: Vec::new(),
             },
@@ -258,8 +261,15 @@ impl Server {
             Some(name) => Some(self.find(name)?.process.pidfd.try_clone().map_err(|e| failed(&e))?),
             None => None,
         };
+        let processes = match (self.sandbox.processes, &self.namespaces.processes, &target) {
+            (Visibility::Host, _, _) => Processes::Host,
+            (_, Some(namespace), _) => Processes::Join(namespace.as_fd()),
+            (_, None, Some(target)) => Processes::Join(target.as_fd()),
+            (_, None, None) => Processes::Own,
+        };
+        let alone = matches!(processes, Processes::Own);
         let mut process = Container::create(CreateRequest {
-            processes_of: target.as_ref().map(AsFd::as_fd),
+            processes,
             spec: &start.spec,
             rootfs: &start.root.to_rootfs(),
             namespaces: &self.namespaces,
@@ -274,6 +284,7 @@ impl Server {
         let pid = process.pid.as_raw_nonzero().get();
         let mapped = self.sandbox.user.is_some();
         let mut held = Held::new(start.container, process, cgroup, mapped, journal, exit_file);
+        held.alone = alone;
         if let Some((input, sources)) = streams {
             (held.input, held.sources) = (input, sources);
         }
@@ -386,6 +397,7 @@ impl Server {
                 self.announce(index, exit).map_err(|error| failed(&error))?;
             }
         }
+        self.namespaces.release().map_err(|error| failed(&error))?;
         self.leaving = true;
         // Whoever has the answer finds no shim any more.
         std::fs::remove_file(self.directory.join(SOCKET)).map_err(|error| failed(&error))?;

@@ -41,6 +41,7 @@ pub(crate) fn spec(spec: &Place<'_>, errors: &mut Errors) {
     }
     ephemeral(spec, errors);
     host_ports(spec, errors);
+    host_namespaces(spec, errors);
     network(spec, errors);
     security::pod(&spec.field("securityContext"), errors);
     placement::check(spec, errors);
@@ -105,6 +106,24 @@ pub(crate) fn added(object: &Value, old: &Value, errors: &mut Errors) {
                 errors.push(FieldError::forbidden(path, why));
             }
             Some(_) => {}
+        }
+    }
+}
+
+/// Which namespaces of the node go together with which of the pod.
+fn host_namespaces(spec: &Place<'_>, errors: &mut Errors) {
+    let is = |field: &str| spec.value.flag(&[field]);
+    if is("hostPID") && is("shareProcessNamespace") {
+        let why = "ShareProcessNamespace and HostPID cannot both be enabled";
+        spec.field("shareProcessNamespace").invalid(why, errors);
+    }
+    if spec.field("hostUsers").value != &Value::Bool(false) {
+        return;
+    }
+    for field in ["hostNetwork", "hostPID", "hostIPC"] {
+        if is(field) {
+            let why = "when `hostUsers` is false";
+            errors.push(FieldError::forbidden(&spec.field(field).path, why));
         }
     }
 }

@@ -11,7 +11,7 @@ use berth_network::Attachment;
 use berth_runtime::cgroup::Cgroup;
 use berth_shim::Shim;
 use berth_shim::client::ShimError;
-use berth_shim::protocol::{Root, Sandbox, Start};
+use berth_shim::protocol::{Root, Sandbox, Start, Visibility};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::ResourceExt;
@@ -97,7 +97,7 @@ impl Workshop {
         self.save(record)?;
         self.write_etc(pod, spec, record)
             .map_err(|error| Cause::create(format!("cannot write the pod's files: {error}")))?;
-        let sandbox = sandbox(pod, spec, record)?;
+        let sandbox = sandbox(pod, spec, record);
         let (shared, directory, shim) = (self.shared.clone(), self.directory.clone(), self.shim());
         let network = self
             .blocking(move || -> Result<_, ZygoteOrShim> {
@@ -452,11 +452,8 @@ fn hostname(pod: &Pod, spec: &PodSpec) -> String {
     name.trim_end_matches(['-', '.']).to_owned()
 }
 
-fn sandbox(pod: &Pod, spec: &PodSpec, record: &Record) -> Result<Sandbox, Cause> {
+fn sandbox(pod: &Pod, spec: &PodSpec, record: &Record) -> Sandbox {
     let host_network = spec.host_network.unwrap_or(false);
-    if spec.host_pid.unwrap_or(false) || spec.share_process_namespace.unwrap_or(false) {
-        return Err(Cause::config("hostPID and shareProcessNamespace are not supported yet"));
-    }
     let mut sysctls: Vec<(String, String)> = spec
         .security_context
         .iter()
@@ -472,13 +469,19 @@ fn sandbox(pod: &Pod, spec: &PodSpec, record: &Record) -> Result<Sandbox, Cause>
             }
         }
     }
-    Ok(Sandbox {
+    let processes = match (spec.host_pid, spec.share_process_namespace) {
+        (Some(true), _) => Visibility::Host,
+        (_, Some(true)) => Visibility::Pod,
+        (_, _) => Visibility::Own,
+    };
+    Sandbox {
         user: record.user.map(|base| (base, IDS)),
         network: !host_network,
         ipc: !spec.host_ipc.unwrap_or(false),
+        processes,
         hostname: (!host_network).then(|| hostname(pod, spec)),
         sysctls,
-    })
+    }
 }
 
 /// The signal that asks a container to end.

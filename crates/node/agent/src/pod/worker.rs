@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use berth_network::Attachment;
 use berth_shim::protocol::{Exit, Reply};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -27,6 +28,7 @@ use crate::directory::{Ended, PodDirectory, Record};
 use crate::event::Severity;
 use crate::probe::{self, Finding, Kind, Target};
 use crate::status::{chain, status};
+use crate::usage::{Resident, Running};
 
 /// What wakes a worker, besides a new specification and the time.
 #[derive(Debug)]
@@ -120,6 +122,7 @@ impl Worker {
             if self.observed.removed {
                 break;
             }
+            self.take_census();
             self.report().await;
             let sleep = async {
                 match wake {
@@ -142,12 +145,37 @@ impl Worker {
                 () = sleep => {}
             }
         }
+        self.shared().meter.drop_pod(&self.record.uid);
         for (_, probe) in self.probes.drain() {
             probe.abort();
         }
         if let Some(listener) = self.listener.take() {
             listener.abort();
         }
+    }
+
+    /// Says what runs, to those who count.
+    fn take_census(&self) {
+        let running = |(name, view): (&String, &View)| {
+            let Phase::Running { since } = view.phase else { return None };
+            let known = self.record.containers.get(name)?;
+            Some(Running {
+                name: name.clone(),
+                instance: known.instance(name),
+                image: known.image.as_ref().map(|(name, _)| name.clone()).unwrap_or_default(),
+                since,
+            })
+        };
+        let network = &self.shared().settings.network;
+        let interface = self.record.address.map(|it| Attachment::of(network, it).interface);
+        self.shared().meter.set(Resident {
+            namespace: self.record.namespace.clone(),
+            name: self.record.name.clone(),
+            uid: self.record.uid.clone(),
+            since: self.last.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            interface,
+            containers: self.observed.containers.iter().filter_map(running).collect(),
+        });
     }
 
     fn shared(&self) -> &Shared {

@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use berth_runtime::Processes;
 use serde_json::json;
 
-use crate::support::{Fixture, MAPPING, spec, value};
+use crate::support::{Fixture, MAPPING, captured, finish, spec, value, wait};
 
 #[test]
 fn root_of_a_pod_is_nobody_on_the_host_but_owns_its_files() {
@@ -101,4 +102,49 @@ fn links_in_the_image_cannot_lead_a_mount_outside() {
         fixture.start(&serde_json::from_value(config).unwrap(), None, crate::support::captured().0);
     assert!(outcome.is_err());
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+/// What the first process of a shared pid namespace shows of the host: nothing, whoever looks.
+#[test]
+fn containers_that_share_processes_see_each_other_and_not_the_host() {
+    for mapping in [None, Some(MAPPING)] {
+        let fixture = Fixture::with_processes(mapping, true);
+        let (stdio, output) = captured();
+        let first = fixture.start(&spec(&["sh", "-c", "exec sleep 1000"]), None, stdio).unwrap();
+        let (code, seen) = fixture.shell(
+            "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; for p in /proc/[0-9]*; do \
+             [ \"$(cat $p/comm)\" = sleep ] && ls $p/root/ && kill ${p#/proc/}; done; \
+             ls /proc/1/root/ /proc/1/fd/; readlink /proc/1/exe; true",
+        );
+        assert_eq!(code, 0, "{seen}");
+        assert!(seen.contains("sleep 1000"), "{seen}");
+        // The other's root is the image, that of the namespace's first process is out of reach.
+        assert!(seen.contains("bin"), "{seen}");
+        assert!(!seen.contains("home") && !seen.contains("berth"), "{seen}");
+        assert_eq!(finish(&first, output).0, 128 + 15, "the signal went through: {seen}");
+    }
+}
+
+#[test]
+fn orphans_of_shared_processes_are_reaped() {
+    let fixture = Fixture::with_processes(Some(MAPPING), true);
+    let (stdio, _output) = captured();
+    let first = fixture.start(&spec(&["sleep", "1000"]), None, stdio).unwrap();
+    let line = "(sleep 0.05 & sleep 0.05 &); while [ \"$(cat /proc/[0-9]*/stat | grep -c '(sleep)')\" != 1 ]; \
+                do :; done 2>/dev/null; cat /proc/[0-9]*/stat 2>/dev/null | grep -c ' Z '; true";
+    assert_eq!(fixture.shell(line), (0, "0\n".to_owned()));
+    rustix::process::pidfd_send_signal(&first.pidfd, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(wait(&first), 137);
+}
+
+#[test]
+fn a_container_among_the_hosts_processes_sees_them() {
+    let fixture = Fixture::new(None);
+    let (stdio, output) = captured();
+    let spec = spec(&["sh", "-c", &format!("cat /proc/{}/comm; echo $$", std::process::id())]);
+    let container = fixture.start_among(Processes::Host, &spec, None, stdio).unwrap();
+    let pid = container.pid.as_raw_nonzero().get();
+    let (code, text) = finish(&container, output);
+    let own = std::fs::read_to_string("/proc/self/comm").unwrap();
+    assert_eq!((code, text), (0, format!("{own}{pid}\n")));
 }

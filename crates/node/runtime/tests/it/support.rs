@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use berth_runtime::cgroup::{Cgroup, Hierarchies};
 use berth_runtime::namespaces::NamespacesRequest;
 use berth_runtime::seccomp::Program;
-use berth_runtime::{Container, CreateError, CreateRequest, IdMapping, Namespaces, Rootfs, Stdio};
+use berth_runtime::{
+    Container, CreateError, CreateRequest, IdMapping, Namespaces, Processes, Rootfs, Stdio,
+};
 use oci_spec::runtime::Spec;
 use rustix::pipe::pipe;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -29,6 +31,11 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new(mapping: Option<IdMapping>) -> Self {
+        Self::with_processes(mapping, false)
+    }
+
+    /// The same, its containers sharing one pid namespace if so wished.
+    pub fn with_processes(mapping: Option<IdMapping>, shared: bool) -> Self {
         assert!(rustix::process::getuid().is_root(), "these tests need root");
         let busybox = Path::new("/bin/busybox");
         assert!(busybox.exists(), "these tests need Debian's busybox-static at /bin/busybox");
@@ -40,7 +47,7 @@ impl Fixture {
         fs::copy(busybox, layer.join("bin/busybox")).unwrap();
         for applet in [
             "sh", "cat", "id", "echo", "true", "ls", "sleep", "mount", "stat", "touch", "hostname",
-            "tty", "pwd", "env",
+            "tty", "pwd", "env", "kill", "tr", "grep", "readlink",
         ] {
             std::os::unix::fs::symlink("busybox", layer.join("bin").join(applet)).unwrap();
         }
@@ -61,6 +68,7 @@ impl Fixture {
             user: mapping,
             network: true,
             ipc: true,
+            processes: shared,
             hostname: Some("harbour".to_owned()),
             sysctls: vec![("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())],
         };
@@ -79,6 +87,20 @@ impl Fixture {
         user: Option<&str>,
         stdio: Stdio,
     ) -> Result<Container, CreateError> {
+        let processes = match &self.namespaces.processes {
+            Some(shared) => Processes::Join(shared.as_fd()),
+            None => Processes::Own,
+        };
+        self.start_among(processes, spec, user, stdio)
+    }
+
+    pub fn start_among(
+        &self,
+        processes: Processes<'_>,
+        spec: &Spec,
+        user: Option<&str>,
+        stdio: Stdio,
+    ) -> Result<Container, CreateError> {
         self.starts.set(self.starts.get() + 1);
         let scratch = self.scratch();
         fs::create_dir(&scratch).unwrap();
@@ -88,7 +110,7 @@ impl Fixture {
             work: scratch.join("work"),
         };
         Container::create(CreateRequest {
-            processes_of: None,
+            processes,
             spec,
             rootfs: &rootfs,
             namespaces: &self.namespaces,
