@@ -7,6 +7,7 @@ mod crash;
 mod debug;
 mod etcd;
 mod full_disk;
+mod helm;
 mod people;
 mod servers;
 mod single;
