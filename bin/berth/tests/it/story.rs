@@ -11,4 +11,5 @@ mod people;
 mod servers;
 mod single;
 mod streams;
+mod top;
 mod votes;
