@@ -12,4 +12,5 @@ mod people;
 mod servers;
 mod single;
 mod streams;
+mod top;
 mod votes;

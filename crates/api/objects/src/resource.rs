@@ -218,10 +218,10 @@ impl<'a> Resource<'a> {
         }
     }
 
-    /// Whether objects are kept; others are questions, answered on creation.
+    /// Whether objects are kept; others are questions, answered on creation, or figures, made when somebody reads them.
     #[must_use]
     pub fn is_kept(&self) -> bool {
-        self.verbs.contains(&"get")
+        self.verbs.contains(&"watch")
     }
 
     /// Whether objects live in namespaces.

@@ -2,6 +2,7 @@
 
 mod access;
 mod cluster;
+mod metrics;
 mod network;
 mod pod;
 mod storage;
@@ -16,6 +17,7 @@ pub(crate) use access::{
     signing_request,
 };
 pub(crate) use cluster::*;
+pub(crate) use metrics::{USE, node_use, pod_use};
 pub(crate) use network::*;
 pub(crate) use pod::{POD, pod};
 pub(crate) use storage::*;

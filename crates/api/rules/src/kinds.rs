@@ -15,6 +15,7 @@ mod discovery;
 mod events;
 mod extensions;
 mod flowcontrol;
+mod metrics;
 mod networking;
 mod node;
 mod policy;
@@ -52,7 +53,7 @@ const fn v1(
     }
 }
 
-static GROUPS: [&[Resource<'static>]; 21] = [
+static GROUPS: [&[Resource<'static>]; 22] = [
     &core::RESOURCES,
     &admission::RESOURCES,
     &apps::RESOURCES,
@@ -74,6 +75,7 @@ static GROUPS: [&[Resource<'static>]; 21] = [
     &authorization::RESOURCES,
     &certificates::RESOURCES,
     &rbac::RESOURCES,
+    &metrics::RESOURCES,
 ];
 
 /// All built-in resources.

@@ -15,8 +15,8 @@ use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
 use crate::service::{header, json, refusal};
 use crate::{
-    Body, Identity, accounts, delete, evict, list, patch, pods, proxies, reviews, room, scale,
-    watch, write,
+    Body, Identity, accounts, delete, evict, list, metrics, patch, pods, proxies, reviews, room,
+    scale, watch, write,
 };
 
 /// What to do about fields nobody knows.
@@ -190,6 +190,10 @@ impl Call {
             (Some(Scale), "get") => scale::get(self).await,
             (Some(Scale), "update" | "patch") => scale::change(self, request).await,
             (Some(Token), "create") => accounts::token(self, request).await,
+            (None, verb) if metrics::answers(self.resource()) => match verb {
+                "get" | "list" => metrics::answer(self).await,
+                _ => Err(not_allowed()),
+            },
             (None, "create") if !self.resource().is_kept() => reviews::answer(self, request).await,
             (None, _) if !self.resource().is_kept() => Err(not_allowed()),
             (

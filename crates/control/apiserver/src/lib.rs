@@ -37,6 +37,7 @@ mod kinds;
 mod limits;
 mod list;
 mod listen;
+mod metrics;
 mod nodes;
 mod openapi;
 mod operations;

@@ -184,7 +184,7 @@ fn components<'a>(
             }
         }
         let list = format!("{name}List");
-        if resource.is_kept() {
+        if resource.verbs.contains(&"list") {
             schemas.insert(list.clone(), list_schema(resource, &name));
         }
         resource_paths(resource, &name, &list, paths);
@@ -389,6 +389,30 @@ fn operation(
     operation
 }
 
+/// The paths of what can be read only.
+fn read_only_paths(
+    resource: &Resource,
+    (name, list): (&str, &str),
+    base: &str,
+    paths: &mut BTreeMap<String, Value>,
+) {
+    let kind = (resource.group, resource.version, resource.kind);
+    let all = json!({"get": operation(resource, kind, "list", None, list)});
+    let mut folder = format!("{base}/{}", resource.plural);
+    let mut variables = Vec::new();
+    if resource.namespaced() {
+        paths.insert(folder, all.clone());
+        folder = format!("{base}/namespaces/{{namespace}}/{}", resource.plural);
+        variables.push(parameter("namespace", "path"));
+    }
+    let mut value = all;
+    value["parameters"] = json!(variables);
+    paths.insert(folder.clone(), value);
+    variables.push(parameter("name", "path"));
+    let get = operation(resource, kind, "get", None, name);
+    paths.insert(format!("{folder}/{{name}}"), json!({"get": get, "parameters": variables}));
+}
+
 fn resource_paths(
     resource: &Resource,
     name: &str,
@@ -399,6 +423,9 @@ fn resource_paths(
     const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
     let kind = (resource.group, resource.version, resource.kind);
     let base = format!("/{}", root(resource.group, resource.version));
+    if !resource.is_kept() && resource.verbs.contains(&"list") {
+        return read_only_paths(resource, (name, list), &base, paths);
+    }
     if !resource.is_kept() {
         let (folder, variables) = if resource.namespaced() {
             let folder = format!("{base}/namespaces/{{namespace}}/{}", resource.plural);

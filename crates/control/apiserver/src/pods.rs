@@ -202,7 +202,7 @@ fn options(call: &Call) -> Value {
 }
 
 /// Boxed, because the compiler cannot follow the service's type into the callers' futures.
-fn ask(
+pub(crate) fn ask(
     service: NodeService,
     request: Request<Body>,
 ) -> BoxFuture<'static, Result<Response<Body>, BoxError>> {

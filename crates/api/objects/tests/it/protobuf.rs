@@ -294,6 +294,10 @@ fn every_field_of_every_kind_survives() {
     let mut count = 0;
     let kinds: std::collections::BTreeSet<_> = Schemas::builtin().kinds().collect();
     for (group, version, kind) in kinds {
+        // Only ever read, and in JSON.
+        if group == "metrics.k8s.io" {
+            continue;
+        }
         let (_, definition) = Schemas::builtin().kind(group, version, kind).unwrap();
         let mut value = full(definition, &mut Vec::new());
         let bytes = encode(definition, &value);

@@ -7,6 +7,9 @@ pub(super) const PARTS: &[(&str, &str)] = &[
     ("system:aggregate-to-admin", "admin"),
     ("system:aggregate-to-edit", "edit"),
     ("system:aggregate-to-view", "view"),
+    ("system:aggregated-metrics-reader", "admin"),
+    ("system:aggregated-metrics-reader", "edit"),
+    ("system:aggregated-metrics-reader", "view"),
 ];
 
 /// Which sum is itself a part of which.
@@ -56,4 +59,5 @@ pub(super) const ROLES: &[Role] = &[
             "get,list metrics.k8s.io pods",
         ],
     ),
+    ("system:aggregated-metrics-reader", &["get,list,watch metrics.k8s.io nodes,pods"]),
 ];

@@ -12,6 +12,7 @@ mod forbidden;
 mod hooks;
 mod kinds;
 mod kubectl;
+mod metrics;
 mod nonsense;
 mod pages;
 mod patches;

@@ -38,7 +38,8 @@ fn row(resource: &Resource) -> String {
         code(resource.selectable),
         if kept { columns.join(", ") } else { String::new() },
         match (kept, berth_rules::inert(resource)) {
-            (false, _) => "answered, not kept: `create` only",
+            (false, _) if resource.verbs.contains(&"create") => "answered, not kept: `create` only",
+            (false, _) => "answered, not kept: `get` and `list` only",
             (true, Some(_)) => "kept only",
             (true, None) => "",
         },

@@ -51,6 +51,7 @@ fn there_is_a_sample_of_every_kind() {
         "certificates.k8s.io",
         "authentication.k8s.io",
         "authorization.k8s.io",
+        "metrics.k8s.io",
     ];
     for resource in berth_rules::resources() {
         let found = samples.iter().any(|sample| std::ptr::eq(sample.resource, resource));
