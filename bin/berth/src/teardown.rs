@@ -74,6 +74,7 @@ fn remove(data: &Path) -> Result<(), TeardownError> {
         network.teardown()?;
         Firewall::remove(firewall_settings(&crate::teardown::bare(&instance, &network)))?;
     }
+    berth_agent::unmount_below(&pods).map_err(failed)?;
     for name in ["pods", "pki", "audit"] {
         remove_if_there(&data.join(name), true)?;
     }

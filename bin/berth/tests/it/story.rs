@@ -13,4 +13,5 @@ mod servers;
 mod single;
 mod streams;
 mod top;
+mod volumes;
 mod votes;

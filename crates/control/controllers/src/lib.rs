@@ -12,6 +12,7 @@ mod context;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
+mod ephemeral;
 pub mod garbage;
 mod invitation;
 pub mod namespace;
@@ -97,6 +98,7 @@ pub async fn run(
     tasks.spawn(node::run(account("node-controller")));
     tasks.spawn(orphan::run(account("pod-garbage-collector")));
     tasks.spawn(volume::run(account("persistent-volume-binder")));
+    tasks.spawn(ephemeral::run(account("ephemeral-volume-controller")));
     tasks.spawn(aggregation::run(account("clusterrole-aggregation-controller")));
     tasks.spawn(invitation::run(account("token-cleaner")));
     if let Some(authority) = authority {

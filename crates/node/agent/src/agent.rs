@@ -25,6 +25,7 @@ use crate::pod::worker::Worker;
 use crate::settings::Settings;
 use crate::token::Tokens;
 use crate::usage::Meter;
+use crate::volume::Sources;
 
 /// What all workers share.
 pub struct Shared {
@@ -35,6 +36,8 @@ pub struct Shared {
     pub hierarchies: Hierarchies,
     pub events: Events,
     pub tokens: Tokens,
+    /// What volumes are made from.
+    pub sources: Sources,
     /// What pods use.
     pub meter: Meter,
     addresses: Mutex<Addresses>,
@@ -153,6 +156,7 @@ impl Agent {
             zygote,
             events,
             tokens: Tokens::default(),
+            sources: Sources::default(),
             addresses: Mutex::new(Addresses::new(network, length)),
             ids: Mutex::default(),
             pods: Mutex::default(),
@@ -186,7 +190,7 @@ impl Agent {
         });
         tasks.spawn({
             let (shared, stop) = (shared.clone(), stop.clone());
-            async move { shared.tokens.run(&shared.client, &stop).await }
+            async move { shared.tokens.run(&shared.sources, &stop).await }
         });
         tasks.spawn({
             let (shared, stop) = (shared.clone(), stop.clone());

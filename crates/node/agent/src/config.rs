@@ -10,7 +10,8 @@ use berth_content::Image;
 use berth_runtime::DEFAULT_CAPABILITIES;
 use berth_shim::protocol::Filter;
 use k8s_openapi::api::core::v1::{
-    Container, Pod, PodSpec, ResourceRequirements, SeccompProfile, SecurityContext,
+    Container, Pod, PodSpec, ResourceFieldSelector, ResourceRequirements, SeccompProfile,
+    SecurityContext,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use oci_spec::runtime::Spec;
@@ -478,28 +479,32 @@ pub fn parse_quantity(text: &str) -> Option<berth_objects::Quantity> {
     text.parse().ok()
 }
 
-/// A `resourceFieldRef`: the container's limit or request, or what the machine has.
+/// A `resourceFieldRef`: the container's limit or request, or what the machine has, in units of the divisor, rounded up.
 pub fn resource_field(
     requirements: Option<&ResourceRequirements>,
-    name: &str,
+    field: &ResourceFieldSelector,
 ) -> Result<String, Cause> {
-    let (kind, resource) = name.split_once('.').ok_or_else(|| {
-        Cause::config(format!("`{name}` is not a resource a container can ask for"))
-    })?;
-    let limit = kind == "limits";
-    match resource {
-        "memory" => {
-            let value = amount(requirements, "memory", limit);
-            Ok(value.unwrap_or_else(|| if limit { total_memory() } else { 0 }).to_string())
-        }
+    let name = &field.resource;
+    let wrong = || Cause::config(format!("`{name}` is not a resource a container can ask for"));
+    let (kind, resource) = name.split_once('.').ok_or_else(wrong)?;
+    let limit = match kind {
+        "limits" => true,
+        "requests" => false,
+        _ => return Err(wrong()),
+    };
+    let of_machine = match resource {
+        "memory" => total_memory().saturating_mul(1000),
         "cpu" => {
             let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            let value = milli(requirements, limit).map(|milli| (milli + 999) / 1000);
-            let whole = i64::try_from(cores).unwrap_or(i64::MAX);
-            Ok(value.unwrap_or(if limit { whole } else { 0 }).to_string())
+            i64::try_from(cores).unwrap_or(i64::MAX / 1000) * 1000
         }
-        other => {
-            Err(Cause::config(format!("resource `{other}` is not one a container can ask for")))
-        }
-    }
+        other if other == "ephemeral-storage" || other.starts_with("hugepages-") => 0,
+        _ => return Err(wrong()),
+    };
+    // In thousandths, so that parts of a processor count.
+    let own = quantity(requirements, resource, limit).and_then(|it| parse_quantity(&it.0));
+    let value = own.map_or(if limit { of_machine } else { 0 }, |it| it.milli());
+    let divisor = field.divisor.as_ref().and_then(|it| parse_quantity(&it.0));
+    let divisor = divisor.map(|it| it.milli()).filter(|it| *it > 0).unwrap_or(1000);
+    Ok((value / divisor + i64::from(value % divisor > 0)).to_string())
 }

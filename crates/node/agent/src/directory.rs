@@ -143,8 +143,9 @@ impl PodDirectory {
         Ok(serde_json::from_slice(&fs::read(self.0.join("pod.json"))?)?)
     }
 
-    /// Removes everything.
+    /// Removes everything, memory that is mounted in it included.
     pub fn remove(&self) -> io::Result<()> {
+        crate::volume::unmount_below(&self.0)?;
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -133,7 +133,7 @@ async fn source_value(
     }
     if let Some(field) = &source.resource_field_ref {
         let resources = container.resources.as_ref();
-        return crate::config::resource_field(resources, &field.resource).map(Some);
+        return crate::config::resource_field(resources, field).map(Some);
     }
     Err(Cause::config("an environment variable has a source of a kind this node does not know"))
 }

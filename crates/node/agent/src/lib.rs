@@ -28,3 +28,4 @@ mod volume;
 
 pub use agent::{Agent, AgentError};
 pub use settings::Settings;
+pub use volume::unmount_below;

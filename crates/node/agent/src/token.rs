@@ -1,11 +1,10 @@
 //! Tokens of service accounts in volumes: asked for when a container starts, renewed long before they end.
 //!
 //! What was asked for is written beside the pod's files, so that an agent that takes over knows when to renew. One task
-//! serves all pods; it sleeps until the earliest token is due.
+//! serves all pods; it sleeps until the earliest token is due and wakes its pod, which makes the volume anew.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +22,7 @@ use tracing::{debug, warn};
 use crate::config::Cause;
 use crate::directory::PodDirectory;
 use crate::status::chain;
+use crate::volume::Sources;
 
 /// The file in the pod's directory that says which tokens it has.
 const RECORD: &str = "tokens.json";
@@ -50,6 +50,16 @@ struct Held {
     want: Want,
     file: PathBuf,
     due: Timestamp,
+    /// Its pod was woken for it, and is left alone until then.
+    #[serde(skip)]
+    woken: Option<Timestamp>,
+}
+
+impl Held {
+    /// When its pod is to be woken.
+    fn next(&self) -> Timestamp {
+        self.woken.map_or(self.due, |woken| woken.max(self.due))
+    }
 }
 
 /// All tokens of this node's pods.
@@ -115,28 +125,40 @@ impl Tokens {
             seconds: source.expiration_seconds.unwrap_or(USUAL),
         };
         let file = volume.join(&source.path);
-        let known = self.lock().get(&file).cloned();
-        if let Some(known) = known
-            && known.want == want
-            && known.due > Timestamp::now()
-            && let Ok(content) = std::fs::read(&file)
+        let known = self.lock().get(&file).cloned().filter(|known| known.want == want);
+        let content = known.as_ref().and_then(|_| std::fs::read(&file).ok());
+        if let Some(content) = &content
+            && known.is_some_and(|known| known.due > Timestamp::now())
         {
-            return Ok(content);
+            return Ok(content.clone());
         }
-        let (token, end) = ask(client, &want).await.map_err(|error| {
-            Cause::config(format!(
-                "cannot get a token of service account `{}`: {}",
-                want.account,
-                chain(&error)
-            ))
-        })?;
-        let held = Held { want, file: file.clone(), due: due(Timestamp::now(), end) };
+        let (token, end) = match ask(client, &want).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let (account, error) = (&want.account, chain(&error));
+                // The old one still holds for a while.
+                if let Some(content) = content {
+                    warn!(pod = %want.pod, namespace = %want.namespace, %error, "cannot renew a token");
+                    return Ok(content);
+                }
+                let why = format!("cannot get a token of service account `{account}`: {error}");
+                return Err(Cause::config(why));
+            }
+        };
+        debug!(pod = %want.pod, "got a token");
+        let due = due(Timestamp::now(), end);
+        let held = Held { want, file: file.clone(), due, woken: None };
         self.lock().insert(file, held);
         self.note(directory).map_err(|error| {
             Cause::create(format!("cannot write down the pod's tokens: {error}"))
         })?;
         self.changed.notify_one();
         Ok(token.into_bytes())
+    }
+
+    /// A pod is gone with its files.
+    pub fn forget(&self, directory: &PodDirectory) {
+        self.lock().retain(|file, _| !file.starts_with(directory.path()));
     }
 
     /// Writes down which tokens a pod has.
@@ -169,10 +191,10 @@ impl Tokens {
         }
     }
 
-    /// Renews tokens until told to stop.
-    pub async fn run(&self, client: &Client, stop: &CancellationToken) {
+    /// Wakes pods whose tokens are due until told to stop.
+    pub async fn run(&self, sources: &Sources, stop: &CancellationToken) {
         loop {
-            let earliest = self.lock().values().map(|held| held.due).min();
+            let earliest = self.lock().values().map(Held::next).min();
             let sleep = async {
                 match earliest {
                     Some(due) => {
@@ -185,47 +207,16 @@ impl Tokens {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.changed.notified() => {}
-                () = sleep => self.renew(client).await,
+                () = sleep => {
+                    let now = Timestamp::now();
+                    for held in self.lock().values_mut().filter(|held| held.next() <= now) {
+                        held.woken = Some(now + RETRY);
+                        sources.wake(&held.want.uid);
+                    }
+                }
             }
         }
     }
-
-    async fn renew(&self, client: &Client) {
-        let now = Timestamp::now();
-        let ready: Vec<Held> =
-            self.lock().values().filter(|held| held.due <= now).cloned().collect();
-        for mut held in ready {
-            // A pod that is gone took its files along.
-            if !held.file.exists() {
-                self.lock().remove(&held.file);
-                continue;
-            }
-            let renewed = match ask(client, &held.want).await {
-                Ok((token, end)) => replace(&held.file, token.as_bytes())
-                    .map_err(|error| error.to_string())
-                    .map(|()| {
-                        debug!(pod = %held.want.pod, "renewed a token");
-                        due(Timestamp::now(), end)
-                    }),
-                Err(error) => Err(chain(&error)),
-            };
-            held.due = renewed.unwrap_or_else(|error| {
-                warn!(pod = %held.want.pod, namespace = %held.want.namespace, %error, "cannot renew a token");
-                Timestamp::now() + RETRY
-            });
-            self.lock().insert(held.file.clone(), held);
-        }
-    }
-}
-
-/// Puts new content in a file's place, with the owner and mode the file had.
-fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
-    let old = std::fs::metadata(file)?;
-    let draft = file.with_extension("berth-new");
-    std::fs::write(&draft, content)?;
-    std::os::unix::fs::chown(&draft, Some(old.uid()), Some(old.gid()))?;
-    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(old.mode() & 0o777))?;
-    std::fs::rename(draft, file)
 }
 
 #[cfg(test)]
@@ -293,30 +284,48 @@ mod tests {
         let file = volume.join("t");
         let token = project(&first).await;
         std::fs::write(&file, &token).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(project(&first).await, b"token 1");
         assert_eq!(asked.load(Ordering::SeqCst), 1);
 
-        let second = Arc::new(Tokens::default());
+        let (second, sources) = (Arc::new(Tokens::default()), Sources::default());
         second.adopt(&directory);
+        let wake = sources.wake_of("u1");
         let stop = CancellationToken::new();
         let task = tokio::spawn({
-            let (second, client, stop) = (second.clone(), client.clone(), stop.clone());
-            async move { second.run(&client, &stop).await }
+            let (second, sources, stop) = (second.clone(), sources.clone(), stop.clone());
+            async move { second.run(&sources, &stop).await }
         });
-        let begin = std::time::Instant::now();
-        while std::fs::read(&file).unwrap() != b"token 2" {
-            assert!(begin.elapsed() < Duration::from_secs(20), "not renewed");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o640);
-        // A pod that is gone is forgotten.
-        std::fs::remove_file(&file).unwrap();
-        while !second.lock().is_empty() {
-            assert!(begin.elapsed() < Duration::from_secs(20), "not forgotten");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        tokio::time::timeout(Duration::from_secs(20), wake.notified()).await.expect("it is due");
+        assert_eq!(project(&second).await, b"token 2");
+        second.forget(&directory);
+        assert!(second.lock().is_empty());
         stop.cancel();
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_token_that_cannot_be_renewed_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = PodDirectory::of(folder.path(), "u1");
+        directory.create().unwrap();
+        let volume = directory.volume("v");
+        std::fs::create_dir_all(&volume).unwrap();
+        let source = ServiceAccountTokenProjection { path: "t".into(), ..Default::default() };
+        let tokens = Tokens::default();
+        let (good, _) = server(-1);
+        let refusing = tower::service_fn(|_: Request<Body>| async {
+            let body = Full::new(bytes::Bytes::from("{}"));
+            Ok::<_, Infallible>(Response::builder().status(503).body(body).unwrap())
+        });
+        let bad = Client::new(refusing, "default");
+        let project = async |client: &Client| {
+            tokens.project(client, &pod(), &directory, &volume, &source).await
+        };
+        assert!(project(&bad).await.is_err());
+        std::fs::write(volume.join("t"), project(&good).await.unwrap()).unwrap();
+        // Its time has come.
+        tokens.lock().values_mut().for_each(|held| held.due = Timestamp::UNIX_EPOCH);
+        assert_eq!(project(&bad).await.unwrap(), b"token 1");
+        assert_eq!(project(&good).await.unwrap(), b"token 2");
     }
 }

@@ -1,19 +1,27 @@
 //! Volumes of a pod, as directories on the node and mounts in its containers.
+//!
+//! What is made from objects of the API is made anew when they change, while the pod runs.
+
+mod files;
+mod follow;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    Container, DownwardAPIVolumeFile, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod,
-    ProjectedVolumeSource, Volume,
+    Container, DownwardAPIVolumeFile, PersistentVolume, PersistentVolumeClaim, Pod,
+    ProjectedVolumeSource, Volume, VolumeMount,
 };
 use kube::api::Api;
 use kube::{Client, ResourceExt};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
 
+use self::files::Files;
+pub use self::follow::Sources;
 use crate::agent::Shared;
 use crate::config::Cause;
 use crate::directory::PodDirectory;
@@ -22,43 +30,47 @@ use crate::environment::{Facts, config_map, expand, field_value, secret};
 /// A volume in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
-    /// What: a path on the node, or memory.
-    pub source: Source,
+    /// What, on the node.
+    pub source: PathBuf,
     /// Where.
     pub destination: PathBuf,
     /// Not to be written.
     pub readonly: bool,
+    /// Which mounts that are made later are seen on the other side.
+    pub propagation: Propagation,
+}
+
+/// Which mounts that are made later are seen on the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// None.
+    Private,
+    /// The container sees those of the node.
+    Slave,
+    /// Each sees those of the other.
+    Shared,
 }
 
 /// Where a volume's files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// On the node.
+    /// On the node, in a directory that containers may have written to.
     Path(PathBuf),
-    /// In memory, of at most so many bytes.
-    Memory(Option<u64>),
+    /// On the node, in files that this agent alone writes.
+    Files(PathBuf),
 }
 
 impl Mounted {
     /// As an entry of the OCI configuration.
     pub fn to_oci(&self) -> Value {
         let access = if self.readonly { "ro" } else { "rw" };
-        match &self.source {
-            Source::Path(path) => {
-                json!({ "destination": self.destination, "type": "bind", "source": path,
-                                          "options": ["rbind", access] })
-            }
-            Source::Memory(size) => {
-                let mut options = vec![
-                    "nosuid".to_owned(),
-                    "nodev".to_owned(),
-                    "mode=1777".to_owned(),
-                    access.to_owned(),
-                ];
-                options.extend(size.map(|size| format!("size={size}")));
-                json!({ "destination": self.destination, "type": "tmpfs", "source": "tmpfs", "options": options })
-            }
-        }
+        let propagation = match self.propagation {
+            Propagation::Private => "rprivate",
+            Propagation::Slave => "rslave",
+            Propagation::Shared => "rshared",
+        };
+        json!({ "destination": self.destination, "type": "bind", "source": self.source,
+                "options": ["rbind", access, propagation] })
     }
 }
 
@@ -72,84 +84,187 @@ pub async fn prepare(
     directory: &PodDirectory,
     facts: &Facts,
 ) -> Result<Volumes, Cause> {
+    let group = group_of(pod);
+    let always = changes_always(pod);
     let mut prepared = Volumes::new();
-    let spec = pod.spec.as_ref();
-    let group = spec
-        .and_then(|spec| spec.security_context.as_ref())
-        .and_then(|context| context.fs_group)
-        .and_then(|group| u32::try_from(group).ok());
-    for volume in spec.and_then(|spec| spec.volumes.as_ref()).into_iter().flatten() {
-        let source = prepare_one(shared, pod, volume, directory, facts).await?;
-        if let (Some(group), Source::Path(path)) = (group, &source)
+    let mut read = BTreeMap::new();
+    for volume in volumes_of(pod) {
+        if let Some(mut files) = gather(shared, pod, volume, directory, facts).await? {
+            let path = directory.volume(&volume.name);
+            files.write(&path, group).map_err(|error| disk(&volume.name, &error))?;
+            read.append(&mut files.read);
+            prepared.insert(volume.name.clone(), Source::Files(path));
+            continue;
+        }
+        let path = prepare_one(&shared.client, pod, volume, directory).await?;
+        if let Some(group) = group
             && volume.host_path.is_none()
         {
-            give_to_group(path, group).map_err(|error| disk(&volume.name, &error))?;
+            give_to_group(&path, group, always).map_err(|error| disk(&volume.name, &error))?;
         }
-        prepared.insert(volume.name.clone(), source);
+        prepared.insert(volume.name.clone(), Source::Path(path));
     }
+    shared.sources.follow(&shared.client, &pod.uid().unwrap_or_default(), read);
     Ok(prepared)
+}
+
+/// Brings the files of a running pod up to date with what they are made from. A volume that cannot be made keeps what it has.
+pub async fn refresh(
+    shared: &Shared,
+    pod: &Pod,
+    directory: &PodDirectory,
+    facts: &Facts,
+) -> Result<(), Cause> {
+    let mut read = BTreeMap::new();
+    let mut outcome = Ok(());
+    for volume in volumes_of(pod) {
+        let path = directory.volume(&volume.name);
+        let gathered = gather(shared, pod, volume, directory, facts).await;
+        let written = gathered.and_then(|files| {
+            let Some(mut files) = files else { return Ok(()) };
+            read.append(&mut files.read);
+            let written = files.write(&path, group_of(pod));
+            written.map(drop).map_err(|error| disk(&volume.name, &error))
+        });
+        if outcome.is_ok() {
+            outcome = written;
+        }
+    }
+    // Of a volume that cannot be made, what it was made from is watched as before.
+    let uid = pod.uid().unwrap_or_default();
+    match outcome {
+        Ok(()) => shared.sources.follow(&shared.client, &uid, read),
+        Err(_) => shared.sources.follow_also(&shared.client, &uid, read),
+    }
+    outcome
+}
+
+fn volumes_of(pod: &Pod) -> impl Iterator<Item = &Volume> {
+    pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref()).into_iter().flatten()
+}
+
+/// `fsGroup`.
+fn group_of(pod: &Pod) -> Option<u32> {
+    let context = pod.spec.as_ref()?.security_context.as_ref()?;
+    u32::try_from(context.fs_group?).ok()
+}
+
+/// `fsGroupChangePolicy`: whether the group is set whatever the top of a volume says.
+fn changes_always(pod: &Pod) -> bool {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
+    policy != Some("OnRootMismatch")
 }
 
 fn disk(volume: &str, error: &io::Error) -> Cause {
     Cause::create(format!("cannot prepare volume `{volume}`: {error}"))
 }
 
+/// The directory of a volume that containers may write to.
 async fn prepare_one(
+    client: &Client,
+    pod: &Pod,
+    volume: &Volume,
+    directory: &PodDirectory,
+) -> Result<PathBuf, Cause> {
+    let path = directory.volume(&volume.name);
+    let namespace = pod.namespace().unwrap_or_default();
+    let failed = |error: io::Error| disk(&volume.name, &error);
+    if let Some(empty) = &volume.empty_dir {
+        let medium = empty.medium.as_deref().unwrap_or_default();
+        if medium.starts_with("HugePages") {
+            let name = &volume.name;
+            return Err(Cause::config(format!(
+                "volume `{name}`: emptyDir of huge pages is not supported"
+            )));
+        }
+        fs::create_dir_all(&path).map_err(failed)?;
+        if medium == "Memory" {
+            let limit = empty.size_limit.as_ref().and_then(|size| {
+                u64::try_from(crate::config::parse_quantity(&size.0)?.value()).ok()
+            });
+            in_memory(&path, limit).map_err(failed)?;
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
+        return Ok(path);
+    }
+    if let Some(host) = &volume.host_path {
+        return host_path(&host.path, host.type_.as_deref());
+    }
+    if let Some(claim) = &volume.persistent_volume_claim {
+        return claimed(client, &namespace, &claim.claim_name, None).await;
+    }
+    if volume.ephemeral.is_some() {
+        let name = format!("{}-{}", pod.name_any(), volume.name);
+        return claimed(client, &namespace, &name, Some(pod)).await;
+    }
+    let name = &volume.name;
+    Err(Cause::config(format!("volume `{name}` is of a kind this node does not support yet")))
+}
+
+/// Memory that all containers of the pod share. It goes with the pod's directory.
+fn in_memory(path: &Path, limit: Option<u64>) -> io::Result<()> {
+    let outside = path.parent().map(fs::metadata).transpose()?;
+    if outside.is_some_and(|outside| fs::metadata(path).is_ok_and(|it| it.dev() != outside.dev())) {
+        return Ok(());
+    }
+    let size = limit.map(|limit| format!(",size={limit}")).unwrap_or_default();
+    let options = std::ffi::CString::new(format!("mode=777{size}"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(mount("tmpfs", path, "tmpfs", flags, options.as_c_str())?)
+}
+
+/// Unmounts all that is mounted below a directory, so that it can be removed.
+///
+/// # Errors
+/// When the table of mounts cannot be read, or something cannot be unmounted.
+pub fn unmount_below(directory: &Path) -> io::Result<()> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    // The fifth field is where, with blanks and the like in octal.
+    let places = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|place| {
+        let escaped = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+        PathBuf::from(
+            escaped.iter().fold(place.to_owned(), |text, (code, it)| text.replace(code, it)),
+        )
+    });
+    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    let below: Vec<PathBuf> = places.filter(|place| place.starts_with(&directory)).collect();
+    // The last mounted first.
+    below.iter().rev().try_for_each(|place| Ok(unmount(place, UnmountFlags::DETACH)?))
+}
+
+/// The files of a volume that is made from objects; nothing for other volumes.
+async fn gather(
     shared: &Shared,
     pod: &Pod,
     volume: &Volume,
     directory: &PodDirectory,
     facts: &Facts,
-) -> Result<Source, Cause> {
-    let (client, path) = (&shared.client, &directory.volume(&volume.name));
+) -> Result<Option<Files>, Cause> {
+    let client = &shared.client;
     let namespace = pod.namespace().unwrap_or_default();
-    let failed = |error: io::Error| disk(&volume.name, &error);
-    let here = || Source::Path(path.to_owned());
-    if let Some(empty) = &volume.empty_dir {
-        if empty.medium.as_deref() == Some("Memory") {
-            let limit = empty.size_limit.as_ref().and_then(|size| {
-                u64::try_from(crate::config::parse_quantity(&size.0)?.value()).ok()
-            });
-            return Ok(Source::Memory(limit));
-        }
-        fs::create_dir_all(path).map_err(failed)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
-        return Ok(here());
-    }
-    if let Some(host) = &volume.host_path {
-        return host_path(&host.path, host.type_.as_deref()).map(Source::Path);
-    }
-    if let Some(claim) = &volume.persistent_volume_claim {
-        return claimed(client, &namespace, &claim.claim_name).await;
-    }
     let mut files = Files::default();
     if let Some(source) = &volume.config_map {
         let optional = source.optional.unwrap_or(false);
-        if let Some(map) = config_map(client, &namespace, &source.name, optional).await? {
-            files.add_config_map(&map, source.items.as_deref(), optional)?;
-        }
+        let map = config_map(client, &namespace, &source.name, optional).await?;
+        files.add_config_map((&namespace, &source.name), map, source.items.as_deref(), optional)?;
         files.mode = source.default_mode;
     } else if let Some(source) = &volume.secret {
         let optional = source.optional.unwrap_or(false);
         let name = source.secret_name.as_deref().unwrap_or_default();
-        if let Some(secret) = secret(client, &namespace, name, optional).await? {
-            files.add_secret(&secret, source.items.as_deref(), optional)?;
-        }
+        let secret = secret(client, &namespace, name, optional).await?;
+        files.add_secret((&namespace, name), secret, source.items.as_deref(), optional)?;
         files.mode = source.default_mode;
     } else if let Some(source) = &volume.downward_api {
-        files.add_downward(source.items.as_deref().unwrap_or_default(), pod, facts)?;
+        add_downward(&mut files, source.items.as_deref().unwrap_or_default(), pod, facts)?;
         files.mode = source.default_mode;
     } else if let Some(source) = &volume.projected {
         files.mode = source.default_mode;
         project(shared, pod, &volume.name, source, directory, facts, &mut files).await?;
     } else {
-        return Err(Cause::config(format!(
-            "volume `{}` is of a kind this node does not support yet",
-            volume.name
-        )));
+        return Ok(None);
     }
-    files.write(path).map_err(failed)?;
-    Ok(here())
+    Ok(Some(files))
 }
 
 /// The files of a volume that is put together from several sources.
@@ -167,26 +282,54 @@ async fn project(
     for part in source.sources.iter().flatten() {
         if let Some(source) = &part.config_map {
             let optional = source.optional.unwrap_or(false);
-            if let Some(map) = config_map(client, &namespace, &source.name, optional).await? {
-                files.add_config_map(&map, source.items.as_deref(), optional)?;
-            }
+            let map = config_map(client, &namespace, &source.name, optional).await?;
+            let place = (namespace.as_str(), source.name.as_str());
+            files.add_config_map(place, map, source.items.as_deref(), optional)?;
         } else if let Some(source) = &part.secret {
             let optional = source.optional.unwrap_or(false);
-            if let Some(secret) = secret(client, &namespace, &source.name, optional).await? {
-                files.add_secret(&secret, source.items.as_deref(), optional)?;
-            }
+            let secret = secret(client, &namespace, &source.name, optional).await?;
+            let place = (namespace.as_str(), source.name.as_str());
+            files.add_secret(place, secret, source.items.as_deref(), optional)?;
         } else if let Some(source) = &part.downward_api {
-            files.add_downward(source.items.as_deref().unwrap_or_default(), pod, facts)?;
+            add_downward(files, source.items.as_deref().unwrap_or_default(), pod, facts)?;
         } else if let Some(source) = &part.service_account_token {
             let place = directory.volume(volume);
             let token = shared.tokens.project(client, pod, directory, &place, source).await?;
             files.put(&source.path, token, None)?;
         } else {
             return Err(Cause::config(format!(
-                "volume `{}` projects a source this node does not support yet",
-                volume
+                "volume `{volume}` projects a source this node does not support yet"
             )));
         }
+    }
+    Ok(())
+}
+
+/// Fields of the pod, and what its containers may use.
+fn add_downward(
+    files: &mut Files,
+    items: &[DownwardAPIVolumeFile],
+    pod: &Pod,
+    facts: &Facts,
+) -> Result<(), Cause> {
+    for item in items {
+        let value = if let Some(field) = &item.field_ref {
+            field_value(pod, &field.field_path, facts)?
+        } else if let Some(field) = &item.resource_field_ref {
+            let name = field.container_name.as_deref().unwrap_or_default();
+            let spec = pod.spec.as_ref();
+            let all = spec.into_iter().flat_map(|spec| {
+                spec.containers.iter().chain(spec.init_containers.iter().flatten())
+            });
+            let container = all.into_iter().find(|container| container.name == name);
+            let container = container
+                .ok_or_else(|| Cause::config(format!("the pod has no container `{name}`")))?;
+            crate::config::resource_field(container.resources.as_ref(), field)?
+        } else {
+            let path = &item.path;
+            return Err(Cause::config(format!("`{path}` is made from nothing this node knows")));
+        };
+        files.put(&item.path, value.into_bytes(), item.mode)?;
     }
     Ok(())
 }
@@ -212,7 +355,13 @@ fn host_path(path: &str, kind: Option<&str>) -> Result<PathBuf, Cause> {
     Ok(path)
 }
 
-async fn claimed(client: &Client, namespace: &str, name: &str) -> Result<Source, Cause> {
+/// The directory of a claim, which must belong to `owner` if there is one.
+async fn claimed(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    owner: Option<&Pod>,
+) -> Result<PathBuf, Cause> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let failed = |error: kube::Error| {
         Cause::config(format!("cannot read claim `{name}`: {}", crate::status::chain(&error)))
@@ -220,6 +369,12 @@ async fn claimed(client: &Client, namespace: &str, name: &str) -> Result<Source,
     let claim = claims.get_opt(name).await.map_err(failed)?;
     let claim = claim
         .ok_or_else(|| Cause::config(format!("there is no PersistentVolumeClaim `{name}`")))?;
+    if let Some(pod) = owner
+        && claim.owner_references().iter().all(|it| Some(&it.uid) != pod.metadata.uid.as_ref())
+    {
+        let why = format!("PersistentVolumeClaim `{name}` was not created for this pod");
+        return Err(Cause::config(why));
+    }
     let volume = claim.spec.and_then(|spec| spec.volume_name).filter(|name| !name.is_empty());
     let volume = volume
         .ok_or_else(|| Cause::config(format!("PersistentVolumeClaim `{name}` is not bound yet")))?;
@@ -229,125 +384,20 @@ async fn claimed(client: &Client, namespace: &str, name: &str) -> Result<Source,
         let path = PathBuf::from(local.path);
         // The directory of a provisioned volume is made by the node it belongs to, when it is first used.
         fs::create_dir_all(&path).map_err(|error| disk(name, &error))?;
-        return Ok(Source::Path(path));
+        return Ok(path);
     }
     if let Some(host) = spec.host_path {
-        return host_path(&host.path, host.type_.as_deref()).map(Source::Path);
+        return host_path(&host.path, host.type_.as_deref());
     }
     Err(Cause::config(format!(
         "PersistentVolume `{volume}` is of a kind this node does not support yet"
     )))
 }
 
-/// Files of a configuration volume, written as one.
-#[derive(Debug, Default)]
-struct Files {
-    files: BTreeMap<PathBuf, (Vec<u8>, Option<i32>)>,
-    mode: Option<i32>,
-}
-
-impl Files {
-    fn put(&mut self, path: &str, content: Vec<u8>, mode: Option<i32>) -> Result<(), Cause> {
-        let path = PathBuf::from(path);
-        let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
-        if !inside || path.as_os_str().is_empty() {
-            return Err(Cause::config(format!(
-                "`{}` is not a path within a volume",
-                path.display()
-            )));
-        }
-        self.files.insert(path, (content, mode));
-        Ok(())
-    }
-
-    fn add(
-        &mut self,
-        what: &str,
-        mut data: BTreeMap<String, Vec<u8>>,
-        items: Option<&[KeyToPath]>,
-        optional: bool,
-    ) -> Result<(), Cause> {
-        let Some(items) = items.filter(|items| !items.is_empty()) else {
-            return data.into_iter().try_for_each(|(name, content)| self.put(&name, content, None));
-        };
-        for item in items {
-            match data.remove(&item.key) {
-                Some(content) => self.put(&item.path, content, item.mode)?,
-                None if optional => {}
-                None => return Err(Cause::config(format!("{what} has no key `{}`", item.key))),
-            }
-        }
-        Ok(())
-    }
-
-    fn add_config_map(
-        &mut self,
-        map: &k8s_openapi::api::core::v1::ConfigMap,
-        items: Option<&[KeyToPath]>,
-        optional: bool,
-    ) -> Result<(), Cause> {
-        let mut data: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        for (name, text) in map.data.iter().flatten() {
-            data.insert(name.clone(), text.clone().into_bytes());
-        }
-        for (name, bytes) in map.binary_data.iter().flatten() {
-            data.insert(name.clone(), bytes.0.clone());
-        }
-        self.add(&format!("ConfigMap `{}`", map.name_any()), data, items, optional)
-    }
-
-    fn add_secret(
-        &mut self,
-        secret: &k8s_openapi::api::core::v1::Secret,
-        items: Option<&[KeyToPath]>,
-        optional: bool,
-    ) -> Result<(), Cause> {
-        let data =
-            secret.data.iter().flatten().map(|(name, bytes)| (name.clone(), bytes.0.clone()));
-        self.add(&format!("Secret `{}`", secret.name_any()), data.collect(), items, optional)
-    }
-
-    fn add_downward(
-        &mut self,
-        items: &[DownwardAPIVolumeFile],
-        pod: &Pod,
-        facts: &Facts,
-    ) -> Result<(), Cause> {
-        for item in items {
-            let field = item.field_ref.as_ref();
-            let value =
-                field.map(|field| field_value(pod, &field.field_path, facts)).transpose()?;
-            self.put(&item.path, value.unwrap_or_default().into_bytes(), item.mode)?;
-        }
-        Ok(())
-    }
-
-    fn write(&self, directory: &Path) -> io::Result<()> {
-        fs::create_dir_all(directory)?;
-        for (path, (content, mode)) in &self.files {
-            let target = directory.join(path);
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            // A file that is mounted on its own keeps its inode, so it is written in place only when new.
-            let temporary = target.with_extension("berth-new");
-            fs::write(&temporary, content)?;
-            let mode = mode.or(self.mode).unwrap_or(0o644);
-            fs::set_permissions(
-                &temporary,
-                fs::Permissions::from_mode(mode.cast_unsigned() & 0o777),
-            )?;
-            fs::rename(temporary, target)?;
-        }
-        Ok(())
-    }
-}
-
-/// `fsGroup`: the group may read and write, and new files inherit it. Only done where the top is not already so.
-fn give_to_group(path: &Path, group: u32) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
+/// `fsGroup`: the group may read and write, and new files inherit it. Not always done where the top is already so.
+fn give_to_group(path: &Path, group: u32, always: bool) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
-    if metadata.gid() == group && metadata.mode() & 0o2060 == 0o2060 {
+    if !always && metadata.gid() == group && metadata.mode() & 0o2060 == 0o2060 {
         return Ok(());
     }
     give_tree(path, group)
@@ -391,23 +441,49 @@ pub fn mounts(
             .map(|path| expand(path, &known))
             .or(mount.sub_path.clone())
             .filter(|path| !path.is_empty());
-        let source = match (source, below) {
-            (source, None) => source.clone(),
-            (Source::Path(path), Some(below)) => Source::Path(sub_path(path, &below)?),
-            (Source::Memory(_), Some(_)) => {
-                return Err(Cause::config(format!(
-                    "volume `{}` is in memory and has no sub-paths",
-                    mount.name
-                )));
-            }
+        let (path, ours) = match source {
+            Source::Path(path) => (path, false),
+            Source::Files(path) => (path, true),
+        };
+        let path = match below {
+            None => path.clone(),
+            Some(below) if ours => made_path(path, &below)?,
+            Some(below) => sub_path(path, &below)?,
         };
         mounted.push(Mounted {
-            source,
+            source: path,
             destination: PathBuf::from(&mount.mount_path),
-            readonly: mount.read_only.unwrap_or(false),
+            // What is made from objects is nobody's to change.
+            readonly: ours || mount.read_only.unwrap_or(false),
+            propagation: propagation(container, mount)?,
         });
     }
     Ok(mounted)
+}
+
+fn propagation(container: &Container, mount: &VolumeMount) -> Result<Propagation, Cause> {
+    let context = container.security_context.as_ref();
+    let privileged = context.and_then(|context| context.privileged).unwrap_or(false);
+    match mount.mount_propagation.as_deref().unwrap_or("None") {
+        "None" => Ok(Propagation::Private),
+        "HostToContainer" => Ok(Propagation::Slave),
+        "Bidirectional" if privileged => Ok(Propagation::Shared),
+        "Bidirectional" => Err(Cause::config(format!(
+            "mount `{}`: mountPropagation Bidirectional is for privileged containers only",
+            mount.name
+        ))),
+        other => Err(Cause::config(format!("mount propagation `{other}` is not known"))),
+    }
+}
+
+/// A path within a volume that only this agent writes: its links may be followed.
+fn made_path(volume: &Path, below: &str) -> Result<PathBuf, Cause> {
+    let inside = Path::new(below).components().all(|part| matches!(part, Component::Normal(_)));
+    let found = volume.join(below).canonicalize().ok().zip(volume.canonicalize().ok());
+    match found {
+        Some((path, root)) if inside && path.starts_with(&root) => Ok(path),
+        _ => Err(Cause::config(format!("there is no `{below}` in its volume"))),
+    }
 }
 
 /// A path within a volume, which the pod may have filled with links that lead outside: every step is looked at.
@@ -445,17 +521,29 @@ mod tests {
     }
 
     #[test]
-    fn files_keep_to_their_directory_and_get_their_mode() {
+    fn made_files_are_found_through_their_links_and_nothing_else_is() {
         let directory = tempfile::tempdir().unwrap();
-        let mut files = Files { mode: Some(0o400), ..Files::default() };
-        assert!(files.put("../out", Vec::new(), None).is_err());
+        let mut files = Files::default();
         files.put("a/key", b"value".to_vec(), None).unwrap();
-        files.put("open", b"x".to_vec(), Some(0o666)).unwrap();
-        files.write(directory.path()).unwrap();
-        let mode = |name: &str| {
-            fs::metadata(directory.path().join(name)).unwrap().permissions().mode() & 0o777
-        };
-        assert_eq!((mode("a/key"), mode("open")), (0o400, 0o666));
-        assert_eq!(fs::read(directory.path().join("a/key")).unwrap(), b"value");
+        files.write(directory.path(), None).unwrap();
+        let path = made_path(directory.path(), "a/key").unwrap();
+        assert_eq!(fs::read(path).unwrap(), b"value");
+        for bad in ["b", "../x", "/etc/passwd", "a/../a/key"] {
+            assert!(made_path(directory.path(), bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn memory_is_mounted_once_and_goes_with_its_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a b");
+        fs::create_dir(&path).unwrap();
+        in_memory(&path, Some(1 << 20)).unwrap();
+        fs::write(path.join("file"), "kept").unwrap();
+        in_memory(&path, Some(1 << 20)).unwrap();
+        assert_eq!(fs::read(path.join("file")).unwrap(), b"kept");
+        assert!(fs::write(path.join("large"), vec![0; 2 << 20]).is_err(), "it has a limit");
+        unmount_below(directory.path()).unwrap();
+        assert!(!path.join("file").exists());
     }
 }

@@ -24,7 +24,7 @@ use crate::environment::{self, Facts};
 use crate::image::{ImageError, PullPolicy};
 use crate::probe::Target;
 use crate::status::chain;
-use crate::volume::{self, Mounted, Source};
+use crate::volume::{self, Mounted, Propagation};
 
 /// Size at which a container's log is rotated, and how many files are kept.
 const LOG_SIZE: u64 = 10 << 20;
@@ -280,7 +280,12 @@ impl Workshop {
         files.extend(path.map(|path| (termination, PathBuf::from(path))));
         for (source, destination) in files {
             if !mounts.iter().any(|mount| mount.destination == destination) {
-                mounts.push(Mounted { source: Source::Path(source), destination, readonly: false });
+                mounts.push(Mounted {
+                    source,
+                    destination,
+                    readonly: false,
+                    propagation: Propagation::Private,
+                });
             }
         }
         Ok(())

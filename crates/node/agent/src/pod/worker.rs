@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
@@ -57,6 +57,10 @@ pub struct Worker {
     listener: Option<JoinHandle<()>>,
     reported: Value,
     retry: Option<Timestamp>,
+    /// Tells that what volumes are made from has changed.
+    wake: Arc<Notify>,
+    /// Whether the files of volumes may differ from what they are made from.
+    stale: bool,
 }
 
 impl Worker {
@@ -78,6 +82,7 @@ impl Worker {
             sandbox: false,
             containers: [].into(),
         });
+        let wake = shared.sources.wake_of(&last.uid().unwrap_or_default());
         let workshop = Workshop { shared, directory };
         let mut worker_listener = None;
         let mut state = None;
@@ -93,6 +98,8 @@ impl Worker {
                 state = Some(found);
             }
         }
+        // Nobody knows what has changed while no agent ran.
+        let stale = record.sandbox;
         let observed = adopt(&mut record, &workshop.directory, state.as_deref());
         let mut worker = Self {
             workshop,
@@ -106,6 +113,8 @@ impl Worker {
             listener: worker_listener,
             reported: Value::Null,
             retry: None,
+            wake,
+            stale,
         };
         worker.resume_probes();
         worker
@@ -115,13 +124,12 @@ impl Worker {
     pub async fn run(mut self) {
         let mut followed = true;
         loop {
-            if let Some(pod) = self.pod.borrow_and_update().clone() {
-                self.last = pod;
-            }
+            self.take_pod();
             let wake = self.reconcile().await;
             if self.observed.removed {
                 break;
             }
+            self.refresh().await;
             self.take_census();
             self.report().await;
             let sleep = async {
@@ -142,15 +150,42 @@ impl Worker {
                         self.take_in(more);
                     }
                 }
+                () = self.wake.notified() => self.stale = true,
                 () = sleep => {}
             }
         }
+        self.shared().sources.forget(&self.record.uid);
+        self.shared().tokens.forget(&self.workshop.directory);
         self.shared().meter.drop_pod(&self.record.uid);
         for (_, probe) in self.probes.drain() {
             probe.abort();
         }
         if let Some(listener) = self.listener.take() {
             listener.abort();
+        }
+    }
+
+    /// Takes in what the pod is to be now.
+    fn take_pod(&mut self) {
+        let Some(pod) = self.pod.borrow_and_update().clone() else { return };
+        self.stale |=
+            pod.labels() != self.last.labels() || pod.annotations() != self.last.annotations();
+        self.last = pod;
+    }
+
+    /// Brings volumes up to date, if something may have changed and a container has them.
+    async fn refresh(&mut self) {
+        if !std::mem::take(&mut self.stale)
+            || self.goal().deleting
+            || !self.observed.containers.values().any(View::is_running)
+        {
+            return;
+        }
+        let facts = self.workshop.facts(&self.record);
+        let (pod, directory) = (self.last.clone(), &self.workshop.directory);
+        if let Err(cause) = crate::volume::refresh(self.shared(), &pod, directory, &facts).await {
+            let message = format!("a volume is not up to date: {cause}");
+            self.event(Severity::Warning, "FailedMount", message);
         }
     }
 
@@ -215,9 +250,7 @@ impl Worker {
                 return None;
             }
             // Deletions must not wait behind a long list of starts.
-            if let Some(pod) = self.pod.borrow_and_update().clone() {
-                self.last = pod;
-            }
+            self.take_pod();
         }
     }
 
