@@ -23,10 +23,11 @@ use super::ephemeral;
 use super::observe::{Observed, Phase, View, adopt, ended};
 use super::plan::{Goal, Restart, STEADY, Step, Wanted, back_off, plan};
 use crate::agent::Shared;
+use crate::command::Target;
 use crate::config::Cause;
 use crate::directory::{Ended, PodDirectory, Record};
 use crate::event::Severity;
-use crate::probe::{self, Finding, Kind, Target};
+use crate::probe::{self, Finding, Kind};
 use crate::status::{chain, status};
 use crate::usage::{Resident, Running};
 
