@@ -98,6 +98,11 @@ impl Get {
         })
     }
 
+    /// The same without TLS.
+    pub fn plain(self) -> Self {
+        Self { secure: false, ..self }
+    }
+
     fn authority(&self) -> String {
         let host = if self.host.contains(':') && !self.host.starts_with('[') {
             format!("[{}]", self.host)
