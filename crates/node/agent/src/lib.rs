@@ -11,10 +11,12 @@ mod token;
 pub mod traffic;
 
 mod agent;
+mod command;
 mod config;
 mod directory;
 mod environment;
 mod event;
+mod http;
 mod image;
 mod log;
 mod pod;

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod ephemeral;
+pub mod hook;
 pub mod observe;
 pub mod plan;
 pub mod worker;

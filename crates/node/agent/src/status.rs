@@ -205,6 +205,7 @@ fn container_status(container: &Container, record: &Record, observed: &Observed)
     let (image, digest) = known.image.clone().unwrap_or_default();
     let state = match &view.phase {
         Phase::Waiting { reason, message } => waiting_state(reason, message),
+        Phase::Running { .. } if view.starting => waiting_state("ContainerCreating", ""),
         Phase::Running { since } => json!({ "running": { "startedAt": second(*since) } }),
         Phase::Ended if view.not_before.is_some() => waiting_state(
             "CrashLoopBackOff",

@@ -222,19 +222,11 @@ impl Shim {
 }
 
 impl Execution {
-    /// Whether the process ends within `timeout`; its exit can then be read without waiting.
+    /// The connection, for callers who wait without blocking: one frame of a four-byte little-endian length and
+    /// [`Reply::Exited`] in JSON.
     #[must_use]
-    pub fn wait_until(&self, timeout: std::time::Duration) -> bool {
-        let wait = rustix::event::Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(timeout.subsec_nanos()),
-        };
-        let mut polled =
-            [rustix::event::PollFd::new(&self.connection, rustix::event::PollFlags::IN)];
-        matches!(
-            rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&wait))),
-            Ok(1..)
-        )
+    pub fn into_stream(self) -> UnixStream {
+        self.connection
     }
 
     /// Waits for the process to end.

@@ -18,11 +18,11 @@ use kube::ResourceExt;
 
 use super::ephemeral;
 use crate::agent::Shared;
+use crate::command::Target;
 use crate::config::{self, Cause, Ingredients};
 use crate::directory::{PodDirectory, Record};
 use crate::environment::{self, Facts};
 use crate::image::{ImageError, PullPolicy};
-use crate::probe::Target;
 use crate::status::chain;
 use crate::volume::{self, Mounted, Propagation};
 

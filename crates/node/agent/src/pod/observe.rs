@@ -39,8 +39,14 @@ pub struct View {
     pub unhealthy: bool,
     /// Not to be started before.
     pub not_before: Option<Timestamp>,
-    /// A signal to end was sent; to be killed at this time.
+    /// It was asked to end; to be killed at this time.
     pub ending: Option<Timestamp>,
+    /// Its hook after the start has not ended yet.
+    pub starting: bool,
+    /// Its hook before the end has ended, and the signal to end is due.
+    pub hooked: bool,
+    /// How long it may take to end when a probe has given up on it, in seconds, where the probe says.
+    pub grace: Option<i64>,
 }
 
 impl View {
@@ -56,6 +62,9 @@ impl View {
             unhealthy: false,
             not_before: None,
             ending: None,
+            starting: false,
+            hooked: false,
+            grace: None,
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Wanted {
     pub restart: Restart,
     /// An init container whose successors only wait for its start.
     pub sidecar: bool,
+    /// It has a hook after its start, which holds up the others.
+    pub hook: bool,
 }
 
 /// What the pod's specification asks for.
@@ -51,8 +53,10 @@ pub enum Step {
     CreateSandbox,
     /// Starts a container.
     Start(String),
-    /// Asks a container to end.
+    /// Asks a container to end, by its hook if it has one.
     Terminate(String),
+    /// Sends the signal to end, after the hook.
+    Signal(String),
     /// Ends a container.
     Kill(String),
     /// Takes namespaces, network and cgroups away. Logs and records stay.
@@ -67,6 +71,7 @@ impl fmt::Display for Step {
             Self::CreateSandbox => write!(to, "create the sandbox"),
             Self::Start(name) => write!(to, "start container {name}"),
             Self::Terminate(name) => write!(to, "ask container {name} to end"),
+            Self::Signal(name) => write!(to, "signal container {name} to end"),
             Self::Kill(name) => write!(to, "kill container {name}"),
             Self::RemoveSandbox => write!(to, "remove the sandbox"),
             Self::Remove => write!(to, "remove the pod"),
@@ -128,13 +133,13 @@ pub fn plan(goal: &Goal, record: &Record, observed: &Observed, now: Timestamp) -
         return plan;
     }
     if goal.deleting {
-        if end_all(observed, now, &mut plan) {
+        if end_all(goal, observed, now, &mut plan) {
             plan.steps.push(Step::Remove);
         }
         return plan;
     }
     if goal.stopping || is_finished(goal, record, observed) {
-        if end_all(observed, now, &mut plan) && observed.sandbox {
+        if end_all(goal, observed, now, &mut plan) && observed.sandbox {
             plan.steps.push(Step::RemoveSandbox);
         }
         return plan;
@@ -161,10 +166,22 @@ pub fn plan(goal: &Goal, record: &Record, observed: &Observed, now: Timestamp) -
             return plan;
         }
     }
+    let mut held_up = false;
     for wanted in &goal.main {
-        keep_up(wanted, record, observed.containers.get(&wanted.name), now, &mut plan);
+        let view = observed.containers.get(&wanted.name);
+        // Those after one whose hook runs wait for it, as people have come to rely on.
+        if held_up && !view.is_some_and(View::is_running) {
+            continue;
+        }
+        keep_up(wanted, record, view, now, &mut plan);
+        held_up |= view.is_some_and(|view| view.starting) || has_hook(wanted, &plan);
     }
     plan
+}
+
+/// Whether the plan starts this container and its hook holds up the others.
+fn has_hook(wanted: &Wanted, plan: &Plan) -> bool {
+    wanted.hook && plan.steps.contains(&Step::Start(wanted.name.clone()))
 }
 
 /// Starts a container that should run, ends one that is unwell, and leaves the others alone.
@@ -177,7 +194,7 @@ fn keep_up(wanted: &Wanted, record: &Record, view: Option<&View>, now: Timestamp
     match &view.phase {
         Phase::Running { .. } => {
             if let Some(deadline) = view.ending {
-                end_by(name, deadline, now, plan);
+                end_by(name, view, deadline, now, plan);
             } else if view.unhealthy {
                 plan.steps.push(Step::Terminate(name.clone()));
             }
@@ -197,21 +214,30 @@ fn keep_up(wanted: &Wanted, record: &Record, view: Option<&View>, now: Timestamp
     }
 }
 
-/// Ends what runs. True once nothing does.
-fn end_all(observed: &Observed, now: Timestamp, plan: &mut Plan) -> bool {
-    let mut quiet = true;
-    for (name, view) in observed.containers.iter().filter(|(_, view)| view.is_running()) {
-        quiet = false;
+/// Ends what runs: sidecars after all others, the last one first. True once nothing runs.
+fn end_all(goal: &Goal, observed: &Observed, now: Timestamp, plan: &mut Plan) -> bool {
+    let running: Vec<(&String, &View)> =
+        observed.containers.iter().filter(|(_, view)| view.is_running()).collect();
+    let sidecar =
+        |name: &str| goal.init.iter().position(|wanted| wanted.sidecar && wanted.name == name);
+    let others = running.iter().any(|(name, _)| sidecar(name).is_none());
+    let last = running.iter().filter_map(|(name, _)| sidecar(name)).max();
+    for (name, view) in &running {
+        let place = sidecar(name);
+        let turn = place.is_none() || !others && place == last;
         match view.ending {
-            None => plan.steps.push(Step::Terminate(name.clone())),
-            Some(deadline) => end_by(name, deadline, now, plan),
+            None if turn => plan.steps.push(Step::Terminate((*name).clone())),
+            None => {}
+            Some(deadline) => end_by(name, view, deadline, now, plan),
         }
     }
-    quiet
+    running.is_empty()
 }
 
-fn end_by(name: &str, deadline: Timestamp, now: Timestamp, plan: &mut Plan) {
-    if deadline <= now {
+fn end_by(name: &str, view: &View, deadline: Timestamp, now: Timestamp, plan: &mut Plan) {
+    if view.hooked {
+        plan.steps.push(Step::Signal(name.to_owned()));
+    } else if deadline <= now {
         plan.steps.push(Step::Kill(name.to_owned()));
     } else {
         plan.wake_at(deadline);
@@ -239,8 +265,12 @@ mod tests {
     use crate::directory::{ContainerRecord, Ended};
 
     fn goal() -> Goal {
-        let wanted =
-            |name: &str, restart| Wanted { name: name.to_owned(), restart, sidecar: false };
+        let wanted = |name: &str, restart| Wanted {
+            name: name.to_owned(),
+            restart,
+            sidecar: false,
+            hook: false,
+        };
         Goal {
             init: vec![wanted("prepare", Restart::OnFailure)],
             main: vec![wanted("web", Restart::Always), wanted("log", Restart::Always)],
@@ -296,6 +326,9 @@ mod tests {
                     self.observed.containers.get_mut(name).unwrap().ending =
                         Some(self.now + SignedDuration::from_secs(10));
                 }
+                Step::Signal(name) => {
+                    self.observed.containers.get_mut(name).unwrap().hooked = false;
+                }
                 Step::Kill(name) => self.end(name, 137),
                 Step::RemoveSandbox => self.observed.sandbox = false,
                 Step::Remove => {
@@ -333,7 +366,8 @@ mod tests {
 
     #[test]
     fn who_looks_into_a_pod_neither_keeps_nor_ends_it() {
-        let look = Wanted { name: "look".into(), restart: Restart::Never, sidecar: false };
+        let look =
+            Wanted { name: "look".into(), restart: Restart::Never, sidecar: false, hook: false };
         let mut world = World::new(Goal { ephemeral: vec![look], ..goal() });
         world.apply(&Step::CreateSandbox);
         assert_eq!(world.text(), "start container look; start container prepare");
@@ -416,6 +450,59 @@ mod tests {
         assert_eq!(world.text(), "remove the sandbox");
         world.settle();
         assert_eq!(world.text(), "");
+    }
+
+    #[test]
+    fn a_hook_after_the_start_holds_up_the_next_container() {
+        let mut goal = Goal { init: vec![], ..goal() };
+        goal.main[0].hook = true;
+        let mut world = World::new(goal);
+        world.apply(&Step::CreateSandbox);
+        assert_eq!(world.text(), "start container web");
+        world.apply(&Step::Start("web".into()));
+        world.observed.containers.get_mut("web").unwrap().starting = true;
+        assert_eq!(world.text(), "");
+        world.observed.containers.get_mut("web").unwrap().starting = false;
+        assert_eq!(world.text(), "start container log");
+    }
+
+    #[test]
+    fn the_signal_follows_the_hook_before_the_end() {
+        let mut world = World::new(Goal { init: vec![], ..goal() });
+        world.settle();
+        world.goal.deleting = true;
+        world.settle();
+        let web = world.observed.containers.get_mut("web").unwrap();
+        web.hooked = true;
+        assert_eq!(world.text(), "signal container web to end");
+        world.settle();
+        world.now += SignedDuration::from_secs(60);
+        assert_eq!(world.text(), "kill container log; kill container web");
+    }
+
+    #[test]
+    fn sidecars_end_last_and_in_reverse() {
+        let mut goal = goal();
+        let sidecar = |name: &str| Wanted {
+            name: name.into(),
+            restart: Restart::Always,
+            sidecar: true,
+            hook: false,
+        };
+        goal.init = vec![sidecar("one"), sidecar("two")];
+        let mut world = World::new(goal);
+        world.settle();
+        world.goal.deleting = true;
+        assert_eq!(world.text(), "ask container log to end; ask container web to end");
+        world.end("web", 0);
+        world.end("log", 0);
+        assert_eq!(world.text(), "ask container two to end");
+        world.settle();
+        assert_eq!(world.text(), "");
+        world.end("two", 0);
+        assert_eq!(world.text(), "ask container one to end");
+        world.end("one", 0);
+        assert_eq!(world.text(), "remove the pod");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_network::Attachment;
 use berth_shim::protocol::{Exit, Reply};
@@ -16,17 +17,20 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::apply::{Workshop, next_instance, stop_signal};
 use super::ephemeral;
+use super::hook::{self, Hooked, Moment};
 use super::observe::{Observed, Phase, View, adopt, ended};
 use super::plan::{Goal, Restart, STEADY, Step, Wanted, back_off, plan};
 use crate::agent::Shared;
+use crate::command::Target;
 use crate::config::Cause;
 use crate::directory::{Ended, PodDirectory, Record};
 use crate::event::Severity;
-use crate::probe::{self, Finding, Kind, Target};
+use crate::probe::{self, Finding, Kind};
 use crate::status::{chain, status};
 use crate::usage::{Resident, Running};
 
@@ -35,6 +39,7 @@ use crate::usage::{Resident, Running};
 enum Happening {
     Exited(String, Exit),
     Probed(Finding),
+    Hooked(Hooked),
 }
 
 /// Annotation by which `berth stop` ends a pod without removing it.
@@ -43,6 +48,8 @@ const STOP: &str = "berth.dev/stop";
 const GRACE: i64 = 30;
 /// Pause after a step that failed for a reason outside the pod.
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
+/// How long a container has at least between the end of its hook and being killed.
+const LAST_WORDS: SignedDuration = SignedDuration::from_secs(2);
 
 /// A pod's task.
 pub struct Worker {
@@ -54,6 +61,8 @@ pub struct Worker {
     happenings: mpsc::Receiver<Happening>,
     sender: mpsc::Sender<Happening>,
     probes: HashMap<String, JoinHandle<()>>,
+    /// Hooks that run, by container.
+    hooks: HashMap<String, AbortOnDropHandle<()>>,
     listener: Option<JoinHandle<()>>,
     reported: Value,
     retry: Option<Timestamp>,
@@ -110,6 +119,7 @@ impl Worker {
             happenings,
             sender,
             probes: HashMap::new(),
+            hooks: HashMap::new(),
             listener: worker_listener,
             reported: Value::Null,
             retry: None,
@@ -227,6 +237,7 @@ impl Worker {
                 return Some(at);
             }
             self.retry = None;
+            self.hurry();
             let goal = self.goal();
             let plan = plan(&goal, &self.record, &self.observed, now);
             if plan.steps.is_empty() {
@@ -271,14 +282,20 @@ impl Worker {
                 Restart::Always => Restart::OnFailure,
                 other => other,
             };
-            Wanted { name: container.name.clone(), restart: own, sidecar }
+            let hook = hook::of(container, Moment::Start).is_some();
+            Wanted { name: container.name.clone(), restart: own, sidecar, hook }
         });
         Goal {
             init: init.collect(),
             main: spec
                 .containers
                 .iter()
-                .map(|container| Wanted { name: container.name.clone(), restart, sidecar: false })
+                .map(|container| Wanted {
+                    name: container.name.clone(),
+                    restart,
+                    sidecar: false,
+                    hook: hook::of(container, Moment::Start).is_some(),
+                })
                 .collect(),
             ephemeral: spec
                 .ephemeral_containers
@@ -288,6 +305,7 @@ impl Worker {
                     name: container.name.clone(),
                     restart: Restart::Never,
                     sidecar: false,
+                    hook: false,
                 })
                 .collect(),
             deleting: gone || self.last.metadata.deletion_timestamp.is_some(),
@@ -323,6 +341,7 @@ impl Worker {
                 Ok(())
             }
             Step::Terminate(name) => self.terminate(name).await,
+            Step::Signal(name) => self.ask_to_end(name).await,
             Step::Kill(name) => {
                 let instance = self.instance(name);
                 self.workshop.signal(&instance, 9).await?;
@@ -345,29 +364,153 @@ impl Worker {
         self.record.containers.get(name).cloned().unwrap_or_default().instance(name)
     }
 
+    /// How long a container may take to end from now on.
+    fn grace(&self, name: &str) -> SignedDuration {
+        if self.pod.borrow().is_none() {
+            return SignedDuration::ZERO;
+        }
+        let metadata = &self.last.metadata;
+        if let Some(at) = &metadata.deletion_timestamp {
+            let whole = metadata.deletion_grace_period_seconds.unwrap_or(GRACE);
+            let left = at.0.duration_since(Timestamp::now());
+            // A sidecar, which ends last, has a little time left in any case.
+            let least = if whole == 0 { SignedDuration::ZERO } else { LAST_WORDS };
+            return left.clamp(least, SignedDuration::from_secs(whole).max(least));
+        }
+        let view = self.observed.containers.get(name);
+        let spec = self.last.spec.as_ref();
+        let seconds = view
+            .and_then(|view| view.grace)
+            .or(spec.and_then(|spec| spec.termination_grace_period_seconds));
+        SignedDuration::from_secs(seconds.unwrap_or(GRACE))
+    }
+
+    /// Begins a container's end: with its hook, else with the signal.
     async fn terminate(&mut self, name: &str) -> Result<(), Cause> {
         let Some(container) = self.container(name) else { return Ok(()) };
-        let image = self
-            .shared()
-            .images
-            .store()
-            .resolve(container.image.as_deref().unwrap_or_default())
-            .ok();
-        let spec_grace =
-            self.last.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-        let grace = match self.pod.borrow().is_none() {
-            true => 0,
-            false => {
-                self.last.metadata.deletion_grace_period_seconds.or(spec_grace).unwrap_or(GRACE)
-            }
-        };
+        let grace = self.grace(name);
         self.event(Severity::Normal, "Killing", format!("Stopping container {name}"));
-        let signal = if grace == 0 { 9 } else { stop_signal(&container, image.as_ref()) };
+        self.hooks.remove(name);
+        let hook = hook::of(&container, Moment::Stop).filter(|_| grace > SignedDuration::ZERO);
+        let deadline = Timestamp::now() + grace;
+        if hook.is_none() {
+            return self.signal_until(name, deadline).await;
+        }
+        // The hook ends by itself when the time is up, and the signal follows.
+        if let Some(view) = self.observed.containers.get_mut(name) {
+            view.starting = false;
+            view.ending = Some(deadline + LAST_WORDS);
+        }
+        self.begin_hook(&container, Moment::Stop, grace.try_into().ok());
+        Ok(())
+    }
+
+    /// After the hook: the signal, and what is left of the time.
+    async fn ask_to_end(&mut self, name: &str) -> Result<(), Cause> {
+        let known = self.observed.containers.get(name).and_then(|view| view.ending);
+        let least = Timestamp::now() + LAST_WORDS;
+        let deadline = known.map_or(least, |known| (known - LAST_WORDS).max(least));
+        self.signal_until(name, deadline).await
+    }
+
+    async fn signal_until(&mut self, name: &str, deadline: Timestamp) -> Result<(), Cause> {
+        let Some(container) = self.container(name) else { return Ok(()) };
+        let image = container.image.as_deref().unwrap_or_default();
+        let image = self.shared().images.store().resolve(image).ok();
+        let at_once = deadline <= Timestamp::now();
+        let signal = if at_once { 9 } else { stop_signal(&container, image.as_ref()) };
         self.workshop.signal(&self.instance(name), signal).await?;
         if let Some(view) = self.observed.containers.get_mut(name) {
-            view.ending = Some(Timestamp::now() + SignedDuration::from_secs(grace));
+            view.hooked = false;
+            view.ending = Some(deadline);
         }
         Ok(())
+    }
+
+    /// A deletion that is more urgent than what is under way.
+    fn hurry(&mut self) {
+        let deleted = self.last.metadata.deletion_timestamp.is_some();
+        if !deleted && self.pod.borrow().is_some() {
+            return;
+        }
+        let names: Vec<String> = self.observed.containers.keys().cloned().collect();
+        for name in names {
+            // A little more than what the hook's own clock allows, so that the signal comes first.
+            let grace = self.grace(&name);
+            let slack =
+                if grace == SignedDuration::ZERO { SignedDuration::ZERO } else { LAST_WORDS };
+            let at = Timestamp::now() + grace + slack;
+            let Some(view) = self.observed.containers.get_mut(&name) else { continue };
+            view.ending = view.ending.map(|known| known.min(at));
+        }
+    }
+
+    /// Runs a container's hook beside everything else.
+    fn begin_hook(&mut self, container: &Container, moment: Moment, limit: Option<Duration>) {
+        let name = container.name.clone();
+        let Some(handler) = hook::of(container, moment).cloned() else { return };
+        let instance = self.instance(&name);
+        let target = self.target(&name);
+        let (sender, container) = (self.sender.clone(), container.clone());
+        let work = async move {
+            let run = async {
+                match target {
+                    Some(target) => hook::run(&container, &target, &handler).await,
+                    None => Err("the container's configuration is gone".to_owned()),
+                }
+            };
+            let outcome = match limit {
+                Some(limit) => tokio::time::timeout(limit, run)
+                    .await
+                    .unwrap_or_else(|_| Err(format!("not done within {} s", limit.as_secs()))),
+                None => run.await,
+            };
+            // A worker that has gone needs no word.
+            let _gone = sender.send(Happening::Hooked(Hooked { instance, moment, outcome })).await;
+        };
+        self.hooks.insert(name, AbortOnDropHandle::new(tokio::spawn(work)));
+    }
+
+    fn hooked(&mut self, hooked: Hooked) {
+        let Some((name, _)) = hooked.instance.rsplit_once('.') else { return };
+        if self.instance(name) != hooked.instance {
+            return;
+        }
+        self.hooks.remove(name);
+        let failed = hooked.outcome.err();
+        if let Some(why) = &failed {
+            let (moment, reason) = (hooked.moment, format!("Failed{}Hook", hooked.moment));
+            self.event(Severity::Warning, &reason, format!("{moment}Hook failed: {why}"));
+        }
+        let Some(view) = self.observed.containers.get_mut(name).filter(|view| view.is_running())
+        else {
+            return;
+        };
+        match hooked.moment {
+            Moment::Stop => view.hooked = true,
+            Moment::Start => {
+                view.starting = false;
+                view.unhealthy |= failed.is_some();
+                let container = self.container(name).filter(|_| failed.is_none());
+                if let (Some(container), Some(target)) = (container, self.target(name)) {
+                    self.watch(&container, target);
+                }
+            }
+        }
+    }
+
+    /// What is needed to reach a container that runs.
+    fn target(&self, name: &str) -> Option<Target> {
+        let instance = self.instance(name);
+        let kept = crate::access::Remembered::read(&self.workshop.directory, &instance)?;
+        Some(Target {
+            shim: self.workshop.shim(),
+            instance,
+            spec: kept.spec,
+            user: kept.user,
+            filter: kept.filter,
+            address: self.workshop.facts(&self.record).address,
+        })
     }
 
     /// Starts a container, or says why not and when it is tried again.
@@ -406,7 +549,12 @@ impl Worker {
                     self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
                 *view = View::new();
                 view.phase = Phase::Running { since: Timestamp::now() };
-                self.watch(&container, started.target);
+                view.starting = hook::of(&container, Moment::Start).is_some();
+                if view.starting {
+                    self.begin_hook(&container, Moment::Start, None);
+                } else {
+                    self.watch(&container, started.target);
+                }
                 self.event(Severity::Normal, "Started", format!("Started container {name}"));
             }
             Err(cause) => self.not_started(name, &cause),
@@ -530,19 +678,9 @@ impl Worker {
             .collect();
         for name in running {
             let Some(container) = self.container(&name) else { continue };
-            let instance = self.instance(&name);
-            let Some(kept) = crate::access::Remembered::read(&self.workshop.directory, &instance)
-            else {
-                warn!(pod = %self.record.name, %instance, "the container's configuration is gone, it is not probed");
+            let Some(target) = self.target(&name) else {
+                warn!(pod = %self.record.name, container = %name, "the container's configuration is gone, it is not probed");
                 continue;
-            };
-            let target = Target {
-                shim: self.workshop.shim(),
-                instance,
-                spec: kept.spec,
-                user: kept.user,
-                filter: kept.filter,
-                address: self.workshop.facts(&self.record).address,
             };
             self.watch(&container, target);
             let was = self.last.status.as_ref().and_then(|status| {
@@ -559,6 +697,7 @@ impl Worker {
         match happening {
             Happening::Exited(instance, exit) => self.exited(&instance, exit),
             Happening::Probed(finding) => self.probed(&finding),
+            Happening::Hooked(hooked) => self.hooked(hooked),
         }
     }
 
@@ -570,7 +709,10 @@ impl Worker {
         if let Some(probe) = self.probes.remove(name) {
             probe.abort();
         }
-        let asked = self.observed.containers.get(name).is_some_and(|view| view.ending.is_some());
+        self.hooks.remove(name);
+        // One that a probe or a hook gave up on has failed like any other.
+        let view = self.observed.containers.get(name);
+        let asked = view.is_some_and(|view| view.ending.is_some() && !view.unhealthy);
         let Some(known) = self.record.containers.get_mut(name) else { return };
         let end = ended(instance, known.started, exit, &self.workshop.directory);
         info!(pod = %self.record.name, namespace = %self.record.namespace, container = name, code = exit.code, reason = %end.reason, "container ended");
@@ -619,8 +761,15 @@ impl Worker {
             let message = format!("{} probe failed: {}", finding.kind, finding.answer);
             self.event(Severity::Warning, "Unhealthy", message);
         }
-        let readiness =
-            self.container(name).is_some_and(|container| container.readiness_probe.is_some());
+        let container = self.container(name);
+        let container = container.as_ref();
+        let readiness = container.is_some_and(|container| container.readiness_probe.is_some());
+        let grace = container.and_then(|container| match finding.kind {
+            Kind::Startup => container.startup_probe.as_ref(),
+            Kind::Liveness => container.liveness_probe.as_ref(),
+            Kind::Readiness => None,
+        });
+        let grace = grace.and_then(|probe| probe.termination_grace_period_seconds);
         let Some(view) = self.observed.containers.get_mut(name) else { return };
         match (finding.kind, finding.verdict) {
             (_, None) | (Kind::Liveness, Some(true)) => {}
@@ -629,7 +778,10 @@ impl Worker {
                 view.ready |= !readiness;
             }
             (Kind::Readiness, Some(ready)) => view.ready = ready,
-            (Kind::Startup | Kind::Liveness, Some(false)) => view.unhealthy = true,
+            (Kind::Startup | Kind::Liveness, Some(false)) => {
+                view.unhealthy = true;
+                view.grace = grace;
+            }
         }
     }
 
