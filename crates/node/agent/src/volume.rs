@@ -11,12 +11,15 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use berth_runtime::SUB_PATH;
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, PersistentVolume, PersistentVolumeClaim, Pod,
     ProjectedVolumeSource, Volume, VolumeMount,
 };
 use kube::api::Api;
 use kube::{Client, ResourceExt};
+use rustix::fs::{FileType, Mode, OFlags, fchmod, fstat, mkdirat, open, openat};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
 
@@ -32,6 +35,8 @@ use crate::environment::{Facts, config_map, expand, field_value, secret};
 pub struct Mounted {
     /// What, on the node.
     pub source: PathBuf,
+    /// The path below it that is meant, without links.
+    pub inside: Option<String>,
     /// Where.
     pub destination: PathBuf,
     /// Not to be written.
@@ -69,8 +74,9 @@ impl Mounted {
             Propagation::Slave => "rslave",
             Propagation::Shared => "rshared",
         };
-        json!({ "destination": self.destination, "type": "bind", "source": self.source,
-                "options": ["rbind", access, propagation] })
+        let mut options = vec!["rbind".to_owned(), access.to_owned(), propagation.to_owned()];
+        options.extend(self.inside.as_ref().map(|inside| format!("{SUB_PATH}{inside}")));
+        json!({ "destination": self.destination, "type": "bind", "source": self.source, "options": options })
     }
 }
 
@@ -445,13 +451,14 @@ pub fn mounts(
             Source::Path(path) => (path, false),
             Source::Files(path) => (path, true),
         };
-        let path = match below {
-            None => path.clone(),
-            Some(below) if ours => made_path(path, &below)?,
-            Some(below) => sub_path(path, &below)?,
+        let (source, inside) = match below {
+            None => (path.clone(), None),
+            Some(below) if ours => (made_path(path, &below)?, None),
+            Some(below) => (path.clone(), Some(sub_path(path, &below)?)),
         };
         mounted.push(Mounted {
-            source: path,
+            source,
+            inside,
             destination: PathBuf::from(&mount.mount_path),
             // What is made from objects is nobody's to change.
             readonly: ours || mount.read_only.unwrap_or(false),
@@ -486,23 +493,42 @@ fn made_path(volume: &Path, below: &str) -> Result<PathBuf, Cause> {
     }
 }
 
-/// A path within a volume, which the pod may have filled with links that lead outside: every step is looked at.
-fn sub_path(volume: &Path, below: &str) -> Result<PathBuf, Cause> {
+/// A path within a volume, made where it is not there. A pod may have filled the volume with links that lead outside, and may be
+/// doing so now: each step is taken from the directory that was opened before, and no link is followed.
+fn sub_path(volume: &Path, below: &str) -> Result<String, Cause> {
     let wrong = || Cause::config(format!("`{below}` is not a path within its volume"));
-    let mut path = volume.to_owned();
+    let failed = |error: rustix::io::Errno| disk(below, &error.into());
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut folder = open(volume, flags | OFlags::DIRECTORY, Mode::empty()).map_err(failed)?;
+    let mut names = Vec::new();
     for part in Path::new(below).components() {
         let Component::Normal(part) = part else { return Err(wrong()) };
-        path.push(part);
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_symlink() => return Err(wrong()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir(&path).map_err(|error| disk(below, &error))?;
+        names.push(part.to_str().ok_or_else(wrong)?);
+        let found = match openat(&folder, part, flags, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                // Who may write to the volume may write here.
+                let mode = Mode::from_raw_mode(fstat(&folder).map_err(failed)?.st_mode);
+                match mkdirat(&folder, part, mode) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(failed(error)),
+                }
+                let flags = flags - OFlags::PATH;
+                let made = openat(&folder, part, flags | OFlags::DIRECTORY, Mode::empty());
+                let made = made.map_err(|_| wrong())?;
+                fchmod(&made, mode).map_err(failed)?;
+                made
             }
-            Err(error) => return Err(disk(below, &error)),
+            // There is something that is no directory, and something behind it is wanted.
+            Err(Errno::NOTDIR) => return Err(wrong()),
+            found => found.map_err(failed)?,
+        };
+        let kind = FileType::from_raw_mode(fstat(&found).map_err(failed)?.st_mode);
+        if kind == FileType::Symlink {
+            return Err(wrong());
         }
+        folder = found;
     }
-    Ok(path)
+    Ok(names.join("/"))
 }
 
 #[cfg(test)]
@@ -516,8 +542,13 @@ mod tests {
         for bad in ["../x", "/etc", "link", "link/passwd", "a/../../b"] {
             assert!(sub_path(directory.path(), bad).is_err(), "{bad}");
         }
-        assert_eq!(sub_path(directory.path(), "a/b").unwrap(), directory.path().join("a/b"));
-        assert!(directory.path().join("a/b").is_dir());
+        fs::write(directory.path().join("file"), "").unwrap();
+        assert!(sub_path(directory.path(), "file/x").is_err());
+        assert_eq!(sub_path(directory.path(), "file").unwrap(), "file");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o2770)).unwrap();
+        assert_eq!(sub_path(directory.path(), "c//./d").unwrap(), "c/d");
+        let made = fs::metadata(directory.path().join("c/d")).unwrap();
+        assert_eq!((made.is_dir(), made.mode() & 0o7777), (true, 0o2770));
     }
 
     #[test]

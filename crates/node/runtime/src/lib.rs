@@ -19,6 +19,7 @@ mod mounts;
 mod process;
 
 pub use container::{Container, CreateError, CreateRequest, ExecRequest, Processes, Stdio};
+pub use mounts::SUB_PATH;
 pub use namespaces::{IdMapping, Namespaces};
 pub use rootfs::Rootfs;
 

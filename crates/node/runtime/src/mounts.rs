@@ -8,14 +8,17 @@ use std::path::{Component, Path, PathBuf};
 
 use berth_sys::mount::{Attributes, set_attributes};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
-use rustix::fs::{FileType, Gid, Mode, Uid, chownat, mknodat, symlinkat};
+use rustix::fs::{
+    FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mknodat, open, openat2,
+    symlinkat,
+};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
 };
 
 use crate::namespaces::IdMapping;
-use crate::rootfs::clone_tree;
+use crate::rootfs::clone_opened;
 
 /// Why a mount of the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +153,9 @@ fn parse_options(options: &[String]) -> Options {
     parsed
 }
 
+/// The option of a bind mount that says which path below its source is meant.
+pub const SUB_PATH: &str = "berth.subpath=";
+
 /// Prepares the mounts of the configuration, in order.
 pub fn prepare(
     mounts: &[Mount],
@@ -187,6 +193,18 @@ fn prepare_one(mount: &Mount, user: Option<BorrowedFd<'_>>) -> Result<PreparedMo
     })
 }
 
+/// Opens what is to be mounted. A path within a volume is followed without any link, and by the kernel itself: whoever may write
+/// to the volume can put a link there at any moment.
+fn place(source: &Path, options: &Options) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = open(source, flags, Mode::empty())?;
+    let Some(inside) = options.data.iter().find_map(|option| option.strip_prefix(SUB_PATH)) else {
+        return Ok(root);
+    };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(root, inside, flags, Mode::empty(), resolve)?)
+}
+
 fn bind(
     mount: &Mount,
     options: &Options,
@@ -199,11 +217,13 @@ fn bind(
         destination: destination.clone(),
         source,
     };
-    let directory = std::fs::metadata(&source_path).map_err(failed)?.is_dir();
+    let place = place(&source_path, options).map_err(failed)?;
+    let directory = FileType::from_raw_mode(fstat(&place).map_err(|it| failed(it.into()))?.st_mode)
+        == FileType::Directory;
     // Kernel file systems cannot be identity-mapped and gain nothing from it: their ids are the kernel's.
     let kernel = ["/proc", "/sys", "/dev"].iter().any(|root| source_path.starts_with(root));
     let user = user.filter(|_| !kernel);
-    let tree = clone_tree(&source_path, options.recursive, user).map_err(failed)?;
+    let tree = clone_opened(place.as_fd(), options.recursive, user).map_err(failed)?;
     set_attributes(
         tree.as_fd(),
         c"",

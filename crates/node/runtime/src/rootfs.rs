@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::namespaces::IdMapping;
 use berth_sys::mount::{Attributes, set_attributes};
-use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
@@ -152,11 +152,23 @@ pub(crate) fn clone_tree(
     recursive: bool,
     user: Option<BorrowedFd<'_>>,
 ) -> io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let place = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    clone_opened(place.as_fd(), recursive, user)
+}
+
+/// The same of what is already open, so that nobody can put something else into its place.
+pub(crate) fn clone_opened(
+    place: BorrowedFd<'_>,
+    recursive: bool,
+    user: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let tree = open_tree(CWD, path, flags)?;
+    let tree = open_tree(place, "", flags)?;
     if let Some(user) = user {
         set_attributes(
             tree.as_fd(),

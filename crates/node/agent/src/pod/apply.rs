@@ -282,6 +282,7 @@ impl Workshop {
             if !mounts.iter().any(|mount| mount.destination == destination) {
                 mounts.push(Mounted {
                     source,
+                    inside: None,
                     destination,
                     readonly: false,
                     propagation: Propagation::Private,

@@ -104,6 +104,52 @@ fn links_in_the_image_cannot_lead_a_mount_outside() {
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
+/// CVE-2017-1002101 and CVE-2021-25741: a volume's path is a directory when it is looked at and a link when it is mounted.
+#[test]
+fn a_link_that_comes_and_goes_leads_no_mount_out_of_its_volume() {
+    let fixture = Fixture::new(None);
+    let directory = fixture.directory.path();
+    let (volume, outside) = (directory.join("volume"), directory.join("outside"));
+    std::fs::create_dir_all(volume.join("good")).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("stolen"), "").unwrap();
+    std::os::unix::fs::symlink("../outside", volume.join("bad")).unwrap();
+    std::fs::create_dir(volume.join("sub")).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut mounted = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let exchange = |other: &str| {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                let (one, other) = (volume.join("sub"), volume.join(other));
+                rustix::fs::renameat_with(rustix::fs::CWD, &one, rustix::fs::CWD, &other, flags)
+                    .unwrap();
+            };
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                exchange("bad");
+                exchange("bad");
+            }
+        });
+        let mut config = value(&["ls", "/data"]);
+        config["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({ "destination": "/data", "type": "bind",
+            "source": volume, "options": ["rbind", format!("{}sub", berth_runtime::SUB_PATH)] }));
+        let config = serde_json::from_value(config).unwrap();
+        for _ in 0..100 {
+            let (stdio, output) = captured();
+            // Where the link is just there, the container does not start.
+            let Ok(container) = fixture.start(&config, None, stdio) else { continue };
+            let (_, said) = finish(&container, output);
+            assert!(!said.contains("stolen"), "the volume was left");
+            mounted += 1;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(mounted > 0, "the directory was there at times");
+}
+
 /// What the first process of a shared pid namespace shows of the host: nothing, whoever looks.
 #[test]
 fn containers_that_share_processes_see_each_other_and_not_the_host() {
