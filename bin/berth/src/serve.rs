@@ -92,6 +92,8 @@ pub enum ServeError {
 
 /// Lifetime of certificates that are made anew at every start.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The same where the other side is a server, as this one's own certificate.
+const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long the controllers may take to end, and to leave the lead to others.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Most pods of a node. Kubernetes' own default is 110; ours cost far less.
@@ -205,7 +207,8 @@ fn peer(identity: Option<&str>, node: &str, address: SocketAddr) -> Option<Peer>
 
 /// What the others let this one in with.
 fn peering(authority: &Authority) -> Result<Arc<Peering>, AuthorityError> {
-    let Issued { certificate, key } = authority.client(Peering::USER, "system:masters", YEAR)?;
+    let Issued { certificate, key } =
+        authority.client(Peering::USER, "system:masters", TEN_YEARS)?;
     let authority = authority.certificate().to_owned();
     Ok(Arc::new(Peering { authority, certificate, key }))
 }
@@ -271,7 +274,7 @@ impl State {
 /// What this server shows servers of other groups.
 fn aggregator(common: &Common) -> Result<Aggregator, AuthorityError> {
     const NAME: &str = "front-proxy-client";
-    let issued = common.front_proxy.client(NAME, "", YEAR)?;
+    let issued = common.front_proxy.client(NAME, "", TEN_YEARS)?;
     Ok(Aggregator {
         clients: common.authority.certificate().to_owned(),
         authority: common.front_proxy.certificate().to_owned(),

@@ -102,7 +102,7 @@ impl<'call> Asked<'call> {
     }
 
     fn is_exempt(&self) -> bool {
-        self.call.resource().group == EXEMPT || !self.call.resource().is_kept()
+        self.call.own || self.call.resource().group == EXEMPT || !self.call.resource().is_kept()
     }
 
     /// Has the object changed by those who may. Says whether anybody did.

@@ -10,7 +10,7 @@ mod keep;
 mod local;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use berth_objects::{FieldError, Object, Resource, Status, time};
@@ -21,7 +21,7 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-pub(crate) use attributes::Wanted;
+pub(crate) use attributes::{Wanted, plain_path};
 pub use identity::Aggregator;
 pub(crate) use identity::{announce, strip};
 pub(crate) use keep::{keep, own};
@@ -29,7 +29,7 @@ pub(crate) use local::{GROUP, priority};
 
 use crate::call::Call;
 use crate::follow::Follower;
-use crate::forward::{forward, upgrades};
+use crate::forward::{Handing, forward};
 use crate::kinds::Kinds;
 use crate::server::Shared;
 use crate::transport::HttpClient;
@@ -38,7 +38,7 @@ use crate::{Body, Identity, registry, status};
 /// Built in, and made for being replaced by something that knows more.
 const METRICS: &str = "metrics.k8s.io";
 
-/// The longest another server may take to begin its answer to what is no watch.
+/// The longest another server may take to begin its answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The longest a request waits until what it wrote is heeded.
@@ -56,8 +56,8 @@ pub(crate) fn of_path(kinds: &Kinds, path: &str) -> Option<(Arc<Remote>, Vec<Str
     if served.remotes().is_empty() {
         return None;
     }
-    let words = path.split('/').filter(|word| !word.is_empty());
-    let parts: Vec<String> = words.map(|word| crate::path::decode(word, false)).collect();
+    let path = path.trim_start_matches('/');
+    let parts: Vec<String> = path.split('/').map(|word| crate::path::decode(word, false)).collect();
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
     let remote = match words.as_slice() {
         ["apis", group, version, ..] | ["openapi", "v3", "apis", group, version] => {
@@ -71,13 +71,29 @@ pub(crate) fn of_path(kinds: &Kinds, path: &str) -> Option<(Arc<Remote>, Vec<Str
 /// Refuses to have others answer for what this server keeps.
 pub(crate) fn admit(call: &Call, object: &Value) -> Result<(), Status> {
     let (group, version) = (object.text(&["spec", "group"]), object.text(&["spec", "version"]));
-    let own = berth_rules::resources().any(|it| (it.group, it.version) == (group, version));
-    if !own || group == METRICS || !object["spec"]["service"].is_object() {
+    if !object["spec"]["service"].is_object() {
         return Ok(());
     }
-    let why = format!("{version} of {group} is built in, and no other server can answer for it");
+    let defined = call.shared.kinds.served().defines(group, version);
+    let why = match () {
+        () if is_built_in(group, version) => {
+            format!("{version} of {group} is built in, and no other server can answer for it")
+        }
+        () if defined => {
+            format!(
+                "{version} of {group} is defined here; delete its CustomResourceDefinitions first"
+            )
+        }
+        () => return Ok(()),
+    };
     let error = FieldError::forbidden("spec.service", &why);
     Err(Status::invalid(call.kind_subject(object), &[error]))
+}
+
+/// Whether a version of a group is this server's own for good.
+fn is_built_in(group: &str, version: &str) -> bool {
+    let own = || berth_rules::resources().any(|it| (it.group, it.version) == (group, version));
+    group != METRICS && own()
 }
 
 /// Gives an object the status that follows from what it says alone: what this server answers for itself can always be asked,
@@ -135,6 +151,9 @@ impl Remote {
     fn of(shared: &Shared, object: &Value) -> Option<Self> {
         let spec = &object["spec"];
         let service = spec.get("service").filter(|it| it.is_object())?;
+        if is_built_in(spec.text(&["group"]), spec.text(&["version"])) {
+            return None;
+        }
         let host = format!("{}.{}.svc", service.text(&["name"]), service.text(&["namespace"]));
         let client = identity::client(shared, spec, &host);
         if let Err(error) = &client {
@@ -170,16 +189,17 @@ impl Remote {
         }
     }
 
-    /// Hands a request on.
+    /// Hands a request on, for the path that was judged.
     pub async fn serve(
         &self,
         shared: &Shared,
         identity: &Identity,
-        watches: bool,
+        path: &str,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
         let unavailable = |why: &str| {
-            Status::new(503, "ServiceUnavailable", format!("error trying to reach service: {why}"))
+            let message = format!("error trying to reach service: {why}");
+            Status::new(503, "ServiceUnavailable", message)
         };
         let client = self.client.as_ref().filter(|_| self.available != Some(false));
         let name = format!("{}.{}", self.version, self.group);
@@ -188,19 +208,30 @@ impl Remote {
                 "{name} is not available; `kubectl describe apiservice {name}` says why"
             ))
         })?;
-        let path = request.uri().path_and_query().map_or("/", |it| it.as_str()).to_owned();
-        let uri = format!("https://{}{path}", self.host).parse();
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let uri = format!("https://{}{path}{query}", self.host).parse();
         *request.uri_mut() = uri.map_err(|_| Status::bad_request("the path is no path"))?;
         request.headers_mut().remove(HOST);
-        identity::introduce(identity, request.headers_mut());
-        let patience = (!watches && !upgrades(request.headers())).then_some(PATIENCE);
-        let answer = forward(client, request, patience, shared.closing.clone()).await;
+        let handing = Handing {
+            client,
+            ours: identity::introduction(identity)?,
+            // Others could hide requests of their own from the headers above.
+            upgrades: Some(&["websocket", "SPDY/3.1"]),
+            patience: Some(PATIENCE),
+            closing: shared.closing.clone(),
+        };
+        let answer = forward(handing, request).await;
         let answer = answer.map_err(|error| unavailable(&error.to_string()))?;
         if answer.status().is_redirection() && answer.headers().contains_key(LOCATION) {
             let message = format!("{name} answered with a redirection, which is not followed");
             return Err(Status::new(502, "BadGateway", message));
         }
         Ok(answer)
+    }
+
+    /// Whether another is at the same place, and the same object.
+    fn is_still(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.spec == other.spec
     }
 }
 
@@ -217,6 +248,8 @@ pub(crate) struct ApiServices {
     objects: RwLock<BTreeMap<String, Arc<Value>>>,
     seen: watch::Sender<Revision>,
     changed: watch::Sender<u64>,
+    /// Whose turn it is to refresh what is made of them.
+    turn: Mutex<()>,
 }
 
 impl Default for ApiServices {
@@ -225,6 +258,7 @@ impl Default for ApiServices {
             objects: RwLock::default(),
             seen: watch::Sender::new(Revision(0)),
             changed: watch::Sender::new(0),
+            turn: Mutex::default(),
         }
     }
 }
@@ -235,9 +269,20 @@ impl ApiServices {
         objects.values().cloned().collect()
     }
 
+    /// Changes what is known, and tells it unless only states have changed.
     fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Arc<Value>>)) {
-        change(&mut self.objects.write().unwrap_or_else(PoisonError::into_inner));
-        self.changed.send_modify(|count| *count += 1);
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        let before = objects.clone();
+        change(&mut objects);
+        let same = |name: &String, it: &Arc<Value>| {
+            before.get(name).is_some_and(|old| old["spec"] == it["spec"] && old.uid() == it.uid())
+        };
+        let all_same =
+            before.len() == objects.len() && objects.iter().all(|(name, it)| same(name, it));
+        drop(objects);
+        if !all_same {
+            self.changed.send_modify(|count| *count += 1);
+        }
     }
 }
 
@@ -295,19 +340,25 @@ pub(crate) async fn caught_up(shared: &Shared, to: Revision) {
 
 /// Brings the table of kinds abreast of the objects: what is known of a server stays known as long as nobody changes where it is.
 pub(crate) fn refresh(shared: &Shared) {
-    let objects = shared.api_services.all();
-    shared.kinds.aggregate(|known| {
-        let mut all = Remotes::new();
-        for object in &objects {
-            let place = (
-                object.text(&["spec", "group"]).to_owned(),
-                object.text(&["spec", "version"]).to_owned(),
-            );
-            let same =
-                known.get(&place).filter(|it| it.spec == object["spec"] && it.uid == object.uid());
-            let remote = same.cloned().or_else(|| Remote::of(shared, object).map(Arc::new));
-            all.extend(remote.map(|remote| (place, remote)));
+    // One after the other, so that none puts back what is older.
+    let _turn = shared.api_services.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = Arc::clone(shared.kinds.served().remotes());
+    let mut built = Remotes::new();
+    for object in shared.api_services.all() {
+        let text = |field: &str| object.text(&["spec", field]).to_owned();
+        let place = (text("group"), text("version"));
+        let same =
+            known.get(&place).filter(|it| it.spec == object["spec"] && it.uid == object.uid());
+        let remote = same.cloned().or_else(|| Remote::of(shared, &object).map(Arc::new));
+        built.extend(remote.map(|remote| (place, remote)));
+    }
+    shared.kinds.aggregate(|now| {
+        // What was found out meanwhile stays.
+        for (place, remote) in &mut built {
+            if let Some(known) = now.get(place).filter(|known| known.is_still(remote)) {
+                *remote = Arc::clone(known);
+            }
         }
-        all
+        built
     });
 }

@@ -11,8 +11,10 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use crate::aggregation::{self, Wanted};
+use crate::forward::Foreign;
 use crate::kinds::Kinds;
 use crate::path::{self, Query, Target};
 use crate::service::{header, verb_of};
@@ -41,6 +43,8 @@ pub(crate) struct Created(pub String);
 
 /// What one request leaves behind.
 pub(crate) struct Trail {
+    /// Whether it was recorded.
+    ended: bool,
     audit: Audit,
     level: Level,
     id: String,
@@ -165,7 +169,7 @@ impl Trail {
             }
         }
         let (audit, id) = (audit.clone(), id.to_owned());
-        Some(Self { audit, level, id, received, event, long: described.long })
+        Some(Self { ended: false, audit, level, id, received, event, long: described.long })
     }
 
     /// Keeps what was sent, if the policy wants that. The request stays whole.
@@ -214,6 +218,7 @@ impl Trail {
         self.event["requestReceivedTimestamp"] = precise(self.received);
         self.event["stageTimestamp"] = precise(now);
         debug_assert_eq!(self.event["auditID"], self.id.as_str());
+        self.ended = true;
         self.audit.journal.record(&self.event).await;
         response
     }
@@ -224,7 +229,10 @@ impl Trail {
             .get(http::header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
         // Refusals are short and say why; of what was granted, only the highest level keeps the answer.
-        let wanted = !self.long && json && (code >= 400 || self.level == Level::RequestResponse);
+        // What another server answers may have no end.
+        let foreign = response.extensions().get::<Foreign>().is_some();
+        let wanted =
+            !self.long && !foreign && json && (code >= 400 || self.level == Level::RequestResponse);
         if !wanted {
             return response;
         }
@@ -245,6 +253,21 @@ impl Trail {
             }
         }
         Response::from_parts(parts, body::full(bytes))
+    }
+}
+
+/// A client that goes away takes the work on its request along, which may have acted by then, here or at another server.
+impl Drop for Trail {
+    fn drop(&mut self) {
+        let Some(runtime) = Handle::try_current().ok().filter(|_| !self.ended) else { return };
+        let mut event = self.event.take();
+        event["stage"] = "Panic".into();
+        event["responseStatus"] = json!({"metadata": {}, "status": "Failure", "code": 499,
+            "message": "the client went away before it was answered"});
+        event["requestReceivedTimestamp"] = precise(self.received);
+        event["stageTimestamp"] = precise(Timestamp::now());
+        let journal = self.audit.journal.clone();
+        runtime.spawn(async move { journal.record(&event).await });
     }
 }
 

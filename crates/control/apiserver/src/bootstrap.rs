@@ -81,6 +81,8 @@ async fn ensure(
     let query = Query::parse(Some("fieldManager=berth"));
     let identity = Identity::new("system:apiserver", &[berth_access::MASTERS]);
     let mut call = Call::new(server.shared.clone(), identity, target, query, &HeaderMap::new())?;
+    // No webhook can be asked before the server runs that its pod needs.
+    call.own = true;
     call.fit(&mut object)?;
     if call.shared.fetch(resource, namespace, &call.name).await?.is_none() {
         return match write::create_object(&mut call, object).await {

@@ -42,6 +42,8 @@ pub(crate) struct Call {
     /// Who is noted as the manager of fields.
     pub manager: String,
     pub dry_run: bool,
+    /// The server's own work on what every cluster has: it does not depend on webhooks and policies, which may need it.
+    pub own: bool,
     /// Server-side apply notes its fields itself.
     pub applies: bool,
     pub field_validation: FieldValidation,
@@ -63,6 +65,9 @@ impl Call {
         query: Query,
         headers: &HeaderMap,
     ) -> Result<Self, Status> {
+        // The query of a proxy's request is the other server's.
+        let proxied = matches!(target.subresource, Some(Subresource::Proxy(_)));
+        let query = if proxied { Query::default() } else { query };
         let manager = match query.text("fieldManager") {
             "" => header(headers, "user-agent").split('/').next().unwrap_or_default(),
             manager => manager,
@@ -111,6 +116,7 @@ impl Call {
             query,
             manager,
             dry_run,
+            own: false,
             applies: false,
             field_validation,
             doubtful: Vec::new(),
@@ -134,6 +140,7 @@ impl Call {
             form: Form::Whole,
             manager: self.manager.clone(),
             dry_run: self.dry_run,
+            own: self.own,
             applies: false,
             field_validation: self.field_validation,
             doubtful: Vec::new(),

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use berth_objects::{LabelSelector, Object, base64_decode};
+use berth_objects::{Object, Status, base64_decode};
 use berth_store::Store;
 use berth_tls::ClientConfig;
 use bytes::Bytes;
@@ -252,17 +252,8 @@ async fn endpoints(store: &dyn Store, service: &Service) -> Result<Vec<SocketAdd
         let host = object.text(&["spec", "externalName"]);
         return Ok(tokio::net::lookup_host((host, *port)).await?.collect());
     }
-    let slices =
-        berth_rules::find("discovery.k8s.io", "v1", "endpointslices").ok_or_else(missing)?;
-    let prefix = registry::prefix(slices, namespace).into();
-    let page = store.range(berth_store::Range { prefix, ..Default::default() }).await?;
-    let selector = LabelSelector::parse(&format!("kubernetes.io/service-name={name}"))?;
     let mut found = Vec::new();
-    for record in &page.records {
-        let slice = registry::decode(slices, record)?;
-        if !selector.matches(slice.labels()) {
-            continue;
-        }
+    for slice in slices_of(store, namespace, name).await? {
         let ports = slice.list(&["ports"]).iter();
         let numbers = ports.filter(|it| it.text(&["name"]) == wanted.text(&["name"]));
         let numbers: Vec<u16> = numbers
@@ -276,6 +267,27 @@ async fn endpoints(store: &dyn Store, service: &Service) -> Result<Vec<SocketAdd
                 let Ok(address) = address.parse() else { continue };
                 found.extend(numbers.iter().map(|port| SocketAddr::new(address, *port)));
             }
+        }
+    }
+    Ok(found)
+}
+
+/// The slices of a Service.
+pub(crate) async fn slices_of(
+    store: &dyn Store,
+    namespace: &str,
+    name: &str,
+) -> Result<Vec<Value>, Status> {
+    let slices = berth_rules::find("discovery.k8s.io", "v1", "endpointslices")
+        .ok_or_else(|| Status::internal("EndpointSlices are not served"))?;
+    let prefix = registry::prefix(slices, namespace).into();
+    let page = store.range(berth_store::Range { prefix, ..Default::default() });
+    let mut found = Vec::new();
+    for record in &page.await.map_err(crate::status::store)?.records {
+        let slice = registry::decode(slices, record)?;
+        let of = slice.labels().and_then(|labels| labels.get("kubernetes.io/service-name"));
+        if of.is_some_and(|of| of == name) {
+            found.push(slice);
         }
     }
     Ok(found)

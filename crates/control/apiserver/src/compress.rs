@@ -11,6 +11,7 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderValu
 use http::{HeaderMap, Response};
 use http_body::Body as _;
 
+use crate::forward::Foreign;
 use crate::service::header;
 use crate::{Body, body};
 
@@ -29,7 +30,8 @@ pub(crate) fn accepted(headers: &HeaderMap) -> bool {
 /// Compresses an answer if it is large and whole.
 pub(crate) async fn squeeze(response: Response<Body>) -> Response<Body> {
     let large = response.body().size_hint().exact().is_some_and(|size| size >= LARGE);
-    if !large || response.headers().contains_key(CONTENT_ENCODING) {
+    let foreign = response.extensions().get::<Foreign>().is_some();
+    if foreign || !large || response.headers().contains_key(CONTENT_ENCODING) {
         return response;
     }
     let (mut parts, body) = response.into_parts();

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 /// Pause before everything is read again.
 const PAUSE: Duration = Duration::from_millis(20);
+/// The same while the store does not answer.
+const AWAY: Duration = Duration::from_secs(1);
 
 /// Who keeps abreast.
 pub(crate) trait Follower: Sync {
@@ -38,16 +40,18 @@ pub(crate) async fn follow<F: Follower>(follower: &F, store: Weak<dyn Store>) {
         let Some(opened) = store.upgrade() else { return };
         let watch = opened.watch(follower.prefix(), from).await;
         drop(opened);
+        let mut pause = PAUSE;
         match watch {
             Ok(events) => take_all(follower, events).await,
             Err(StoreError::Closed) => return,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, what = F::WHAT, "cannot follow the store");
+                pause = AWAY;
             }
         }
         // The watch fell behind what the store keeps: read afresh.
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
         let Some(opened) = store.upgrade() else { return };
         if let Err(error) = follower.load(&*opened).await {
             tracing::error!(%error, what = F::WHAT, "cannot read again");

@@ -79,29 +79,39 @@ impl Served {
 
     /// All groups with their versions, the preferred one first, in the order in which they are told.
     pub fn groups(&self) -> Vec<(&str, Vec<&str>)> {
-        let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        /// Built-in versions come before all others, in the order of their table.
+        const BUILT_IN: i64 = 1000;
+        /// What upstream gives defined kinds.
+        const DEFINED: i64 = 100;
+        let mut all: BTreeMap<&str, Ranked> = BTreeMap::new();
         for resource in self.resources() {
-            let versions = all.entry(resource.group).or_default();
-            if !versions.contains(&resource.version) {
-                versions.push(resource.version);
+            let own = aggregation::priority(resource.group);
+            let (_, versions) = all.entry(resource.group).or_insert((own, Vec::new()));
+            if versions.iter().all(|(_, known)| *known != resource.version) {
+                let place = i64::try_from(versions.len()).unwrap_or(BUILT_IN);
+                let priority = if resource.custom.is_some() { DEFINED } else { BUILT_IN - place };
+                versions.push((priority, resource.version));
             }
         }
-        let mut remotes: Vec<&Arc<Remote>> = self.remotes.values().collect();
-        remotes.sort_by_key(|it| std::cmp::Reverse((it.version_priority, precedence(&it.version))));
-        for remote in &remotes {
-            let versions = all.entry(&remote.group).or_default();
-            if !versions.contains(&remote.version.as_str()) {
-                versions.push(&remote.version);
-            }
+        for remote in self.remotes.values() {
+            let (priority, versions) = all.entry(&remote.group).or_default();
+            *priority = (*priority).max(remote.group_priority);
+            versions.retain(|(_, known)| *known != remote.version);
+            versions.push((remote.version_priority, &remote.version));
         }
-        let priority = |group: &str| {
-            let of_group =
-                remotes.iter().filter(|it| it.group == group).map(|it| it.group_priority);
-            of_group.max().unwrap_or_else(|| aggregation::priority(group))
-        };
         let mut all: Vec<_> = all.into_iter().collect();
-        all.sort_by_key(|(group, _)| std::cmp::Reverse(priority(group)));
-        all
+        all.sort_by_key(|(_, (priority, _))| std::cmp::Reverse(*priority));
+        let sorted = all.into_iter().map(|(group, (_, mut versions))| {
+            versions.sort_by_key(|(priority, it)| std::cmp::Reverse((*priority, precedence(it))));
+            (group, versions.into_iter().map(|(_, version)| version).collect())
+        });
+        sorted.collect()
+    }
+
+    /// Whether a definition makes kinds of a version of a group.
+    pub fn defines(&self, group: &str, version: &str) -> bool {
+        let mut custom = self.defined.values().flat_map(|it| it.handles.iter());
+        custom.any(|it| (it.get().group, it.get().version) == (group, version))
     }
 
     /// The same, to be kept.
@@ -122,6 +132,9 @@ impl Served {
         })
     }
 }
+
+/// The priority of a group, and its versions with theirs.
+type Ranked<'a> = (i64, Vec<(i64, &'a str)>);
 
 /// Stable versions before beta before alpha before all others, newer before older.
 fn precedence(version: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {

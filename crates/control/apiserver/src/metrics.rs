@@ -19,7 +19,7 @@ use crate::call::Call;
 use crate::output::Form;
 use crate::path::Query;
 use crate::service::json as respond;
-use crate::{Body, NodeService, body, list, pods};
+use crate::{Body, NodeService, body, list, peers, pods};
 
 const GROUP: &str = "metrics.k8s.io";
 const SUMMARY: &str = "/stats/summary?only_cpu_and_memory=true";
@@ -165,8 +165,10 @@ async fn wanted(call: &Call, plural: &str) -> Result<Vec<Value>, Status> {
 async fn ask_all(call: &Call, nodes: BTreeSet<String>) -> BTreeMap<String, Summary> {
     let mut asked = Vec::new();
     for node in nodes {
-        if let Some(service) = call.shared.options.nodes.connect(&node) {
-            asked.push(ask_in_time(node, service));
+        match peers::node(&call.shared, &node).await {
+            Ok(Some(service)) => asked.push(ask_in_time(node, service)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(node, %error, "cannot find the way to a node"),
         }
     }
     join_all(asked).await.into_iter().flatten().collect()

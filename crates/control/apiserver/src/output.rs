@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Body;
+use crate::forward::Foreign;
 use crate::service::header;
 use crate::table::{self, Include};
 
@@ -24,7 +25,8 @@ pub(crate) fn prefers_yaml(headers: &HeaderMap) -> bool {
 
 /// Calls an answer YAML. All JSON is YAML, so nothing else changes; only a watch is no document.
 pub(crate) fn as_yaml(response: &mut Response<Body>) {
-    let whole = response.body().size_hint().exact().is_some();
+    let foreign = response.extensions().get::<Foreign>().is_some();
+    let whole = !foreign && response.body().size_hint().exact().is_some();
     let headers = response.headers_mut();
     if whole && header(headers, CONTENT_TYPE.as_str()) == "application/json" {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(YAML));

@@ -125,7 +125,7 @@ pub(crate) fn parse(path: &str, kinds: &Kinds) -> Result<Target, Status> {
             (*name, Some(*found.ok_or_else(unknown)?))
         }
         // What follows is the other server's.
-        [name, "proxy", ..] => {
+        [name, "proxy", ..] if !watch => {
             let proxy = |known: &&Subresource| matches!(known, Subresource::Proxy(_));
             let found = resource.subresources.iter().find(proxy);
             (*name, Some(*found.ok_or_else(unknown)?))

@@ -4,17 +4,22 @@
 //! right, in this server's own name: who asked, and whether they may, was settled here.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use berth_objects::{Object, Status};
+use berth_objects::{Object, Resource, Status};
+use berth_store::Range;
 use berth_tls::Credentials;
-use http::header::{HOST, HeaderValue};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::header::{HOST, HeaderMap, HeaderValue};
 use http::{Request, Response};
 use rustls::pki_types::ServerName;
+use tokio_util::sync::CancellationToken;
 
-use crate::call::Call;
-use crate::forward::forward;
+use crate::forward::{Handing, forward};
+use crate::server::Shared;
 use crate::transport::{Connector, Place};
-use crate::{Body, BoxError};
+use crate::{Body, BoxError, Identity, NodeService, registry, status};
 
 /// Says that a request has come from another server: it goes no further.
 const HANDED_ON: &str = "x-berth-handed-on";
@@ -43,40 +48,83 @@ impl std::fmt::Debug for Peering {
     }
 }
 
-/// Whether another server has asked, which has admitted the request already.
-pub(crate) fn handed_on(call: &Call, request: &Request<Body>) -> bool {
-    call.identity.user == Peering::USER
-        && call.identity.is_in(berth_access::MASTERS)
-        && request.headers().contains_key(HANDED_ON)
+/// Whether somebody is another server of the cluster, by their certificate.
+pub(crate) fn is_peer(identity: &Identity) -> bool {
+    identity.user == Peering::USER && identity.is_in(berth_access::MASTERS)
 }
 
-/// Has the server of another node answer, whose address in the request is the node's own. Nothing, if there is no such server.
-pub(crate) async fn at_peer(
-    call: &Call,
-    node: &str,
-    mut request: Request<Body>,
-) -> Result<Option<Response<Body>>, BoxError> {
-    let Some(peering) = &call.shared.options.peering else { return Ok(None) };
-    if request.headers().contains_key(HANDED_ON) {
-        return Ok(None);
+/// Takes away what only another server may say.
+pub(crate) fn forget(headers: &mut HeaderMap) {
+    headers.remove(HANDED_ON);
+}
+
+/// Whether another server has asked, which has admitted the request already.
+pub(crate) fn handed_on(request: &Request<Body>) -> bool {
+    request.headers().contains_key(HANDED_ON)
+}
+
+/// The way to a node: in this process, or by the server that has it.
+pub(crate) async fn node(shared: &Shared, node: &str) -> Result<Option<NodeService>, Status> {
+    if let Some(own) = shared.options.nodes.connect(node) {
+        return Ok(Some(own));
     }
-    let Some(address) = published(call, node).await? else { return Ok(None) };
-    let own = Credentials::from_pem(&peering.certificate, &peering.key)?;
-    let mut tls = berth_tls::client(&peering.authority, Some(own))?;
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let client = Connector::secure(Place::At(address), tls, ServerName::try_from(NAME)?).client(0);
-    let path = request.uri().path_and_query().map_or("/", |it| it.as_str());
-    *request.uri_mut() = format!("https://{NAME}/api/v1/nodes/{node}/proxy{path}").parse()?;
-    request.headers_mut().remove(HOST);
-    request.headers_mut().insert(HANDED_ON, HeaderValue::from_static("1"));
-    Ok(Some(forward(&client, request, None, call.shared.closing.clone()).await?))
+    let Some(peering) = shared.options.peering.clone() else { return Ok(None) };
+    let Some(address) = published(shared, node).await? else { return Ok(None) };
+    let (node, closing) = (node.to_owned(), shared.closing.clone());
+    let ask = move |request: Request<Body>| {
+        ask(Arc::clone(&peering), address, node.clone(), closing.clone(), request)
+    };
+    Ok(Some(NodeService::new(tower::service_fn(ask))))
+}
+
+/// Boxed, because the compiler cannot follow it into the callers' futures.
+fn ask(
+    peering: Arc<Peering>,
+    address: SocketAddr,
+    node: String,
+    closing: CancellationToken,
+    mut request: Request<Body>,
+) -> BoxFuture<'static, Result<Response<Body>, BoxError>> {
+    let prepared = move || {
+        if handed_on(&request) {
+            return Err(BoxError::from("the server that was asked has not this node either"));
+        }
+        let own = Credentials::from_pem(&peering.certificate, &peering.key)?;
+        let mut tls = berth_tls::client(&peering.authority, Some(own))?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let place = Place::At(vec![address]);
+        let client = Connector::secure(place, tls, ServerName::try_from(NAME)?).client(0);
+        let path = request.uri().path_and_query().map_or("/", |it| it.as_str());
+        *request.uri_mut() = format!("https://{NAME}/api/v1/nodes/{node}/proxy{path}").parse()?;
+        request.headers_mut().remove(HOST);
+        let mut ours = HeaderMap::new();
+        ours.insert(HANDED_ON, HeaderValue::from_static("1"));
+        let handing = Handing { client: &client, ours, upgrades: None, patience: None, closing };
+        Ok(forward(handing, request))
+    };
+    async move { Ok(prepared()?.await?) }.boxed()
+}
+
+/// The nodes of all servers that are published, this one's among them.
+pub(crate) async fn servers(shared: &Shared) -> Result<Vec<String>, Status> {
+    let prefix = registry::prefix(slices()?, "default").into();
+    let page = shared.store.range(Range { prefix, ..Range::default() }).await;
+    let records = page.map_err(status::store)?.records;
+    let names = records.iter().filter_map(|record| {
+        let key = std::str::from_utf8(&record.key).ok()?;
+        key.rsplit('/').next()?.strip_prefix("kubernetes-").map(str::to_owned)
+    });
+    Ok(names.collect())
+}
+
+fn slices() -> Result<&'static Resource<'static>, Status> {
+    berth_rules::find("discovery.k8s.io", "v1", "endpointslices")
+        .ok_or_else(|| Status::internal("EndpointSlices are not served"))
 }
 
 /// Where the server of a node is.
-async fn published(call: &Call, node: &str) -> Result<Option<SocketAddr>, Status> {
-    let slices = berth_rules::find("discovery.k8s.io", "v1", "endpointslices")
-        .ok_or_else(|| Status::internal("EndpointSlices are not served"))?;
-    let found = call.shared.fetch(slices, "default", &format!("kubernetes-{node}")).await?;
+async fn published(shared: &Shared, node: &str) -> Result<Option<SocketAddr>, Status> {
+    let found = shared.fetch(slices()?, "default", &format!("kubernetes-{node}")).await?;
     Ok(found.and_then(|(slice, _)| {
         let address = slice.list(&["endpoints"]).first()?.list(&["addresses"]).first()?.as_str()?;
         let port = slice.list(&["ports"]).first()?.integer(&["port"])?;

@@ -14,6 +14,7 @@ use berth_objects::Subresource;
 
 use crate::admission::Asked;
 use crate::call::{Call, not_allowed};
+use crate::forward::Foreign;
 use crate::registry::Change;
 use crate::service::json as respond;
 use crate::{Body, BoxError, NodeService, input, peers};
@@ -163,18 +164,14 @@ pub(crate) async fn at_node(
         status.retry_after = Some(1);
         status
     };
-    let answer = match call.shared.options.nodes.connect(node) {
-        Some(service) => {
-            request.headers_mut().insert(http::header::HOST, HeaderValue::from_static("node"));
-            ask(service, request).await.map(Some)
-        }
-        None => peers::at_peer(call, node, request).await,
-    };
-    let answer = answer.map_err(|error| {
+    let service = peers::node(&call.shared, node).await?.ok_or_else(unreachable)?;
+    request.headers_mut().insert(http::header::HOST, HeaderValue::from_static("node"));
+    let mut answer = ask(service, request).await.map_err(|error| {
         tracing::warn!(node, error = &*error as &dyn std::error::Error, "could not reach a node");
         unreachable()
     })?;
-    answer.ok_or_else(unreachable)
+    answer.extensions_mut().insert(Foreign);
+    Ok(answer)
 }
 
 /// What the query asks of a stream, as an object.

@@ -5,20 +5,19 @@
 //! otherwise reach what listens to this machine alone.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use berth_objects::{Object, Status};
-use http::header::{HOST, HeaderValue, LOCATION};
+use http::header::{COOKIE, HOST, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, Request, Response, Uri};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 
 use crate::admission::Asked;
 use crate::call::Call;
-use crate::callout::Service;
-use crate::forward::forward;
+use crate::forward::{Handing, forward, upgrades};
+use crate::service::Cookies;
 use crate::transport::{Connector, Place};
-use crate::{Body, body, peers, pods};
+use crate::{Body, body, callout, peers, pods};
 
 /// `[scheme:]name[:port]`, taken apart.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,14 +57,20 @@ pub(crate) async fn serve(call: &Call, request: Request<Body>) -> Result<Respons
     let named = Named::parse(&call.name).ok_or_else(wrong)?;
     // `api/v1/nodes/name`, or `api/v1/namespaces/namespace/pods/name`.
     let names = if call.resource().namespaced() { 6 } else { 4 };
-    let Some((root, inside)) = split(request.uri().path(), names) else {
-        return redirected(&request);
+    let path = request.uri().path();
+    let (root, inside) = match split(path, names) {
+        Some((root, inside)) => (root.to_owned(), inside.to_owned()),
+        None if matches!(*request.method(), Method::GET | Method::HEAD)
+            && !upgrades(request.headers()) =>
+        {
+            return redirected(&request);
+        }
+        None => (path.to_owned(), "/".to_owned()),
     };
-    let (root, inside) = (root.to_owned(), inside.to_owned());
     let (_, version, kind) =
         call.subresource.and_then(berth_objects::Subresource::body).unwrap_or_default();
     let options = json!({"kind": kind, "apiVersion": version, "path": inside});
-    if !peers::handed_on(call, &request) {
+    if !peers::handed_on(&request) {
         Asked::connect(call, options).judge().await?;
     }
     let target = call.shared.fetch(call.resource(), &call.namespace, named.name).await?;
@@ -90,9 +95,9 @@ pub(crate) async fn serve(call: &Call, request: Request<Body>) -> Result<Respons
             )
             .await;
         }
-        "Node" => Place::At(of_node(&target, named.port)?),
-        "Service" => of_service(call, &target, named.port)?,
-        _ => Place::At(of_pod(&target, named.port)?),
+        "Node" => Place::At(vec![of_node(&target, named.port)?]),
+        "Service" => Place::At(of_service(call, &target, named.port).await?),
+        _ => Place::At(vec![of_pod(&target, named.port)?]),
     };
     let connector = if named.secure {
         let tls = berth_tls::unverified_client(None).map_err(Status::internal)?;
@@ -102,9 +107,11 @@ pub(crate) async fn serve(call: &Call, request: Request<Body>) -> Result<Respons
     } else {
         Connector::plain(place)
     };
-    let request = addressed(request, named.secure, &inside)?;
+    let (request, ours) = addressed(request, named.secure, &inside)?;
     let client = connector.abroad().client(0);
-    let answer = forward(&client, request, None, call.shared.closing.clone()).await;
+    let closing = call.shared.closing.clone();
+    let handing = Handing { client: &client, ours, upgrades: None, patience: None, closing };
+    let answer = forward(handing, request).await;
     let mut answer = answer.map_err(|error| {
         let message = format!("error trying to reach {}: {error}", call.resource().singular);
         Status::new(503, "ServiceUnavailable", message)
@@ -125,36 +132,37 @@ fn split(path: &str, names: usize) -> Option<(&str, &str)> {
 fn redirected(request: &Request<Body>) -> Result<Response<Body>, Status> {
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     let to = format!("{}/{query}", request.uri().path());
-    let code = if request.method() == Method::GET { 301 } else { 308 };
-    let response = Response::builder().status(code).header(LOCATION, to).body(body::full(""));
+    let response = Response::builder().status(301).header(LOCATION, to).body(body::full(""));
     response.map_err(Status::internal)
 }
 
-/// The request as the other server gets it: its own path, and a word about where it came from. It still names this server,
-/// so that links lead here.
+/// The request as the other server gets it, and headers about where it came from. It still names this server, so that links
+/// lead here.
 fn addressed(
     mut request: Request<Body>,
     secure: bool,
     inside: &str,
-) -> Result<Request<Body>, Status> {
+) -> Result<(Request<Body>, HeaderMap), Status> {
+    let mut ours = HeaderMap::new();
     let host = request.headers().get(HOST).cloned();
     let host = host.or_else(|| HeaderValue::from_str(request.uri().authority()?.as_str()).ok());
-    let came = HeaderValue::from_str(request.uri().path()).ok();
-    let headers = request.headers_mut();
     if let Some(host) = host {
-        headers.insert("x-forwarded-host", host.clone());
-        headers.insert(HOST, host);
+        ours.insert("x-forwarded-host", host.clone());
+        ours.insert(HOST, host);
     }
-    headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
-    if let Some(came) = came {
-        headers.insert("x-forwarded-uri", came);
+    ours.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+    if let Ok(came) = HeaderValue::from_str(request.uri().path()) {
+        ours.insert("x-forwarded-uri", came);
+    }
+    if let Some(Cookies(cookies)) = request.extensions().get::<Cookies>() {
+        ours.extend(cookies.iter().map(|cookie| (COOKIE, cookie.clone())));
     }
     let scheme = if secure { "https" } else { "http" };
     let uri: Uri = format!("{scheme}://target{inside}")
         .parse()
         .map_err(|_| Status::bad_request("the path behind `proxy` is no path"))?;
     *request.uri_mut() = uri;
-    Ok(request)
+    Ok((request, ours))
 }
 
 /// Makes a redirection within the other server one within its path here.
@@ -205,8 +213,11 @@ fn of_node(node: &Value, port: &str) -> Result<SocketAddr, Status> {
     address(text, number(port)?, &format!("the node \"{}\"", node.name()))
 }
 
-/// A Service's port by number or name; the only one, or the one without a name, where neither is said.
-fn of_service(call: &Call, service: &Value, port: &str) -> Result<Place, Status> {
+/// Where a Service's port is served: the port by number or name; the only one, or the one without a name, where neither is
+/// said. Only pods of its namespace count: whoever may write a Service and its endpoints must not reach by them what they
+/// cannot reach otherwise.
+async fn of_service(call: &Call, service: &Value, port: &str) -> Result<Vec<SocketAddr>, Status> {
+    let name = service.name();
     let ports = service.list(&["spec", "ports"]);
     let wanted = ports.iter().find(|it| match port {
         "" => ports.len() == 1 || it.text(&["name"]).is_empty(),
@@ -215,15 +226,54 @@ fn of_service(call: &Call, service: &Value, port: &str) -> Result<Place, Status>
                 || it.integer(&["port"]).is_some_and(|it| it.to_string() == port)
         }
     });
-    let number = wanted.and_then(|it| it.integer(&["port"])).and_then(|it| u16::try_from(it).ok());
-    let number = number.ok_or_else(|| {
-        unavailable(format!("no service port \"{port}\" found for service \"{}\"", service.name()))
+    let wanted = wanted.ok_or_else(|| {
+        unavailable(format!("no service port \"{port}\" found for service \"{name}\""))
     })?;
-    let (namespace, name) = (call.namespace.clone(), service.name().to_owned());
-    Ok(Place::Service(
-        Arc::downgrade(&call.shared.store),
-        Service { namespace, name, port: number },
-    ))
+    let mut found = Vec::new();
+    for slice in callout::slices_of(&*call.shared.store, &call.namespace, name).await? {
+        let ports = slice.list(&["ports"]).iter();
+        let numbers: Vec<u16> = ports
+            .filter(|it| it.text(&["name"]) == wanted.text(&["name"]))
+            .filter_map(|it| it.integer(&["port"]).and_then(|port| u16::try_from(port).ok()))
+            .collect();
+        for endpoint in slice.list(&["endpoints"]) {
+            if endpoint.at(&["conditions", "ready"]) == Some(&Value::Bool(false)) {
+                continue;
+            }
+            let addresses = endpoint.list(&["addresses"]).iter().filter_map(Value::as_str);
+            for address in addresses {
+                if let Ok(ip) = address.parse::<IpAddr>()
+                    && is_of_pod(call, endpoint, address).await?
+                {
+                    found.extend(numbers.iter().map(|port| SocketAddr::new(ip, *port)));
+                }
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(unavailable(format!("no endpoints available for service \"{name}\"")));
+    }
+    let first = rand::random_range(0..found.len());
+    found.rotate_left(first);
+    Ok(found)
+}
+
+/// Whether an endpoint is a pod of the namespace that has this address.
+async fn is_of_pod(call: &Call, endpoint: &Value, address: &str) -> Result<bool, Status> {
+    let target = &endpoint["targetRef"];
+    let namespace = target.text(&["namespace"]);
+    if target.text(&["kind"]) != "Pod" || !(namespace.is_empty() || namespace == call.namespace) {
+        return Ok(false);
+    }
+    let pods = berth_rules::find("", "v1", "pods")
+        .ok_or_else(|| Status::internal("pods are not served"))?;
+    let found = call.shared.fetch(pods, &call.namespace, target.text(&["name"])).await?;
+    Ok(found.is_some_and(|(pod, _)| {
+        let all = pod.list(&["status", "podIPs"]).iter();
+        all.map(|it| it.text(&["ip"]))
+            .chain([pod.text(&["status", "podIP"])])
+            .any(|it| it == address)
+    }))
 }
 
 #[cfg(test)]

@@ -197,7 +197,9 @@ impl ApiServer {
         tokio::spawn(closing.run_until_cancelled_owned(async move {
             follow(&*api_services, store).await;
         }));
-        aggregation::own(&server.shared).await.map_err(StartError::Bootstrap)?;
+        if let Err(error) = aggregation::own(&server.shared).await {
+            tracing::warn!(%error, "cannot make the API services of this server yet");
+        }
         let closing = server.shared.closing.clone();
         tokio::spawn(aggregation::keep(Arc::downgrade(&server.shared), closing));
         let closing = server.shared.closing.clone();

@@ -21,7 +21,7 @@ use crate::path::{self, Query, Target};
 use crate::server::Shared;
 use crate::{
     Body, BoxError, Identity, aggregation, authenticate, body, compress, discovery, impersonate,
-    operations, output, reviews,
+    operations, output, peers, reviews,
 };
 
 /// The API for one identity, as a tower service.
@@ -74,7 +74,11 @@ async fn answer(
     let (yaml, gzip) = (output::prefers_yaml(&parts.headers), compress::accepted(&parts.headers));
     let who = who(&shared, identity, &parts.headers).await;
     let mut parts = parts;
-    strip(&mut parts.headers);
+    strip(&mut parts);
+    let is_peer = matches!(&who, Ok((asker, None)) if peers::is_peer(asker));
+    if !is_peer {
+        peers::forget(&mut parts.headers);
+    }
     let nobody = Identity::default();
     let people = match &who {
         Ok((asker, acting)) => (asker, acting.as_ref()),
@@ -109,15 +113,23 @@ async fn answer(
 }
 
 /// Takes away what only this door needs: a request may be handed on to a node, which must not learn whose token it was.
-fn strip(headers: &mut HeaderMap) {
+fn strip(parts: &mut http::request::Parts) {
+    let headers = &mut parts.headers;
     headers.remove(http::header::AUTHORIZATION);
+    // This server has no cookies; what is behind a proxy may have.
+    let cookies = headers.get_all(http::header::COOKIE).iter().cloned().collect();
     headers.remove(http::header::COOKIE);
+    parts.extensions.insert(Cookies(cookies));
     aggregation::strip(headers);
     let acting = headers.keys().filter(|name| name.as_str().starts_with("impersonate-"));
     for name in acting.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
 }
+
+/// What a client keeps for a server behind this one; travels in the extensions of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Cookies(pub Vec<HeaderValue>);
 
 async fn serve(
     shared: &Arc<Shared>,
@@ -233,8 +245,13 @@ async fn route(
         }
         Target::Resource(target) => target,
     };
-    let watch = target.watch || query.flag("watch");
-    let verb = verb_of(request.method(), !target.name.is_empty(), watch).ok_or_else(not_allowed)?;
+    let proxied = matches!(target.subresource, Some(Subresource::Proxy(_)));
+    // The query of a proxy's request is the other server's.
+    let watch = !proxied && (target.watch || query.flag("watch"));
+    let verb = verb_of(request.method(), !target.name.is_empty(), watch);
+    let verb =
+        verb.or_else(|| (proxied && request.method() == Method::OPTIONS).then_some("options"));
+    let verb = verb.ok_or_else(not_allowed)?;
     // Who asks for all objects of one name asks for one object.
     let selected = match (verb, target.name.as_str()) {
         ("list" | "watch" | "deletecollection", "") => named(&query),
@@ -291,6 +308,7 @@ async fn elsewhere(
 ) -> Result<Response<Body>, Status> {
     let path = request.uri().path().to_owned();
     let query = Query::parse(request.uri().query());
+    let plain = aggregation::plain_path(parts, &query)?;
     let wanted = aggregation::Wanted::parse(parts, request.method(), &query);
     let attributes = wanted.attributes(&path);
     let mut turn = shared.flow.admit(shared, identity, &attributes).await?;
@@ -298,7 +316,7 @@ async fn elsewhere(
         turn.seat = None;
     }
     let reason = check(shared, identity, &attributes).await?;
-    let mut response = remote.serve(shared, identity, wanted.lasts(), request).await?;
+    let mut response = remote.serve(shared, identity, &plain, request).await?;
     turn.note(&mut response);
     response.extensions_mut().insert(Reason(reason));
     Ok(response)

@@ -3,6 +3,7 @@
 //!
 //! Webhooks and converters, which get questions of our own, are asked through `callout`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -18,6 +19,7 @@ use http::Uri;
 use hyper::rt::ReadBufCursor;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -27,6 +29,10 @@ use crate::callout::{self, Service};
 use crate::{Body, BoxError};
 
 const CONNECT: Duration = Duration::from_secs(5);
+/// The same where there are other addresses to try.
+const NEXT: Duration = Duration::from_secs(1);
+/// How long a peer may be silent before it is asked whether it is still there.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How long a connection is kept that nobody uses.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -36,7 +42,8 @@ pub(crate) type HttpClient = hyper_util::client::legacy::Client<Connector, Body>
 /// Where a server is.
 #[derive(Clone)]
 pub(crate) enum Place {
-    At(SocketAddr),
+    /// At one of these addresses.
+    At(Vec<SocketAddr>),
     /// At one of the ready endpoints of a Service. A client may outlive the server, and must not keep its store open.
     Service(Weak<dyn Store>, Service),
 }
@@ -79,30 +86,37 @@ impl Connector {
 
     async fn open(self) -> Result<Stream, BoxError> {
         let addresses = match &self.place {
-            Place::At(address) => vec![*address],
+            Place::At(addresses) => addresses.clone(),
             Place::Service(store, service) => {
                 let store = store.upgrade().ok_or("the server has ended")?;
                 callout::ready(&*store, service).await?
             }
         };
-        let mut last = BoxError::from("there is no address");
+        // Each once and in order, and without the addresses, so that the same state is told in the same words.
+        let mut why = BTreeSet::new();
+        let patience = if addresses.len() > 1 { NEXT } else { CONNECT };
         for address in addresses {
             if self.abroad && !is_abroad(address) {
-                last = format!("{address} means something else on every machine").into();
+                why.insert(format!("{address} means something else on every machine"));
                 continue;
             }
-            match tokio::time::timeout(CONNECT, self.connect(address)).await {
+            match tokio::time::timeout(patience, self.connect(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = format!("{address}: {error}").into(),
-                Err(_) => last = format!("{address}: no connection within {CONNECT:?}").into(),
-            }
+                Ok(Err(error)) => why.insert(error.to_string()),
+                Err(_) => why.insert("no connection in time".to_owned()),
+            };
         }
-        Err(last)
+        let why: Vec<String> = why.into_iter().collect();
+        Err(if why.is_empty() { "there is no address".into() } else { why.join("; ").into() })
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_keepidle(&stream, SILENCE)?;
+        sockopt::set_tcp_keepintvl(&stream, SILENCE / 3)?;
+        sockopt::set_tcp_keepcnt(&stream, 3)?;
         let stream: Box<dyn Duplex> = match &self.tls {
             None => Box::new(stream),
             Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),

@@ -1,7 +1,7 @@
 //! The metadata of every object there is, of every kind the server knows.
 //!
 //! Two controllers need all kinds: the garbage collector and the one that empties namespaces. Kinds are discovered once,
-//! and again whenever a CustomResourceDefinition changes.
+//! and again whenever a CustomResourceDefinition or an APIService changes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,6 +70,7 @@ pub struct Catalogue {
 /// Kinds whose objects own nothing, come in great numbers and go by themselves.
 const IGNORED: [&str; 2] = ["events.", "events.events.k8s.io"];
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
+const SERVICES: &str = "apiservices.apiregistration.k8s.io";
 
 impl Catalogue {
     /// A catalogue that knows nothing yet.
@@ -123,9 +124,15 @@ impl Catalogue {
         let mut watches = FuturesUnordered::new();
         let mut pause = Duration::from_millis(50);
         loop {
-            let begun = tokio::select! {
-                () = stop.cancelled() => return,
-                begun = self.discover(stop) => begun,
+            let begun = {
+                let mut discovering = std::pin::pin!(self.discover(stop));
+                loop {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        begun = &mut discovering => break begun,
+                        Some(()) = watches.next() => {}
+                    }
+                }
             };
             match begun {
                 Ok(begun) => {
@@ -137,10 +144,16 @@ impl Catalogue {
                 }
                 Err(error) => {
                     warn!(%error, "cannot discover what kinds there are");
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
+                    // What is known goes on being followed.
+                    let mut sleep = std::pin::pin!(tokio::time::sleep(pause));
+                    loop {
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            () = &mut sleep => break,
+                            Some(()) = watches.next() => {}
+                        }
                     }
+                    pause = (pause * 2).min(Duration::from_secs(5));
                     continue;
                 }
             }
@@ -197,7 +210,7 @@ impl Catalogue {
             let (listener, kind) = (Arc::clone(listener), Arc::clone(kind));
             mirror.listen(move |change| listener(&kind, change));
         }
-        if kind.id() == DEFINITIONS {
+        if [DEFINITIONS, SERVICES].contains(&kind.id().as_str()) {
             let stale = Arc::clone(&self.stale);
             mirror.listen(move |_| stale.notify_one());
         }

@@ -1,11 +1,43 @@
 //! What a request to another server asks for, read from its path alone: the kinds are not known here.
 
 use berth_access::Attributes;
-use berth_objects::FieldSelector;
+use berth_objects::{FieldSelector, Status};
 use http::Method;
 
 use crate::path::Query;
 use crate::service::verb_of;
+
+/// A path made of parts as others will read it, whoever they are: nothing in it can be taken for something else.
+///
+/// # Errors
+/// When a part is empty, leads elsewhere, or holds what separates parts.
+pub(crate) fn plain_path(parts: &[String], query: &Query) -> Result<String, Status> {
+    let last = parts.len().saturating_sub(1);
+    let mut path = String::new();
+    for (at, part) in parts.iter().enumerate() {
+        let strange = |c: char| c.is_control() || matches!(c, '/' | '\\' | '%');
+        let empty = part.is_empty() && at != last;
+        if empty || part == "." || part == ".." || part.contains(strange) {
+            let message =
+                format!("the path has the part \"{}\", which no name can be", part.escape_debug());
+            return Err(Status::bad_request(message));
+        }
+        path.push('/');
+        for byte in part.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte) {
+                path.push(char::from(byte));
+            } else {
+                path.push_str(&format!("%{byte:02X}"));
+            }
+        }
+    }
+    for name in ["watch", "fieldSelector"] {
+        if query.all(name).len() > 1 {
+            return Err(Status::bad_request(format!("the parameter {name} may be said only once")));
+        }
+    }
+    Ok(path)
+}
 
 /// What is asked for. The group is the first, the version the second of what is behind `/apis`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,7 +54,8 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// From the parts of a path: `apis`, a group, a version and what is behind them, or something that is no resource.
     pub fn parse(parts: &[String], method: &Method, query: &Query) -> Self {
-        let words: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let words: Vec<&str> =
+            parts.iter().map(String::as_str).filter(|it| !it.is_empty()).collect();
         let ["apis", group, version, rest @ ..] = words.as_slice() else {
             return Self { verb: method.as_str().to_lowercase(), ..Self::default() };
         };
@@ -48,15 +81,20 @@ impl Wanted {
         let name = rest.first().copied().unwrap_or_default();
         let watches = old || query.flag("watch");
         // What is no verb is judged by its method, which roles do not grant.
-        if let Some(verb) = verb_of(method, !name.is_empty(), watches) {
+        let verb = match (method.as_str(), name) {
+            ("PUT", _) => Some("update"),
+            ("PATCH", _) => Some("patch"),
+            // Only a set is watched.
+            (_, name) => verb_of(method, !name.is_empty(), watches && name.is_empty()),
+        };
+        if let Some(verb) = verb {
             verb.clone_into(&mut wanted.verb);
         }
         (*resource).clone_into(&mut wanted.resource);
         namespace.clone_into(&mut wanted.namespace);
         name.clone_into(&mut wanted.name);
         rest.get(1).copied().unwrap_or_default().clone_into(&mut wanted.subresource);
-        if name.is_empty() && matches!(wanted.verb.as_str(), "list" | "watch" | "deletecollection")
-        {
+        if name.is_empty() && matches!(wanted.verb.as_str(), "list" | "watch") {
             let selector = FieldSelector::parse(query.text("fieldSelector")).ok();
             let named = selector.and_then(|it| it.exact("metadata.name").map(str::to_owned));
             wanted.name = named.unwrap_or_default();
@@ -99,6 +137,30 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_forwarded_only_if_everybody_reads_it_alike() {
+        let plain = |path: &str| {
+            let (path, query) = path.split_once('?').unwrap_or((path, ""));
+            let parts: Vec<String> =
+                path.split('/').skip(1).map(|it| crate::path::decode(it, false)).collect();
+            plain_path(&parts, &Query::parse(Some(query)))
+        };
+        assert_eq!(plain("/apis/g/v1/a:b@c/%41 %C3%A9/").unwrap(), "/apis/g/v1/a:b@c/A%20%C3%A9/");
+        for bad in [
+            "/apis/g/v1/flunders/x%2Fstatus",
+            "/apis/g/v1/../v2/x",
+            "/apis/g/v1/namespaces//flunders",
+            "/apis/g/v1/flunders/..%2F..%2Fb",
+            "/apis/g/v1/x%252Fy",
+            "/apis/g/v1/./x",
+            "/apis/g/v1/x%00",
+            "/apis/g/v1/x?fieldSelector=&fieldSelector=metadata.name%3Dmine",
+            "/apis/g/v1/x?watch=1&watch=0",
+        ] {
+            assert!(plain(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn paths_say_what_is_asked_for() {
         for (method, path, expected) in [
             (Method::GET, "/apis/g/v1", ["get", "", "", "", ""]),
@@ -124,6 +186,8 @@ mod tests {
                 ["deletecollection", "a", "flunders", "", ""],
             ),
             (Method::POST, "/apis/g/v1/namespaces/a/flunders", ["create", "a", "flunders", "", ""]),
+            (Method::PUT, "/apis/g/v1/namespaces/a/expand", ["update", "a", "expand", "", ""]),
+            (Method::GET, "/apis/g/v1/flunders/x?watch=1", ["get", "", "flunders", "x", ""]),
             (Method::OPTIONS, "/apis/g/v1/flunders/x", ["options", "", "flunders", "x", ""]),
             (Method::GET, "/apis/g/v1/namespaces/a", ["get", "", "namespaces", "a", ""]),
         ] {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use berth_objects::Object;
+use berth_objects::{Object, Status};
 use berth_tls::Credentials;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
@@ -67,26 +67,36 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Says who asks.
-pub(crate) fn introduce(identity: &Identity, headers: &mut HeaderMap) {
-    strip(headers);
+/// Headers that say who asks.
+///
+/// # Errors
+/// For names that no header can hold: then nobody is named, rather than somebody else.
+pub(crate) fn introduction(identity: &Identity) -> Result<HeaderMap, Status> {
+    let mut headers = HeaderMap::new();
     let mut add = |name: HeaderName, text: &str| {
-        // Names have no control characters; one that has is left out, and then grants nothing.
-        if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
-            headers.append(name, value);
-        }
+        let value = HeaderValue::from_bytes(text.as_bytes()).map_err(|_| {
+            let why =
+                "the name of the user, or of a group, cannot be told to the server of this group";
+            Status::new(403, "Forbidden", why)
+        });
+        headers.append(name, value?);
+        Ok::<_, Status>(())
     };
-    add(HeaderName::from_static(USER), &identity.user);
+    add(HeaderName::from_static(USER), &identity.user)?;
     if !identity.uid.is_empty() {
-        add(HeaderName::from_static(UID), &identity.uid);
+        add(HeaderName::from_static(UID), &identity.uid)?;
     }
     for group in &identity.groups {
-        add(HeaderName::from_static(GROUP), group);
+        add(HeaderName::from_static(GROUP), group)?;
     }
     for (key, values) in &identity.extra {
-        let Ok(name) = HeaderName::try_from(format!("{EXTRA}{}", escaped(key))) else { continue };
-        values.iter().for_each(|value| add(name.clone(), value));
+        let name =
+            HeaderName::try_from(format!("{EXTRA}{}", escaped(key))).map_err(Status::internal)?;
+        for value in values {
+            add(name.clone(), value)?;
+        }
     }
+    Ok(headers)
 }
 
 /// A key as part of a header's name: what may not stand there is percent-encoded.
@@ -131,32 +141,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_server_says_who_asks() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("x-remote-user", "root"),
-            ("x-remote-group", "system:masters"),
-            ("x-remote-extra-a", "b"),
-            ("x-remote-uid", "0"),
-            ("accept", "*/*"),
-        ] {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
+    fn who_asks_is_said_in_headers() {
         let mut identity = Identity::new("jane", &["team", "system:authenticated"]);
         identity.extra.insert("example.com/Scope".into(), vec!["x".into()]);
-        introduce(&identity, &mut headers);
-        let mut all: Vec<_> = headers
-            .iter()
-            .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
-            .collect();
+        let headers = introduction(&identity).unwrap();
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            format!("{name}={}", value.to_str().unwrap())
+        };
+        let mut all: Vec<_> = headers.iter().map(text).collect();
         all.sort();
         let expected = [
-            "accept=*/*",
             "x-remote-extra-example.com%2fscope=x",
             "x-remote-group=system:authenticated",
             "x-remote-group=team",
             "x-remote-user=jane",
         ];
         assert_eq!(all, expected);
+        let mut client: HeaderMap = headers;
+        client.insert("accept", HeaderValue::from_static("*/*"));
+        strip(&mut client);
+        assert_eq!(client.len(), 1);
+        assert!(introduction(&Identity::new("jane\n", &[])).is_err());
     }
 }

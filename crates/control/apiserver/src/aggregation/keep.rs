@@ -10,18 +10,20 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::check::{Found, check};
-use super::local::{MANAGED, objects};
+use super::check::{FAILED, Found, check};
+use super::local::{DEFINED, MANAGED, objects};
 use super::{Remote, Remotes, services};
 use crate::call::Call;
 use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
 use crate::{Identity, delete, write};
 
-/// How often servers are asked that could be asked last time.
+/// How often a server is asked that could be asked last time.
 const CALM: Duration = Duration::from_secs(30);
-/// And those that could not.
+/// And one that could not.
 const EAGER: Duration = Duration::from_secs(2);
+/// So many questions in a row have to fail before a server that answered is said not to.
+const DOUBTS: u32 = 2;
 
 /// Looks after them until told to stop.
 pub(crate) async fn keep(shared: Weak<Shared>, stop: CancellationToken) {
@@ -29,23 +31,85 @@ pub(crate) async fn keep(shared: Weak<Shared>, stop: CancellationToken) {
     let mut objects = opened.api_services.changed.subscribe();
     let mut definitions = opened.kinds.changes();
     drop(opened);
+    // One task for each server, so that none waits for another. They end by themselves.
+    let mut asked: Vec<Weak<Asking>> = Vec::new();
     loop {
         let Some(opened) = shared.upgrade() else { return };
         super::refresh(&opened);
+        let remotes = Arc::clone(opened.kinds.served().remotes());
+        asked.retain(|it| it.strong_count() > 0);
+        for (place, remote) in remotes.iter() {
+            let known = asked.iter().filter_map(Weak::upgrade).any(|it| it.remote.is_still(remote));
+            if !known {
+                let asking = Arc::new(Asking { place: place.clone(), remote: Arc::clone(remote) });
+                asked.push(Arc::downgrade(&asking));
+                let task = ask(shared.clone(), asking);
+                tokio::spawn(stop.clone().run_until_cancelled_owned(task));
+            }
+        }
         if let Err(error) = own(&opened).await {
             tracing::warn!(%error, "cannot keep the API services of this server");
         }
-        others(&opened).await;
-        let calm = opened.kinds.served().remotes().values().all(|it| it.available == Some(true));
         drop(opened);
-        let pause = tokio::time::sleep(if calm { CALM } else { EAGER });
         tokio::select! {
             () = stop.cancelled() => return,
-            () = pause => {}
             changed = objects.changed() => if changed.is_err() { return },
             changed = definitions.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// A server that is asked again and again.
+struct Asking {
+    place: (String, String),
+    remote: Arc<Remote>,
+}
+
+/// Asks a server until it is another, or nobody's.
+async fn ask(shared: Weak<Shared>, asking: Arc<Asking>) {
+    let mut doubts = 0;
+    loop {
+        let Some(opened) = shared.upgrade() else { return };
+        let served = opened.kinds.served();
+        let current = served.remotes().get(&asking.place).filter(|it| it.is_still(&asking.remote));
+        let Some(current) = current.cloned() else { return };
+        drop(served);
+        let found = check(&opened, &current).await;
+        let passing =
+            found.reason == FAILED && current.available == Some(true) && doubts + 1 < DOUBTS;
+        doubts = if found.available { 0 } else { doubts + 1 };
+        if !passing {
+            note(&opened, &asking, &found);
+            if let Err(error) = tell(&opened, &asking.remote, &found).await {
+                let name = name(&asking.remote);
+                tracing::warn!(%error, name, "cannot say whether an API service is available");
+            }
+        }
+        drop(opened);
+        tokio::time::sleep(if found.available { CALM } else { EAGER }).await;
+    }
+}
+
+/// Keeps what was found out for requests and discovery.
+fn note(shared: &Shared, asking: &Asking, found: &Found) {
+    shared.kinds.aggregate(|known| {
+        let mut now: Remotes = known.clone();
+        // Whoever is another by now has not been asked.
+        if let Some(it) = now.get_mut(&asking.place).filter(|it| it.is_still(&asking.remote))
+            && (it.available != Some(found.available)
+                || (found.described.is_some() && it.described != found.described))
+        {
+            *it = Arc::new(it.known(found.available, found.described.clone()));
+        }
+        now
+    });
+}
+
+/// Whether this is the one of several servers that writes what all find out: they need not agree, and would go on for ever.
+async fn writes(shared: &Shared) -> Result<bool, Status> {
+    let Some(peer) = &shared.options.peer else { return Ok(true) };
+    let servers = crate::peers::servers(shared).await?;
+    Ok(servers.iter().all(|other| *other >= peer.node))
 }
 
 /// Makes and removes the objects of what this server answers for itself.
@@ -60,10 +124,23 @@ pub(crate) async fn own(shared: &Arc<Shared>) -> Result<(), Status> {
         make(shared, name, object).boxed()
     });
     futures::future::try_join_all(made).await?;
+    if !writes(shared).await? {
+        return Ok(());
+    }
     for (name, object) in &known {
-        let ours = object.labels().is_some_and(|labels| labels.contains_key(MANAGED))
-            && !object["spec"]["service"].is_object();
-        if ours && !wanted.contains_key(name) && !object.deleting() {
+        // What is built in may be another server's of a newer version, and stays.
+        let ours = object
+            .labels()
+            .and_then(|labels| labels.get(MANAGED))
+            .is_some_and(|how| how == DEFINED);
+        let local = !object["spec"]["service"].is_object();
+        if !ours || !local || wanted.contains_key(name) || object.deleting() {
+            continue;
+        }
+        // The definition may have come after what is known of the kinds.
+        shared.kinds.caught_up(shared.store.current()).await;
+        let (group, version) = (object.text(&["spec", "group"]), object.text(&["spec", "version"]));
+        if !shared.kinds.served().defines(group, version) {
             let call = call(shared, name, None)?;
             match delete::delete_object(&call, &delete::Options::default()).await {
                 Err(status) if status.reason == "NotFound" => {}
@@ -80,43 +157,6 @@ async fn make(shared: Arc<Shared>, name: String, mut object: Value) -> Result<()
     match write::create_object(&mut call, object).await {
         Err(status) if status.reason == "AlreadyExists" => Ok(()),
         outcome => outcome.map(drop),
-    }
-}
-
-/// Asks the others, all at once.
-async fn others(shared: &Arc<Shared>) {
-    let remotes = Arc::clone(shared.kinds.served().remotes());
-    let asked = remotes.iter().map(|(place, remote)| {
-        let (shared, place, remote) = (Arc::clone(shared), place.clone(), Arc::clone(remote));
-        // Boxed as above.
-        async move {
-            let found = check(&shared, &remote).await;
-            (place, remote, found)
-        }
-        .boxed()
-    });
-    let all = futures::future::join_all(asked).await;
-    shared.kinds.aggregate(|known| {
-        let mut now: Remotes = known.clone();
-        for (place, asked, found) in &all {
-            // Whoever is another by now has not been asked.
-            let same = known.get(place).is_some_and(|it| Arc::ptr_eq(it, asked));
-            let news = asked.available != Some(found.available)
-                || (found.described.is_some() && asked.described != found.described);
-            if same && news {
-                let told = asked.known(found.available, found.described.clone());
-                now.insert(place.clone(), Arc::new(told));
-            }
-        }
-        now
-    });
-    let known: BTreeMap<String, Arc<Value>> =
-        shared.api_services.all().into_iter().map(|it| (it.name().to_owned(), it)).collect();
-    for (_, remote, found) in &all {
-        let name = name(remote);
-        if let Err(error) = tell(shared, &name, known.get(&name).map(AsRef::as_ref), found).await {
-            tracing::warn!(%error, name, "cannot say whether an API service is available");
-        }
     }
 }
 
@@ -138,40 +178,31 @@ fn call(
     };
     let identity = Identity::new("system:apiserver", &[berth_access::MASTERS]);
     let query = Query::parse(Some("fieldManager=berth"));
-    Call::new(Arc::clone(shared), identity, target, query, &HeaderMap::new())
+    let mut call = Call::new(Arc::clone(shared), identity, target, query, &HeaderMap::new())?;
+    call.own = true;
+    Ok(call)
 }
 
-/// Writes what was found out, if that is news.
-async fn tell(
-    shared: &Arc<Shared>,
-    name: &str,
-    known: Option<&Value>,
-    found: &Found,
-) -> Result<(), Status> {
-    let status = if found.available { "True" } else { "False" };
-    let said = |object: &Value| -> Option<Value> {
-        let conditions = object.list(&["status", "conditions"]).iter();
-        conditions.clone().find(|it| it.text(&["type"]) == "Available").cloned()
-    };
-    let same = |said: &Value| {
-        said.text(&["status"]) == status
-            && said.text(&["reason"]) == found.reason
-            && said.text(&["message"]) == found.message
-    };
-    if known.and_then(said).as_ref().is_some_and(same) {
+/// Writes what was found out, if that is news and nothing has changed meanwhile.
+async fn tell(shared: &Arc<Shared>, remote: &Remote, found: &Found) -> Result<(), Status> {
+    if !writes(shared).await? {
         return Ok(());
     }
-    let call = call(shared, name, Some(berth_objects::Subresource::Status))?;
+    let status = if found.available { "True" } else { "False" };
     let now = time::seconds(shared.now());
+    let call = call(shared, &name(remote), Some(berth_objects::Subresource::Status))?;
     let told = write::change(&call, |old| {
-        let before = said(old);
-        let since = before.as_ref().filter(|it| it.text(&["status"]) == status);
+        let mut new = old.clone();
+        if old.uid() != remote.uid || old["spec"] != remote.spec {
+            return Ok(new);
+        }
+        let mut all = old.list(&["status", "conditions"]).to_vec();
+        let before = all.iter().find(|it| it.text(&["type"]) == "Available");
+        let since = before.filter(|it| it.text(&["status"]) == status);
         let since = since.map_or(now.as_str(), |it| it.text(&["lastTransitionTime"])).to_owned();
         let condition = json!({"type": "Available", "status": status, "reason": found.reason,
             "message": found.message, "lastTransitionTime": since});
-        let mut new = old.clone();
-        if before.as_ref() != Some(&condition) {
-            let mut all = old.list(&["status", "conditions"]).to_vec();
+        if before != Some(&condition) {
             all.retain(|it| it.text(&["type"]) != "Available");
             all.push(condition);
             new.set(&["status", "conditions"], all);

@@ -9,7 +9,10 @@ use crate::kinds::Served;
 pub(crate) const GROUP: &str = "apiregistration.k8s.io";
 /// Marks objects that the servers make and remove themselves.
 pub(super) const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
-const DEFINED: (i64, i64) = (1000, 100);
+/// How it marks those of definitions, which go with them.
+pub(super) const DEFINED: &str = "true";
+/// What upstream gives defined groups and versions.
+const PRIORITY: (i64, i64) = (1000, 100);
 
 /// Which groups come first where a name is in several of them, as upstream orders them.
 const PRIORITIES: [(&str, i64); 22] = [
@@ -41,20 +44,22 @@ const PRIORITIES: [(&str, i64); 22] = [
 /// How early a group is told: the larger, the earlier.
 pub(crate) fn priority(group: &str) -> i64 {
     let known = PRIORITIES.iter().find(|(name, _)| *name == group);
-    known.map_or(DEFINED.0, |(_, priority)| *priority)
+    known.map_or(PRIORITY.0, |(_, priority)| *priority)
 }
 
 /// What there has to be for what this server answers for itself, by name.
 pub(super) fn objects(served: &Served) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
-    for group in crate::discovery::groups(served).into_keys().filter(|group| *group != GROUP) {
+    // What is made for being replaced has none either: whoever brings a replacement brings the object.
+    let groups = crate::discovery::groups(served).into_keys();
+    for group in groups.filter(|group| *group != GROUP && *group != super::METRICS) {
         let versions = crate::discovery::versions(served, group);
         let count = versions.len();
         for (place, version) in versions.into_iter().enumerate() {
             let builtin = berth_rules::resources().any(|it| it.group == group);
             let rank = i64::try_from(count - place).unwrap_or(1);
             let (version_priority, how) =
-                if builtin { (rank * 10, "onstart") } else { (DEFINED.1, "true") };
+                if builtin { (rank * 10, "onstart") } else { (PRIORITY.1, DEFINED) };
             let name = format!("{version}.{group}");
             let object = json!({
                 "metadata": {"name": name, "labels": {MANAGED: how}},

@@ -157,7 +157,7 @@ async fn respond(
         body: String::new(),
     };
     let full = |value: &Value| Full::new(Bytes::from(value.to_string())).boxed_unsync();
-    if text("upgrade") == "echo" {
+    if text("upgrade") == "websocket" {
         noted.lock().unwrap().push(seen);
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
@@ -169,7 +169,7 @@ async fn respond(
         let response = Response::builder()
             .status(101)
             .header("connection", "upgrade")
-            .header("upgrade", "echo");
+            .header("upgrade", "websocket");
         return Ok(response.body(full(&Value::Null)).unwrap());
     }
     let method = request.method().clone();
@@ -204,6 +204,16 @@ async fn respond(
         FLUNDERS if method == "POST" => kind(&flunder("new")),
         FLUNDERS => kind(&json!({"kind": "FlunderList", "apiVersion": "wardle.example.com/v1",
             "metadata": {"resourceVersion": "5"}, "items": [flunder("one")]})),
+        // A large answer of which only the beginning ever comes.
+        path if path.ends_with("/endless") => {
+            let chunk = futures::stream::iter([Ok(Frame::data(Bytes::from_static(b"{")))]);
+            let body = StreamBody::new(chunk.chain(futures::stream::pending())).boxed_unsync();
+            Response::builder()
+                .header("content-type", "application/json")
+                .header("content-length", "60000000000")
+                .body(body)
+                .unwrap()
+        }
         path if path.ends_with("/elsewhere") => Response::builder()
             .status(302)
             .header("location", "http://169.254.169.254/")
@@ -403,9 +413,11 @@ async fn the_own_groups_are_local_and_stay_so() {
         (&json!("Local"), &json!(18000))
     );
     // What is deleted comes back.
-    client.delete(&format!("{SERVICES}/v1.apps")).await.expect(200);
     let mut watch =
         client.watch(&format!("{SERVICES}?watch=1&fieldSelector=metadata.name%3Dv1.apps")).await;
+    watch.expect("ADDED", "v1.apps").await;
+    client.delete(&format!("{SERVICES}/v1.apps")).await.expect(200);
+    watch.expect("DELETED", "v1.apps").await;
     watch.expect("ADDED", "v1.apps").await;
     // Nobody else can answer for what is built in.
     let stolen = json!({"spec": {"service": {"namespace": "default", "name": "thief"}}});
@@ -425,6 +437,120 @@ async fn the_own_groups_are_local_and_stay_so() {
     watch.expect("ADDED", "v1.example.com").await;
     client.delete(&format!("{definitions}/boats.example.com")).await.expect(200);
     watch.expect("DELETED", "v1.example.com").await;
+}
+
+#[tokio::test]
+async fn answers_of_others_are_streamed_and_not_kept() {
+    let extension = Extension::serve().await;
+    let client = Client::with(extension.options()).await;
+    extension.publish(&client).await;
+    reason(&client, "Passed").await;
+    let request = Request::get(format!("{FLUNDERS}/endless"))
+        .header("accept-encoding", "gzip")
+        .header("accept", "application/yaml")
+        .body(Full::new(Bytes::new()))
+        .unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(10), client.answer(request)).await;
+    let answer = answer.expect("the beginning comes at once");
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-length"], "60000000000");
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    let first = answer.into_body().frame().await.unwrap().unwrap();
+    assert_eq!(first.into_data().unwrap(), "{");
+}
+
+#[tokio::test]
+async fn a_client_cannot_hide_who_it_is_or_what_it_asks_for() {
+    let extension = Extension::serve().await;
+    let network = Network::with(extension.options()).await;
+    extension.publish(&network.client).await;
+    reason(&network.client, "Passed").await;
+    let ask = async |path: &str, headers: &str| {
+        let mut stream = network.connect("admin").await;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let hiding = "Connection: close, X-Remote-User, X-Remote-Group\r\nX-Remote-User: other\r\n\
+        X-Forwarded-For: 10.0.0.1\r\nAuthorization: Bearer x\r\nCookie: a=b\r\n";
+    assert_eq!(ask(FLUNDERS, hiding).await, "HTTP/1.1 200");
+    let seen = extension.last(FLUNDERS);
+    assert_eq!((seen.user.as_str(), seen.groups.len()), ("admin", 2), "{seen:?}");
+    assert!(!seen.authorization);
+    for path in [
+        "flunders/one%2Fstatus",
+        "flunders/../../../v2",
+        "flunders//one",
+        "flunders?watch=1&watch=0",
+    ] {
+        let path = format!("/apis/wardle.example.com/v1/namespaces/default/{path}");
+        let before = extension.seen.lock().unwrap().len();
+        assert_eq!(ask(&path, "").await, "HTTP/1.1 400", "{path}");
+        assert_eq!(extension.seen.lock().unwrap().len(), before);
+    }
+    network.stop().await;
+}
+
+/// Of two servers that find out different things one writes what it found, and not for ever.
+#[tokio::test]
+async fn servers_that_disagree_do_not_write_against_each_other() {
+    let extension = Extension::serve().await;
+    let other = Extension::serve().await;
+    let store = std::sync::Arc::new(berth_store::Memory::default());
+    // The second shows a certificate the extension refuses, and so cannot reach it.
+    let start = async |node: &str, aggregator: &Arc<Aggregator>| {
+        let peer = berth_apiserver::Peer { node: node.to_owned(), local: false };
+        let options = Options {
+            aggregator: Some(Arc::clone(aggregator)),
+            peer: Some(peer),
+            advertise: Some("10.9.9.9:6443".parse().unwrap()),
+            ..Options::default()
+        };
+        Client::on(store.clone(), options).await
+    };
+    let one = start("one", &extension.aggregator).await;
+    let two = start("two", &other.aggregator).await;
+    extension.publish(&one).await;
+    reason(&one, "Passed").await;
+    // The other one knows for itself that it cannot ask.
+    let began = std::time::Instant::now();
+    while two.get(FLUNDERS).await.code != 503 {
+        assert!(began.elapsed() < Duration::from_secs(10), "it can ask");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let path = format!("{SERVICES}/v1.wardle.example.com");
+    let version = one.get(&path).await.expect(200)["metadata"]["resourceVersion"].clone();
+    let mut watch = one
+        .watch(&format!("{SERVICES}?watch=1&resourceVersion={}", version.as_str().unwrap()))
+        .await;
+    let news = tokio::time::timeout(Duration::from_secs(3), watch.next()).await;
+    assert!(news.is_err(), "somebody writes: {news:?}");
+    one.get(FLUNDERS).await.expect(200);
+}
+
+/// What every cluster has is made although a webhook for everything cannot be asked: its pod may need this server.
+#[tokio::test]
+async fn a_server_starts_without_its_webhooks() {
+    let store = std::sync::Arc::new(berth_store::Memory::default());
+    let extension = Extension::serve().await;
+    let first = Client::on(store.clone(), Options::default()).await;
+    let hook = json!({"metadata": {"name": "all"}, "webhooks": [{"name": "all.example.com",
+        "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Fail", "timeoutSeconds": 1,
+        "clientConfig": {"service": {"namespace": "default", "name": "nobody"}},
+        "rules": [{"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"], "operations": ["*"]}]}]});
+    let hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    first.delete(&format!("{SERVICES}/v1.apps")).await.expect(200);
+    first.post(hooks, &hook).await.expect(201);
+    drop(first);
+    let again = Client::on(store, extension.options()).await;
+    again.get(&format!("{SERVICES}/v1.apps")).await.expect(200);
+    let map = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    again.get(map).await.expect(200);
+    // For everybody else it is asked.
+    let refused = again.post("/api/v1/namespaces", &json!({"metadata": {"name": "x"}})).await;
+    assert_eq!(refused.code, 500, "{}", refused.body);
 }
 
 #[tokio::test]
@@ -455,7 +581,7 @@ async fn upgrades_and_kubectl_reach_it() {
 
     let mut stream = network.connect("admin").await;
     let head = format!(
-        "GET {FLUNDERS}/one/exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+        "GET {FLUNDERS}/one/exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

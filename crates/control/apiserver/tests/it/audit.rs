@@ -167,3 +167,27 @@ async fn operations_are_for_administrators_and_those_they_name() {
     client.post(&format!("{rbac}/clusterrolebindings"), &binding).await.expect(201);
     ann.post(path, &json!({})).await.expect(200);
 }
+
+/// What a client asked for is recorded, too, if it goes away before the answer: others may have acted on it by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_away_leaves_a_trace() {
+    let log = Log::start(Policy::default()).await;
+    // A webhook that takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", silent.local_addr().unwrap());
+    let hook = json!({"metadata": {"name": "slow"}, "webhooks": [{"name": "slow.example.com",
+        "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": 30,
+        "clientConfig": {"url": url}, "rules": [{"apiGroups": [""], "apiVersions": ["v1"],
+        "resources": ["configmaps"], "operations": ["CREATE"]}]}]});
+    let hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    log.client.post(hooks, &hook).await.expect(201);
+    let map = json!({"metadata": {"name": "left"}});
+    let maps = "/api/v1/namespaces/default/configmaps";
+    tokio::select! {
+        answer = log.client.post(maps, &map) => panic!("it was answered: {}", answer.body),
+        accepted = silent.accept() => drop(accepted.unwrap()),
+    }
+    let events = log.end().await;
+    let left = events.iter().find(|it| it["requestURI"] == maps).expect("there is a trace");
+    assert_eq!((&left["verb"], &left["responseStatus"]["code"]), (&json!("create"), &json!(499)));
+}

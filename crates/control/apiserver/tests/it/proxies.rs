@@ -96,16 +96,17 @@ async fn this_machine_is_not_reached_through_endpoints() {
         "addressType": "IPv4", "endpoints": [{"addresses": ["127.0.0.1"]}], "ports": [{"name": "http", "port": port}]});
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     client.post(slices, &slice).await.expect(201);
+    // Only pods of the namespace that have this address count, and no other machines by a name.
     for name in ["web:80", "http:web:http"] {
-        let refused = client
-            .get(&format!("/api/v1/namespaces/default/services/{name}/proxy/"))
-            .await
-            .expect(503);
-        assert!(
-            refused["message"].as_str().unwrap().contains("something else on every machine"),
-            "{refused}"
-        );
+        let path = format!("/api/v1/namespaces/default/services/{name}/proxy/");
+        let refused = client.get(&path).await.expect(503);
+        assert_eq!(refused["message"], "no endpoints available for service \"web\"");
     }
+    let outside = json!({"metadata": {"name": "out"}, "spec": {"type": "ExternalName",
+        "externalName": "localhost", "ports": [{"port": port}]}});
+    client.post("/api/v1/namespaces/default/services", &outside).await.expect(201);
+    let path = format!("/api/v1/namespaces/default/services/out:{port}/proxy/");
+    client.get(&path).await.expect(503);
     let unknown = client.get("/api/v1/namespaces/default/services/web/proxy/").await.expect(503);
     assert!(
         unknown["message"].as_str().unwrap().contains("no service port \"\" found"),
@@ -118,6 +119,16 @@ async fn this_machine_is_not_reached_through_endpoints() {
     assert_eq!(early["message"], "the pod \"p\" has no address yet");
     let status = json!({"status": {"podIP": "127.0.0.1"}});
     client.merge("/api/v1/namespaces/default/pods/p/status", &status).await.expect(200);
-    client.get(&format!("/api/v1/namespaces/default/pods/p:{port}/proxy/")).await.expect(503);
+    let path = format!("/api/v1/namespaces/default/pods/p:{port}/proxy/");
+    let refused = client.get(&path).await.expect(503);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("something else on every machine"), "{refused}");
+    // The same by a Service and its endpoint.
+    let target = json!([{"addresses": ["127.0.0.1"], "targetRef": {"kind": "Pod", "name": "p", "namespace": "default"}}]);
+    client.merge(&format!("{slices}/web-1"), &json!({"endpoints": target})).await.expect(200);
+    let path = "/api/v1/namespaces/default/services/web:80/proxy/";
+    let refused = client.get(path).await.expect(503);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("something else on every machine"), "{refused}");
     assert!(listener.accept().now_or_never().is_none(), "somebody came");
 }
