@@ -140,7 +140,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         people: open_providers(&settings)?,
         aggregator: Some(aggregator),
         audit: Some(audit),
-        operations: Some(Arc::new(OwnOperations::new(store.clone()))),
+        operations: Some(Arc::new(OwnOperations::new(&settings, store.clone()))),
         ..Options::default()
     };
     let store: Arc<dyn Store> = Arc::new(store);
