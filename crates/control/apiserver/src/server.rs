@@ -24,7 +24,7 @@ use crate::hub::Hub;
 use crate::kinds::Kinds;
 use crate::{
     Aggregator, ApiService, Audit, Endless, Identity, NoNodes, Nodes, Peering, Room,
-    SharedOperations, aggregation, bootstrap, claims, definitions, quota, roles,
+    SharedOperations, aggregation, bootstrap, claims, definitions, flow, quota, roles,
 };
 
 /// Says what time it is.
@@ -202,6 +202,7 @@ impl ApiServer {
         aggregation::own(&server.shared).await.map_err(StartError::Bootstrap)?;
         let closing = server.shared.closing.clone();
         tokio::spawn(aggregation::keep(Arc::downgrade(&server.shared), closing));
+        flow::begin(&server.shared).await.map_err(StartError::Bootstrap)?;
         let closing = server.shared.closing.clone();
         tokio::spawn(quota::keep(Arc::downgrade(&server.shared), closing));
         Ok(server)
