@@ -9,6 +9,7 @@ use berth_apiserver::{Audit, BoxError, Operations, Outcome};
 use berth_audit::{Journal, Limits, Policy};
 use berth_cli::{EtcdSettings, ServeSettings};
 use berth_oidc::Providers;
+use berth_report::chain;
 use berth_secrets::SealedStore;
 use berth_store::{
     Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Store, TlsOptions, Upgrade,
@@ -20,7 +21,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::serve::{ServeError, chain};
+use crate::serve::ServeError;
 
 /// How long the audit log may take to reach the disk at the end.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -12,6 +12,7 @@ use berth_authority::{Authority, AuthorityError, Issued, Kubeconfig, TokenKeys};
 use berth_cli::{ServeSettings, ServerState};
 use berth_client::{Candidate, Terms};
 use berth_network::NodeNetwork;
+use berth_report::chain;
 use berth_secrets::{SealedStore, UnsealError};
 use berth_store::Store;
 use futures::FutureExt;
@@ -569,16 +570,4 @@ pub async fn cancel_on_signal(stop: CancellationToken) {
         _ = interrupt.recv() => {}
     }
     stop.cancel();
-}
-
-/// The error with its causes, for logs.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use berth_report::chain;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{
@@ -23,17 +24,6 @@ pub(crate) enum ForwardError {
     Failed(#[from] hyper_util::client::legacy::Error),
     #[error("no answer within {} seconds", .0.as_secs())]
     Late(Duration),
-}
-
-/// The error with its reasons, since the outermost says little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 /// Whether a request wants to become something else than HTTP.
