@@ -9,10 +9,10 @@ use berth_apiserver::{Audit, BoxError, Operations, Outcome};
 use berth_audit::{Journal, Limits, Policy};
 use berth_cli::{EtcdSettings, ServeSettings};
 use berth_oidc::Providers;
+use berth_report::chain;
 use berth_secrets::SealedStore;
 use berth_store::{
-    Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Range, SERVERS, Store,
-    StoreError, TlsOptions, Upgrade,
+    Certificate, Claim, Disk, DiskOptions, Etcd, EtcdOptions, Identity, Store, TlsOptions, Upgrade,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -21,7 +21,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::serve::{ServeError, chain};
+use crate::serve::ServeError;
 
 /// How long the audit log may take to reach the disk at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -155,12 +155,14 @@ pub fn open_audit(settings: &ServeSettings) -> Result<Audit, ServeError> {
 /// What an administrator may have this server do.
 pub struct OwnOperations {
     store: SealedStore,
+    /// Whether other servers may use the store: those that do now, and those that are away and come back.
+    shared: bool,
 }
 
 impl OwnOperations {
-    /// Those of this store.
-    pub fn new(store: SealedStore) -> Self {
-        Self { store }
+    /// Those of the store of these settings.
+    pub fn new(settings: &ServeSettings, store: SealedStore) -> Self {
+        Self { store, shared: settings.store.is_some() }
     }
 }
 
@@ -197,12 +199,6 @@ fn snapshot(store: SealedStore) -> BoxStream<'static, Result<Bytes, BoxError>> {
     stream::unfold(pieces, |mut pieces| async move { Some((pieces.recv().await?, pieces)) }).boxed()
 }
 
-/// Whether other servers use the store, who have to be told a new key.
-async fn others(store: &SealedStore) -> Result<bool, StoreError> {
-    let range = Range { prefix: SERVERS.into(), ..Range::default() };
-    Ok(store.range(range).await?.records.len() > 1)
-}
-
 impl Operations for OwnOperations {
     fn stream(&self, name: &str) -> Option<BoxStream<'static, Result<Bytes, BoxError>>> {
         (name == "system/backup").then(|| snapshot(self.store.clone()))
@@ -211,16 +207,20 @@ impl Operations for OwnOperations {
     fn begin(&self, name: &str) -> Option<BoxFuture<'static, Outcome>> {
         let store = self.store.clone();
         match name {
-            "secrets/rotate" => Some(Box::pin(async move {
-                let sealed = match others(&store).await.map_err(|error| chain(&error))? {
-                    true => store.rotate_with_others().await,
-                    false => store.rotate().await,
-                };
-                let sealed = sealed.map_err(|error| chain(&error))?;
-                let key = store.keyring().ids().into_iter().next().unwrap_or_default();
-                info!(sealed, key, "sealed all Secrets with a new key");
-                Ok(serde_json::json!({ "sealed": sealed, "key": key }))
-            })),
+            "secrets/rotate" | "secrets/rotate-alone" => {
+                // After a theft nobody may be told: whoever has the older key could read the new one.
+                let told = self.shared && name == "secrets/rotate";
+                Some(Box::pin(async move {
+                    let sealed = match told {
+                        true => store.rotate_with_others().await,
+                        false => store.rotate().await,
+                    };
+                    let sealed = sealed.map_err(|error| chain(&error))?;
+                    let key = store.keyring().ids().into_iter().next().unwrap_or_default();
+                    info!(sealed, key, "sealed all Secrets with a new key");
+                    Ok(serde_json::json!({ "sealed": sealed, "key": key }))
+                }))
+            }
             _ => None,
         }
     }

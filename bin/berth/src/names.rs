@@ -110,7 +110,7 @@ pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = %crate::serve::chain(&error), "dns server failed");
+            tracing::error!(error = %berth_report::chain(&error), "dns server failed");
             ExitCode::FAILURE
         }
     }

@@ -12,6 +12,7 @@ use berth_authority::{Authority, AuthorityError, Issued, Kubeconfig, TokenKeys};
 use berth_cli::{ServeSettings, ServerState};
 use berth_client::{Candidate, Terms};
 use berth_network::NodeNetwork;
+use berth_report::chain;
 use berth_secrets::{SealedStore, UnsealError};
 use berth_store::Store;
 use futures::FutureExt;
@@ -142,7 +143,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         people: open_providers(&settings)?,
         aggregator: Some(aggregator),
         audit: Some(audit),
-        operations: Some(Arc::new(OwnOperations::new(store.clone()))),
+        operations: Some(Arc::new(OwnOperations::new(&settings, store.clone()))),
         ..Options::default()
     };
     let store: Arc<dyn Store> = Arc::new(store);
@@ -572,16 +573,4 @@ pub async fn cancel_on_signal(stop: CancellationToken) {
         _ = interrupt.recv() => {}
     }
     stop.cancel();
-}
-
-/// The error with its causes, for logs.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -102,9 +102,6 @@ pub fn inert(resource: &Resource) -> Option<&'static str> {
         ("networking.k8s.io", "ServiceCIDR") => {
             "this server keeps the object, but takes addresses of Services from its own range"
         }
-        ("", "Endpoints") => {
-            "this server keeps the object, but routes by EndpointSlices, which it does not copy it to"
-        }
         ("storage.k8s.io", "StorageClass") => return None,
         ("storage.k8s.io", _) => {
             "this server keeps the object, but has no drivers of storage to hand it to"

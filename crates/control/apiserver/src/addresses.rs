@@ -7,16 +7,16 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use berth_objects::{FieldError, Object, Status};
-use berth_store::{Event, Operation, Range, Revision, Store, StoreError};
+use berth_store::{Event, Operation, Range, Revision, Store};
 use bytes::Bytes;
-use futures::StreamExt;
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::claims::{address_key, port_key, prefixes};
+use crate::follow::{Follower, follow};
 use crate::status;
 
 /// Which address of the range the DNS of nodes has, counted from its beginning.
@@ -27,6 +27,53 @@ pub(crate) struct Addresses {
     ports: RangeInclusive<u16>,
     /// Keys of records that were there when we last looked.
     taken: Mutex<HashSet<Bytes>>,
+    kinds: [Kind; 2],
+}
+
+/// One kind of records.
+struct Kind {
+    prefix: Bytes,
+    seen: watch::Sender<Revision>,
+}
+
+/// The addresses, as one kind of records sees them.
+struct Part<'a> {
+    addresses: &'a Addresses,
+    kind: &'a Kind,
+}
+
+impl Follower for Part<'_> {
+    const WHAT: &'static str = "addresses";
+
+    fn prefix(&self) -> Bytes {
+        self.kind.prefix.clone()
+    }
+
+    fn seen(&self) -> &watch::Sender<Revision> {
+        &self.kind.seen
+    }
+
+    async fn load(&self, store: &dyn Store) -> Result<(), Status> {
+        let prefix = &self.kind.prefix;
+        let range = Range { prefix: prefix.clone(), ..Range::default() };
+        let page = store.range(range).await.map_err(status::store)?;
+        let mut taken = self.addresses.lock();
+        taken.retain(|key| !key.starts_with(prefix));
+        taken.extend(page.records.into_iter().map(|record| record.key));
+        drop(taken);
+        self.kind.seen.send_replace(page.revision);
+        Ok(())
+    }
+
+    async fn take(&self, event: &Event) -> Result<(), Status> {
+        let mut taken = self.addresses.lock();
+        match event {
+            Event::Put { record, .. } => drop(taken.insert(record.key.clone())),
+            Event::Delete { previous, .. } => drop(taken.remove(&previous.key)),
+            Event::Progress(_) | Event::Compacted(_) => {}
+        }
+        Ok(())
+    }
 }
 
 fn address(service: &Value) -> Option<Ipv4Addr> {
@@ -35,7 +82,8 @@ fn address(service: &Value) -> Option<Ipv4Addr> {
 
 impl Addresses {
     pub fn new(network: Ipv4Net, ports: RangeInclusive<u16>) -> Self {
-        Self { network, ports, taken: Mutex::default() }
+        let kind = |prefix| Kind { prefix, seen: watch::Sender::new(Revision(0)) };
+        Self { network, ports, taken: Mutex::default(), kinds: prefixes().map(kind) }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<Bytes>> {
@@ -63,64 +111,19 @@ impl Addresses {
         }
     }
 
-    /// Reads what is taken, and returns up to where that is known.
-    pub async fn load(&self, store: &dyn Store) -> Result<Revision, Status> {
-        let mut seen = Revision(u64::MAX);
-        let mut all = HashSet::new();
-        for prefix in prefixes() {
-            let range = Range { prefix, ..Range::default() };
-            let page = store.range(range).await.map_err(status::store)?;
-            seen = seen.min(page.revision);
-            all.extend(page.records.into_iter().map(|record| record.key));
+    /// Reads what is taken.
+    pub async fn load(&self, store: &dyn Store) -> Result<(), Status> {
+        for kind in &self.kinds {
+            Part { addresses: self, kind }.load(store).await?;
         }
-        *self.lock() = all;
-        Ok(seen)
+        Ok(())
     }
 
-    /// Follows what others take and give back, until the store is closed: following does not keep it open.
-    pub async fn follow(&self, store: Weak<dyn Store>, from: Revision) {
-        let mut from = from;
-        loop {
-            let Some(opened) = store.upgrade() else { return };
-            let [one, two] = prefixes();
-            let watches =
-                async { Ok((opened.watch(one, from).await?, opened.watch(two, from).await?)) };
-            match watches.await {
-                Ok((one, two)) => {
-                    drop(opened);
-                    let mut events = futures::stream::select(one, two);
-                    while let Some(event) = events.next().await {
-                        if !self.take(&event) {
-                            break;
-                        }
-                    }
-                }
-                Err(StoreError::Closed) => return,
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot follow addresses"
-                    );
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let Some(opened) = store.upgrade() else { return };
-            match self.load(&*opened).await {
-                Ok(seen) => from = seen,
-                Err(error) => tracing::warn!(%error, "cannot read which addresses are taken"),
-            }
-        }
-    }
-
-    /// Says whether the watch goes on.
-    fn take(&self, event: &Event) -> bool {
-        match event {
-            Event::Put { record, .. } => drop(self.lock().insert(record.key.clone())),
-            Event::Delete { previous, .. } => drop(self.lock().remove(&previous.key)),
-            Event::Progress(_) => {}
-            Event::Compacted(_) => return false,
-        }
-        true
+    /// Follows what others take and give back, until the store is closed.
+    pub async fn follow(&self, store: Weak<dyn Store>) {
+        let parts: Vec<_> = self.kinds.iter().map(|kind| Part { addresses: self, kind }).collect();
+        let all = parts.iter().map(|part| follow(part, store.clone()));
+        futures::future::join_all(all).await;
     }
 
     /// Writes into a new or changed Service what it needs and does not name.

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use berth_access::{Attributes, Identity, Policy, Verdict};
 use berth_objects::{Resource, Status};
-use berth_store::{Event, Range, Revision, Store, StoreError};
-use futures::StreamExt;
+use berth_store::{Event, Range, Revision, Store};
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::follow::{Follower, follow};
 use crate::{registry, status};
 
 /// The longest a refusal waits for the index.
@@ -69,35 +70,10 @@ impl Access {
 
     /// Follows the store until told to stop, or until the store is closed: following does not keep it open.
     pub async fn follow(self: Arc<Self>, store: Weak<dyn Store>, stop: CancellationToken) {
-        let all = self.sources.iter().map(|source| self.follow_one(&store, source));
+        let parts: Vec<_> =
+            self.sources.iter().map(|source| Part { access: &self, source }).collect();
+        let all = parts.iter().map(|part| follow(part, store.clone()));
         stop.run_until_cancelled(futures::future::join_all(all)).await;
-    }
-
-    async fn follow_one(&self, store: &Weak<dyn Store>, source: &Source) {
-        loop {
-            let from = *source.seen.borrow();
-            let prefix = registry::prefix(source.resource, "").into();
-            let Some(opened) = store.upgrade() else { return };
-            let watch = opened.watch(prefix, from).await;
-            drop(opened);
-            match watch {
-                Ok(mut events) => {
-                    while let Some(event) = events.next().await {
-                        self.take(source, &event);
-                    }
-                }
-                Err(StoreError::Closed) => return,
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot follow roles");
-                }
-            }
-            // The watch fell behind what the store keeps: read afresh. What is gone meanwhile is only known by rebuilding.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let Some(opened) = store.upgrade() else { return };
-            if let Err(error) = self.rebuild(&*opened).await {
-                tracing::error!(%error, "cannot read roles again");
-            }
-        }
     }
 
     async fn rebuild(&self, store: &dyn Store) -> Result<(), Status> {
@@ -108,31 +84,6 @@ impl Access {
             own.seen.send_replace(*fresh.seen.borrow());
         }
         Ok(())
-    }
-
-    fn take(&self, source: &Source, event: &Event) {
-        let revision = match event {
-            Event::Put { record, .. } => {
-                match registry::decode(source.resource, record) {
-                    Ok(object) => self.change(|policy| policy.put(&object)),
-                    Err(error) => tracing::error!(%error, "a role or pod cannot be read"),
-                }
-                record.revision
-            }
-            Event::Delete { revision, previous } => {
-                match registry::decode(source.resource, previous) {
-                    Ok(object) => self.change(|policy| policy.remove(&object)),
-                    Err(error) => tracing::error!(%error, "a role or pod cannot be read"),
-                }
-                *revision
-            }
-            Event::Progress(revision) => *revision,
-            Event::Compacted(_) => return,
-        };
-        // A commit may hold several changes; only progress says that all of it was told.
-        if matches!(event, Event::Progress(_)) {
-            source.seen.send_replace(revision);
-        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Policy)) {
@@ -174,5 +125,44 @@ impl Access {
 
     fn is_current(&self, revision: Revision) -> bool {
         self.sources.iter().all(|source| *source.seen.borrow() >= revision)
+    }
+}
+
+/// The index, as one of the kinds it is made of sees it.
+struct Part<'a> {
+    access: &'a Access,
+    source: &'a Source,
+}
+
+impl Follower for Part<'_> {
+    const WHAT: &'static str = "roles and pods";
+
+    fn prefix(&self) -> Bytes {
+        registry::prefix(self.source.resource, "").into()
+    }
+
+    fn seen(&self) -> &watch::Sender<Revision> {
+        &self.source.seen
+    }
+
+    /// All of it: what is gone meanwhile is only known by rebuilding.
+    async fn load(&self, store: &dyn Store) -> Result<(), Status> {
+        self.access.rebuild(store).await
+    }
+
+    async fn take(&self, event: &Event) -> Result<(), Status> {
+        let resource = self.source.resource;
+        match event {
+            Event::Put { record, .. } => {
+                let object = registry::decode(resource, record)?;
+                self.access.change(|policy| policy.put(&object));
+            }
+            Event::Delete { previous, .. } => {
+                let object = registry::decode(resource, previous)?;
+                self.access.change(|policy| policy.remove(&object));
+            }
+            Event::Progress(_) | Event::Compacted(_) => {}
+        }
+        Ok(())
     }
 }

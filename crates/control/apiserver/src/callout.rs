@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use berth_objects::{Object, Status, base64_decode};
+use berth_report::chain;
 use berth_store::Store;
 use berth_tls::ClientConfig;
 use bytes::Bytes;
@@ -58,17 +59,6 @@ pub(crate) enum CalloutError {
     Json(#[from] serde_json::Error),
     #[error("unexpected status code {0}")]
     Code(u16),
-}
-
-/// The error with its reasons, since the outermost says little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 impl Server {

@@ -62,7 +62,12 @@ pub(crate) fn admit(call: &Call) -> Result<(), Status> {
 }
 
 /// A call of the server's own.
-fn own(shared: &Arc<Shared>, handle: Handle, namespace: &str, name: &str) -> Result<Call, Status> {
+pub(crate) fn own(
+    shared: &Arc<Shared>,
+    handle: Handle,
+    namespace: &str,
+    name: &str,
+) -> Result<Call, Status> {
     let (namespace, name) = (namespace.to_owned(), name.to_owned());
     let target = ResourceTarget { handle, namespace, name, subresource: None, watch: false };
     let identity = Identity::new("system:apiserver", &[berth_access::MASTERS]);

@@ -7,6 +7,7 @@
 mod defaults;
 mod gate;
 mod schema;
+mod state;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -21,9 +22,11 @@ use crate::admission::Kept;
 use crate::server::Shared;
 use gate::{Gate, Limits};
 use schema::Schema;
+use state::Changes;
 
 pub(crate) use defaults::objects;
 pub(crate) use gate::Seat;
+pub(crate) use state::{begin, checked};
 
 pub(crate) const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
@@ -72,6 +75,7 @@ pub(crate) struct Flow {
     schemas: Kept<Schema>,
     levels: Kept<Level>,
     gate: Arc<Gate>,
+    changes: Arc<Changes>,
 }
 
 /// A request's turn, and what its answer says of it.
@@ -102,7 +106,13 @@ impl Flow {
             schemas: Kept::new((GROUP, "v1", "flowschemas"), Schema::parse),
             levels: Kept::new((GROUP, "v1", "prioritylevelconfigurations"), level),
             gate: Arc::new(Gate::new(SEATS)),
+            changes: Arc::new(Changes::new()),
         }
+    }
+
+    /// The priority levels there are.
+    async fn level_names(&self, shared: &Shared) -> Result<Vec<String>, Status> {
+        Ok(self.levels.all(shared).await?.iter().map(|level| level.name.clone()).collect())
     }
 
     /// Waits for the turn of a request.

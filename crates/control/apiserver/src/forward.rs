@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use berth_report::chain;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use http::header::{
@@ -27,17 +28,6 @@ pub(crate) enum ForwardError {
     Late(Duration),
     #[error("it changed to another protocol, which nobody asked for")]
     Unasked,
-}
-
-/// The error with its reasons, since the outermost says little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 /// Whether a request wants to become something else than HTTP.

@@ -4,19 +4,19 @@
 //! definition was written may count on it here.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use berth_custom::is_established;
 use berth_objects::{Handle, Object, Resource, Status};
-use berth_store::{Event, Range, Revision, Store, StoreError};
-use futures::StreamExt;
+use berth_store::{Event, Range, Revision, Store};
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::aggregation::{Remote, Remotes};
 use crate::discovery::Documents;
+use crate::follow::Follower;
 use crate::{aggregation, registry, status};
 
 /// The longest a request waits until its definition is known.
@@ -208,25 +208,6 @@ impl Kinds {
         self.changed.subscribe()
     }
 
-    /// Reads what is in the store.
-    pub async fn load(&self, store: &dyn Store) -> Result<(), Status> {
-        let resource = definitions()?;
-        let prefix = registry::prefix(resource, "").into();
-        let page = store.range(Range { prefix, ..Range::default() });
-        let page = page.await.map_err(status::store)?;
-        let mut all = BTreeMap::new();
-        for record in &page.records {
-            let definition = registry::decode(resource, record)?;
-            let known = self.served();
-            let known = known.defined.get(definition.name()).cloned();
-            let name = definition.name().to_owned();
-            all.insert(name, compile(Arc::new(definition), known).await?);
-        }
-        self.replace(all);
-        self.seen.send_replace(page.revision);
-        Ok(())
-    }
-
     fn replace(&self, defined: BTreeMap<String, Defined>) {
         let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
         let remotes = Arc::clone(&served.remotes);
@@ -250,64 +231,6 @@ impl Kinds {
         }
     }
 
-    async fn take(&self, event: &Event) -> Result<(), Status> {
-        let resource = definitions()?;
-        let mut all = self.served().defined.clone();
-        match event {
-            Event::Put { record, .. } => {
-                let definition = registry::decode(resource, record)?;
-                let name = definition.name().to_owned();
-                let known = all.remove(&name);
-                all.insert(name, compile(Arc::new(definition), known).await?);
-            }
-            Event::Delete { previous, .. } => {
-                all.remove(registry::decode(resource, previous)?.name());
-            }
-            Event::Progress(revision) => {
-                self.seen.send_replace(*revision);
-                return Ok(());
-            }
-            Event::Compacted(_) => return Ok(()),
-        }
-        self.replace(all);
-        Ok(())
-    }
-
-    /// Follows the store until told to stop, or until the store is closed: following does not keep it open.
-    pub async fn follow(&self, store: Weak<dyn Store>, stop: &CancellationToken) {
-        let following = async {
-            loop {
-                let from = *self.seen.borrow();
-                let Ok(resource) = definitions() else { return };
-                let prefix = registry::prefix(resource, "").into();
-                let Some(opened) = store.upgrade() else { return };
-                let watch = opened.watch(prefix, from).await;
-                drop(opened);
-                match watch {
-                    Ok(mut events) => {
-                        while let Some(event) = events.next().await {
-                            if let Err(error) = self.take(&event).await {
-                                tracing::error!(%error, "a definition cannot be read");
-                            }
-                        }
-                    }
-                    Err(StoreError::Closed) => return,
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::warn!(error, "cannot follow definitions");
-                    }
-                }
-                // The watch fell behind what the store keeps: read afresh.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                let Some(opened) = store.upgrade() else { return };
-                if let Err(error) = self.load(&*opened).await {
-                    tracing::error!(%error, "cannot read definitions again");
-                }
-            }
-        };
-        stop.run_until_cancelled(following).await;
-    }
-
     /// Returns once all that was written up to a revision is known, or after a while.
     pub async fn caught_up(&self, to: Revision) {
         let mut seen = self.seen.subscribe();
@@ -315,6 +238,52 @@ impl Kinds {
         if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
             tracing::warn!(revision = %to, "the table of kinds lags behind the store");
         }
+    }
+}
+
+impl Follower for Kinds {
+    const WHAT: &'static str = "definitions";
+
+    fn prefix(&self) -> Bytes {
+        definitions().map(|resource| registry::prefix(resource, "").into()).unwrap_or_default()
+    }
+
+    fn seen(&self) -> &watch::Sender<Revision> {
+        &self.seen
+    }
+
+    async fn load(&self, store: &dyn Store) -> Result<(), Status> {
+        let range = Range { prefix: self.prefix(), ..Range::default() };
+        let page = store.range(range).await.map_err(status::store)?;
+        let mut all = BTreeMap::new();
+        for record in &page.records {
+            let definition = registry::decode(definitions()?, record)?;
+            let known = self.served();
+            let known = known.defined.get(definition.name()).cloned();
+            let name = definition.name().to_owned();
+            all.insert(name, compile(Arc::new(definition), known).await?);
+        }
+        self.replace(all);
+        self.seen.send_replace(page.revision);
+        Ok(())
+    }
+
+    async fn take(&self, event: &Event) -> Result<(), Status> {
+        let mut all = self.served().defined.clone();
+        match event {
+            Event::Put { record, .. } => {
+                let definition = registry::decode(definitions()?, record)?;
+                let name = definition.name().to_owned();
+                let known = all.remove(&name);
+                all.insert(name, compile(Arc::new(definition), known).await?);
+            }
+            Event::Delete { previous, .. } => {
+                all.remove(registry::decode(definitions()?, previous)?.name());
+            }
+            Event::Progress(_) | Event::Compacted(_) => return Ok(()),
+        }
+        self.replace(all);
+        Ok(())
     }
 }
 

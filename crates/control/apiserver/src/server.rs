@@ -24,7 +24,7 @@ use crate::hub::Hub;
 use crate::kinds::Kinds;
 use crate::{
     Aggregator, ApiService, Audit, Endless, Identity, NoNodes, Nodes, Peering, Room,
-    SharedOperations, aggregation, bootstrap, claims, definitions, quota, roles,
+    SharedOperations, aggregation, bootstrap, claims, definitions, flow, quota, roles,
 };
 
 /// Says what time it is.
@@ -179,16 +179,18 @@ impl ApiServer {
         tokio::spawn(access.follow(Arc::downgrade(&server.shared.store), closing));
         let (kinds, closing) = (Arc::clone(&server.shared.kinds), server.shared.closing.clone());
         let store = Arc::downgrade(&server.shared.store);
-        tokio::spawn(async move { kinds.follow(store, &closing).await });
+        tokio::spawn(closing.run_until_cancelled_owned(async move {
+            follow(&*kinds, store).await;
+        }));
         let closing = server.shared.closing.clone();
         tokio::spawn(definitions::keep(Arc::downgrade(&server.shared), closing));
         claims::repair(&server.shared).await.map_err(StartError::Services)?;
         let addresses = Arc::clone(&server.shared.addresses);
         let (store, closing) = (server.shared.store.clone(), server.shared.closing.clone());
-        let seen = addresses.load(&*store).await.map_err(StartError::Services)?;
+        addresses.load(&*store).await.map_err(StartError::Services)?;
         let store = Arc::downgrade(&store);
         tokio::spawn(closing.run_until_cancelled_owned(async move {
-            addresses.follow(store, seen).await;
+            addresses.follow(store).await;
         }));
         bootstrap::objects(&server).await.map_err(StartError::Bootstrap)?;
         let (api_services, closing) =
@@ -202,6 +204,7 @@ impl ApiServer {
         }
         let closing = server.shared.closing.clone();
         tokio::spawn(aggregation::keep(Arc::downgrade(&server.shared), closing));
+        flow::begin(&server.shared).await.map_err(StartError::Bootstrap)?;
         let closing = server.shared.closing.clone();
         tokio::spawn(quota::keep(Arc::downgrade(&server.shared), closing));
         Ok(server)

@@ -13,8 +13,8 @@ use crate::audit::Created;
 use crate::call::Call;
 use crate::registry::{ATTEMPTS, Change};
 use crate::{
-    Body, accounts, aggregation, claims, classes, definitions, delete, guard, limits, priority,
-    quota, scale, standards,
+    Body, accounts, aggregation, claims, classes, definitions, delete, flow, guard, limits,
+    priority, quota, scale, standards,
 };
 
 /// Letters and digits that spell no words and are not mistaken for each other.
@@ -122,6 +122,7 @@ async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>
     }
     limits::check(call, &object).await?;
     admission::checked(call, &mut object);
+    flow::checked(call, &mut object).await?;
     Asked::create(call, Cow::Borrowed(&object)).validate().await?;
     call.track(&mut object, None);
     if is_quota(call) {
@@ -269,6 +270,7 @@ async fn admit(call: &Call, mut object: Value, old: &Value) -> Result<Value, Sta
         classes::may_grow(call, &object, old).await?;
     }
     admission::checked(call, &mut object);
+    flow::checked(call, &mut object).await?;
     Asked::update(call, shown(call, &object), &shown_old).validate().await?;
     if is_quota(call) && object["spec"] != old["spec"] {
         quota::tally(&call.shared, &call.namespace, &mut object).await?;

@@ -4,7 +4,7 @@ use berth_client::{Mirror, Recorder};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service,
     ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -25,6 +25,7 @@ pub struct Mirrors {
     pub replica_sets: Mirror<ReplicaSet>,
     pub services: Mirror<Service>,
     pub slices: Mirror<EndpointSlice>,
+    pub endpoints: Mirror<Endpoints>,
     pub namespaces: Mirror<Namespace>,
     pub accounts: Mirror<ServiceAccount>,
     pub config_maps: Mirror<ConfigMap>,
@@ -45,6 +46,7 @@ impl Mirrors {
             self.replica_sets.run(Api::all(client()), stop),
             self.services.run(Api::all(client()), stop),
             self.slices.run(Api::all(client()), stop),
+            self.endpoints.run(Api::all(client()), stop),
             self.namespaces.run(Api::all(client()), stop),
             self.accounts.run(Api::all(client()), stop),
             self.config_maps.run(Api::all(client()), stop),
@@ -64,6 +66,7 @@ impl Mirrors {
             self.replica_sets.synced(),
             self.services.synced(),
             self.slices.synced(),
+            self.endpoints.synced(),
             self.namespaces.synced(),
             self.accounts.synced(),
             self.config_maps.synced(),

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
 
 use crate::context::Context;
+use crate::object::controlled_by;
 use observe::{SERVICE_NAME, is_ours};
 
 /// Reconciles the slices of all Services until told to stop.
@@ -61,8 +62,10 @@ async fn reconcile(context: &Context, key: Key) -> Result<Option<Duration>, kube
     let pods = context.mirrors.pods.in_namespace(&key.namespace);
     let slices = context.mirrors.slices.in_namespace(&key.namespace);
     let observed = observe::observe(service, &pods, &slices);
+    let reference = Some(controlled_by(observed.service.as_ref()));
+    let owner = apply::Owner { key: &key, reference };
     for step in plan::plan(&observed) {
-        apply::apply(context, &observed, step).await?;
+        apply::apply(context, &owner, &observed.slices, step).await?;
     }
     Ok(None)
 }

@@ -15,6 +15,7 @@ pub mod endpoints;
 mod ephemeral;
 pub mod garbage;
 mod invitation;
+mod mirroring;
 pub mod namespace;
 pub mod node;
 mod object;
@@ -92,6 +93,7 @@ pub async fn run(
     tasks.spawn(replicaset::run(account("replicaset-controller")));
     tasks.spawn(disruption::run(account("disruption-controller")));
     tasks.spawn(endpoints::run(account("endpointslice-controller")));
+    tasks.spawn(mirroring::run(account("endpointslicemirroring-controller")));
     tasks.spawn(balancer::run(account("service-controller")));
     tasks.spawn(namespace::run(account("namespace-controller"), catalogue.clone()));
     tasks.spawn(garbage::run(account("generic-garbage-collector"), catalogue.clone()));

@@ -158,15 +158,7 @@ impl Keys {
     }
 
     async fn get(&self, url: &str) -> Result<Value, String> {
-        let failed = |error: reqwest::Error| {
-            let mut text = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(inner) = source {
-                text = format!("{text}: {inner}");
-                source = inner.source();
-            }
-            text
-        };
+        let failed = |error: reqwest::Error| berth_report::chain(&error);
         let mut answer = self.client.get(url).send().await.map_err(failed)?;
         if !answer.status().is_success() {
             return Err(format!("`{url}` answered {}", answer.status()));

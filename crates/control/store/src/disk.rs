@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures::future::{self, BoxFuture, FutureExt};
 use futures::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::feed::Shared;
 use crate::mvcc::History;
@@ -36,6 +37,8 @@ pub enum Step {
     Durable,
     /// Memory shows it; nobody was answered yet.
     Applied,
+    /// Everybody was answered; the file is about to be made smaller.
+    Shrinking,
 }
 
 /// Called at each [`Step`], from the writer's thread.
@@ -72,6 +75,8 @@ impl Disk {
             path: PathBuf::from(path),
             file: Some(file),
             options,
+            floor: 0,
+            looked: Instant::now(),
         };
         let thread = thread::Builder::new()
             .name("store-writer".into())

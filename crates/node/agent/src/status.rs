@@ -1,5 +1,6 @@
 //! A pod's status as the API shows it.
 
+pub use berth_report::chain;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use serde_json::{Value, json};
@@ -8,21 +9,6 @@ use crate::directory::{ContainerRecord, Ended, Record};
 use crate::pod::ephemeral;
 use crate::pod::observe::{Observed, Phase, View};
 use crate::pod::plan::{Goal, is_finished};
-
-/// The error with its causes, for places that keep only text.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.
 pub fn qos_class(spec: &PodSpec) -> &'static str {

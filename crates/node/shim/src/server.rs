@@ -448,21 +448,9 @@ fn pipes(stdin: bool) -> io::Result<([OwnedFd; 3], Streams)> {
 }
 
 fn failed(error: &dyn std::error::Error) -> Reply {
-    Reply::Failed { message: chain(error), exit_code: 1 }
+    Reply::Failed { message: berth_report::chain(error), exit_code: 1 }
 }
 
 fn create_failed(error: &CreateError) -> Reply {
-    Reply::Failed { message: chain(error), exit_code: error.exit_code() }
-}
-
-/// The error with its causes: they do not survive the socket as values.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    Reply::Failed { message: berth_report::chain(error), exit_code: error.exit_code() }
 }

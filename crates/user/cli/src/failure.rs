@@ -6,6 +6,7 @@ use std::error::Error;
 use std::fmt::Display;
 
 use crate::screen;
+use berth_report::chain;
 
 type Cause = Box<dyn Error + Send + Sync>;
 
@@ -89,21 +90,6 @@ impl Failure {
     pub fn print(&self) {
         screen::note(self.text());
     }
-}
-
-/// The error and its causes in one text; a cause that the text before it repeats is left out.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Says what was being done when an error came.

@@ -88,9 +88,17 @@ fn two_servers_are_one_cluster_and_either_may_die() {
     services_at_once(&one, &two);
 
     let (leader, follower) = takeover(&mut one, &two);
+    // A key that is made while it is away is known to it when it comes back.
+    two.berth(&["secret", "rotate"]).good();
+    two.kubectl(&["create", "secret", "generic", "late", "--from-literal=k=hidden"]).good();
     // It comes back, and does not lead.
     one.start();
     until("it is known again", SHORT, || two.kubectl(&PUBLISHED).good().lines().count() == 2);
+    for secret in ["s", "late"] {
+        assert_eq!(one.kubectl(&read(secret)).good(), "hidden");
+    }
+    assert_eq!(keys(Path::new(&key)).lines().count(), 4);
+    assert_eq!(keys(Path::new(&key)), keys(&copy));
     assert_eq!(holder(&one, "kube-scheduler"), follower);
     one.kubectl(&["delete", "deployment", "after", "--wait=false"]).good();
     until("pods are gone", TAKEOVER, || {
@@ -99,6 +107,12 @@ fn two_servers_are_one_cluster_and_either_may_die() {
     drop(two);
     // One that stops in order leaves the lead at once.
     until("the lead is back", Duration::from_secs(8), || holder(&one, "kube-scheduler") == leader);
+    // After a theft nobody is told of the new key: who has only the older one does not join.
+    one.berth(&["secret", "rotate", "--alone"]).good();
+    assert_eq!(one.kubectl(&read("s")).good(), "hidden");
+    let words = ["--node-name", "two", "--service-cidr", services, "--secrets-key", &copied];
+    let said = join(&store, &words);
+    assert!(said.contains("does not fit the store"), "{said}");
     drop(one);
 }
 
@@ -145,27 +159,32 @@ fn each_reaches_the_nodes_of_all(one: &Berth, two: &Berth) {
     one.kubectl(&["delete", "pod", "on-one", "on-two", "--force"]).good();
 }
 
+/// What a server says that must not join.
+fn join(store: &str, extra: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--instance", "bserno", "--store", store])
+        .args(["--pod-cidr", "10.182.0.0/16"])
+        .args(extra)
+        .arg("--data-dir")
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    Said::of(&output).bad(1)
+}
+
 /// Those who must not join.
 fn refusals(store: &str, services: &str, key: &str) {
     // Without the key that seals Secrets nobody joins, and with other networks or the same name neither.
-    let other = tempfile::tempdir().unwrap();
-    let join = |extra: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_berth"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--instance", "bserno", "--store", store])
-            .args(["--pod-cidr", "10.182.0.0/16"])
-            .args(extra)
-            .arg("--data-dir")
-            .arg(other.path())
-            .output()
-            .unwrap();
-        Said::of(&output).bad(1)
-    };
-    let said = join(&["--node-name", "two", "--service-cidr", services]);
+    let said = join(store, &["--node-name", "two", "--service-cidr", services]);
     assert!(said.contains("secrets.key") && said.contains("sealed values"), "{said}");
-    let said = join(&["--node-name", "one", "--service-cidr", services, "--secrets-key", key]);
-    assert!(said.contains("--node-name"), "{said}");
     let said =
-        join(&["--node-name", "two", "--service-cidr", "10.183.0.0/16", "--secrets-key", key]);
+        join(store, &["--node-name", "one", "--service-cidr", services, "--secrets-key", key]);
+    assert!(said.contains("--node-name"), "{said}");
+    let said = join(
+        store,
+        &["--node-name", "two", "--service-cidr", "10.183.0.0/16", "--secrets-key", key],
+    );
     assert!(said.contains("--service-cidr 10.179.0.0/16"), "{said}");
 }
 
@@ -212,13 +231,19 @@ fn new_keys(one: &Berth, two: &Berth, files: [&Path; 2]) {
     two.kubectl(&["create", "secret", "generic", "s", "--from-literal=k=hidden"]).good();
     one.berth(&["secret", "rotate"]).good();
     two.berth(&["secret", "rotate"]).good();
-    let read = ["get", "secret", "s", "-o", "go-template={{.data.k | base64decode}}"];
     for berth in [one, two] {
-        assert_eq!(berth.kubectl(&read).good(), "hidden");
+        assert_eq!(berth.kubectl(&read("s")).good(), "hidden");
     }
-    let keys = |path: &Path| std::fs::read_to_string(path).unwrap();
     assert_eq!(keys(files[0]).lines().count(), 3);
     assert_eq!(keys(files[0]), keys(files[1]));
+}
+
+fn read(secret: &str) -> [&str; 5] {
+    ["get", "secret", secret, "-o", "go-template={{.data.k | base64decode}}"]
+}
+
+fn keys(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap()
 }
 
 /// Both servers hand out Services at the same time, and none of what they hand out twice.

@@ -87,7 +87,8 @@ pub(crate) fn objects() -> Vec<(&'static str, Value)> {
     let election = json!([{"subjects": [controllers[0], controllers[1], account("*")],
         "resourceRules": [leases]}]);
     let endpoints = json!([{
-        "subjects": [controllers[0], account("endpoint-controller"), account("endpointslice-controller")],
+        "subjects": [controllers[0], account("endpoint-controller"), account("endpointslice-controller"),
+            account("endpointslicemirroring-controller")],
         "resourceRules": [resources(&["get", "create", "update"], &[""], &["endpoints"]),
             resources(&["get", "create", "update"], &["discovery.k8s.io"], &["endpointslices"])]}]);
     let schemas = [

@@ -176,10 +176,16 @@ async fn respond(
     seen.body =
         String::from_utf8(request.into_body().collect().await?.to_bytes().to_vec()).unwrap();
     noted.lock().unwrap().push(seen);
+    Ok(answer(&method, &path))
+}
+
+/// What the other server says to a request.
+fn answer(method: &http::Method, path: &str) -> Response<AnyBody> {
+    let full = |value: &Value| Full::new(Bytes::from(value.to_string())).boxed_unsync();
     let kind = |value: &Value| {
         Response::builder().header("content-type", "application/json").body(full(value)).unwrap()
     };
-    Ok(match path.split('?').next().unwrap() {
+    match path.split('?').next().unwrap() {
         "/apis/wardle.example.com/v1" => {
             kind(&json!({"kind": "APIResourceList", "apiVersion": "v1",
             "groupVersion": "wardle.example.com/v1", "resources": [{"name": "flunders", "singularName": "flunder",
@@ -201,7 +207,7 @@ async fn respond(
             let lines = futures::stream::iter([line("one")]).chain(futures::stream::pending());
             Response::new(StreamBody::new(lines).boxed_unsync())
         }
-        FLUNDERS if method == "POST" => kind(&flunder("new")),
+        FLUNDERS if *method == http::Method::POST => kind(&flunder("new")),
         FLUNDERS => kind(&json!({"kind": "FlunderList", "apiVersion": "wardle.example.com/v1",
             "metadata": {"resourceVersion": "5"}, "items": [flunder("one")]})),
         // A large answer of which only the beginning ever comes.
@@ -223,7 +229,7 @@ async fn respond(
             .status(404)
             .body(full(&json!({"kind": "Status", "code": 404})))
             .unwrap(),
-    })
+    }
 }
 
 /// Waits until the condition of an API service has this reason.

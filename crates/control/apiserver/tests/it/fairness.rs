@@ -74,3 +74,41 @@ async fn a_level_without_room_lets_wait_and_serves_everybody() {
         answer.expect(200);
     }
 }
+
+#[tokio::test]
+async fn a_schema_says_whether_its_level_is_there() {
+    let client = Client::start().await;
+    let schemas = client.get(&format!("{GROUP}/flowschemas")).await.expect(200);
+    for schema in schemas["items"].as_array().unwrap() {
+        let condition = &schema["status"]["conditions"][0];
+        assert_eq!(
+            (&condition["type"], &condition["status"]),
+            (&json!("Dangling"), &json!("False")),
+            "{schema}"
+        );
+    }
+    let schema = json!({"metadata": {"name": "lost"}, "spec": {"matchingPrecedence": 50,
+        "priorityLevelConfiguration": {"name": "later"}}});
+    let made = client.post(&format!("{GROUP}/flowschemas"), &schema).await.expect(201);
+    let condition = &made["status"]["conditions"][0];
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("NotFound")));
+    let version = made["metadata"]["resourceVersion"].as_str().unwrap();
+    let watch = format!("{GROUP}/flowschemas?watch=true&resourceVersion={version}");
+    let mut watch = client.watch(&watch).await;
+    let level = json!({"metadata": {"name": "later"}, "spec": {"type": "Limited", "limited": {
+        "nominalConcurrencyShares": 1, "limitResponse": {"type": "Reject"}}}});
+    client.post(&format!("{GROUP}/prioritylevelconfigurations"), &level).await.expect(201);
+    let found = watch.expect("MODIFIED", "lost").await;
+    let condition = &found["object"]["status"]["conditions"][0];
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("Found")));
+    client.delete(&format!("{GROUP}/prioritylevelconfigurations/later")).await.expect(200);
+    let lost = watch.expect("MODIFIED", "lost").await;
+    assert_eq!(lost["object"]["status"]["conditions"][0]["status"], "True");
+    // With another level the answer says so at once.
+    let other = json!({"spec": {"priorityLevelConfiguration": {"name": "system"}}});
+    let changed = client.merge(&format!("{GROUP}/flowschemas/lost"), &other).await.expect(200);
+    assert_eq!(changed["status"]["conditions"][0]["status"], "False");
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let table = client.get_as(&format!("{GROUP}/flowschemas"), accept).await.expect(200);
+    assert!(!table["rows"].to_string().contains("\"?\""), "{table}");
+}

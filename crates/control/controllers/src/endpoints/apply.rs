@@ -1,40 +1,49 @@
-//! Carries the steps of a Service's slices out.
+//! Carries the steps of slices out.
 
+use std::sync::Arc;
+
+use berth_client::Key;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, ResourceExt};
 use tracing::debug;
 
-use super::observe::Observed;
 use super::plan::{Content, Step};
 use crate::context::{Context, or_absent};
-use crate::object::controlled_by;
+
+/// Whose slices they are.
+pub struct Owner<'a> {
+    /// Its namespace and name.
+    pub key: &'a Key,
+    /// What its slices say of it; nothing when it is gone.
+    pub reference: Option<OwnerReference>,
+}
 
 /// Carries one step out.
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn apply(context: &Context, observed: &Observed, step: Step) -> Result<(), kube::Error> {
-    let service = observed.service.as_ref();
-    let namespace = service.namespace().unwrap_or_default();
-    debug!(service = %service.name_any(), %namespace, %step, "endpoints");
-    let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &namespace);
+pub async fn apply(
+    context: &Context,
+    owner: &Owner<'_>,
+    slices: &[Arc<EndpointSlice>],
+    step: Step,
+) -> Result<(), kube::Error> {
+    let Key { namespace, name } = owner.key;
+    debug!(%name, %namespace, %step, "endpoints");
+    let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), namespace);
     match step {
         Step::Create(content) => {
-            let slice = slice(
-                observed,
-                content,
-                ObjectMeta {
-                    generate_name: Some(format!("{}-", service.name_any())),
-                    ..ObjectMeta::default()
-                },
-            );
+            let generate_name = Some(format!("{name}-"));
+            let meta = ObjectMeta { generate_name, ..ObjectMeta::default() };
+            let slice = slice(owner, content, meta);
             context.mirrors.slices.note(api.create(&PostParams::default(), &slice).await?);
         }
         Step::Change { slice: name, content } => {
-            let known = observed.slices.iter().find(|slice| slice.name_any() == name);
+            let known = slices.iter().find(|slice| slice.name_any() == name);
             let meta = known.map(|slice| slice.metadata.clone()).unwrap_or_default();
-            let slice = slice(observed, content, meta);
+            let slice = slice(owner, content, meta);
             let outcome = api.replace(&name, &PostParams::default(), &slice).await;
             if let Some(slice) = or_absent(outcome)? {
                 context.mirrors.slices.note(slice);
@@ -47,16 +56,17 @@ pub async fn apply(context: &Context, observed: &Observed, step: Step) -> Result
     Ok(())
 }
 
-fn slice(observed: &Observed, content: Content, meta: ObjectMeta) -> EndpointSlice {
+fn slice(owner: &Owner<'_>, content: Content, meta: ObjectMeta) -> EndpointSlice {
     EndpointSlice {
         metadata: ObjectMeta {
-            namespace: observed.service.namespace(),
+            namespace: Some(owner.key.namespace.clone()),
             labels: Some(content.labels),
-            owner_references: Some(vec![controlled_by(observed.service.as_ref())]),
+            annotations: content.annotations.or(meta.annotations),
+            owner_references: owner.reference.clone().map(|reference| vec![reference]),
             managed_fields: None,
             ..meta
         },
-        address_type: "IPv4".to_owned(),
+        address_type: content.family.to_owned(),
         endpoints: content.endpoints,
         ports: Some(content.ports),
     }

@@ -2,8 +2,9 @@
 //! replaced.
 
 use std::fmt;
+use std::sync::Arc;
 
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use kube::ResourceExt;
 
 use super::observe::{HEADLESS, MANAGED_BY, MANAGER, Observed, SERVICE_NAME};
@@ -15,8 +16,12 @@ pub const ROOM: usize = 100;
 /// What a slice is to say.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Content {
+    /// The family of its addresses, which stays as long as the slice.
+    pub family: &'static str,
     /// Its labels.
     pub labels: Labels,
+    /// Its annotations, where they are not left to others.
+    pub annotations: Option<Labels>,
     /// Its ports.
     pub ports: Vec<EndpointPort>,
     /// Its endpoints.
@@ -73,18 +78,6 @@ impl fmt::Display for Step {
 /// The steps to slices that say what is true.
 #[must_use]
 pub fn plan(observed: &Observed) -> Vec<Step> {
-    let mut left: Vec<_> =
-        observed.slices.iter().filter(|slice| !is_going(slice.as_ref())).collect();
-    let uid = observed.service.uid();
-    let mut steps = Vec::new();
-    // Of a Service of the same name that was there before: the garbage collector's, but its addresses are wrong now.
-    left.retain(|slice| {
-        let ours = controller(slice.as_ref()).map(|owner| &owner.uid) == uid.as_ref();
-        if !ours {
-            steps.push(Step::Delete { slice: slice.name_any() });
-        }
-        ours
-    });
     let mut contents = Vec::new();
     for (ports, endpoints) in &observed.wanted {
         let chunks: Vec<_> = match endpoints.len() {
@@ -92,9 +85,35 @@ pub fn plan(observed: &Observed) -> Vec<Step> {
             _ => endpoints.chunks(ROOM).map(<[Endpoint]>::to_vec).collect(),
         };
         for endpoints in chunks {
-            contents.push(Content { labels: labels(observed), ports: ports.clone(), endpoints });
+            contents.push(Content {
+                family: "IPv4",
+                labels: labels(observed),
+                annotations: None,
+                ports: ports.clone(),
+                endpoints,
+            });
         }
     }
+    settle(observed.service.uid().as_ref(), &observed.slices, contents)
+}
+
+/// The steps from some slices to these contents, for an owner with this uid.
+#[must_use]
+pub fn settle(
+    owner: Option<&String>,
+    slices: &[Arc<EndpointSlice>],
+    contents: Vec<Content>,
+) -> Vec<Step> {
+    let mut left: Vec<_> = slices.iter().filter(|slice| !is_going(slice.as_ref())).collect();
+    let mut steps = Vec::new();
+    // Of an owner of the same name that was there before: the garbage collector's, but its addresses are wrong now.
+    left.retain(|slice| {
+        let ours = controller(slice.as_ref()).map(|owner| &owner.uid) == owner;
+        if !ours {
+            steps.push(Step::Delete { slice: slice.name_any() });
+        }
+        ours
+    });
     // Those that are right already, then those of the same ports, then any.
     let mut missing = Vec::new();
     for content in contents {
@@ -106,11 +125,11 @@ pub fn plan(observed: &Observed) -> Vec<Step> {
         }
     }
     for content in missing {
-        let same_ports = left
-            .iter()
-            .position(|slice| slice.ports.as_deref().unwrap_or_default() == content.ports);
-        let at = same_ports.or((!left.is_empty()).then_some(0));
-        steps.push(match at {
+        let fits = |slice: &&Arc<EndpointSlice>| slice.address_type == content.family;
+        let same_ports = left.iter().position(|slice| {
+            fits(slice) && slice.ports.as_deref().unwrap_or_default() == content.ports
+        });
+        steps.push(match same_ports.or_else(|| left.iter().position(fits)) {
             Some(at) => Step::Change { slice: left.swap_remove(at).name_any(), content },
             None => Step::Create(content),
         });
@@ -131,8 +150,11 @@ fn labels(observed: &Observed) -> Labels {
     labels
 }
 
-fn says(slice: &k8s_openapi::api::discovery::v1::EndpointSlice, content: &Content) -> bool {
-    *slice.labels() == content.labels
+fn says(slice: &EndpointSlice, content: &Content) -> bool {
+    let annotations = content.annotations.as_ref();
+    slice.address_type == content.family
+        && *slice.labels() == content.labels
+        && annotations.is_none_or(|annotations| slice.annotations() == annotations)
         && slice.ports.as_deref().unwrap_or_default() == content.ports
         && slice.endpoints == content.endpoints
 }

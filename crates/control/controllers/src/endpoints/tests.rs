@@ -66,7 +66,7 @@ impl World {
                     owner_references: Some(vec![controlled_by(&service)]),
                     ..ObjectMeta::default()
                 },
-                address_type: "IPv4".into(),
+                address_type: content.family.into(),
                 endpoints: content.endpoints,
                 ports: Some(content.ports),
             })

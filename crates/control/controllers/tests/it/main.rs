@@ -5,6 +5,7 @@ mod access;
 mod disruption;
 mod election;
 mod endings;
+mod mirroring;
 mod scheduling;
 mod support;
 mod volumes;

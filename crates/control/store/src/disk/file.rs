@@ -25,6 +25,9 @@ const HEAD: usize = 13;
 /// Everything lives in memory already, so redb's own cache stays small.
 const CACHE: usize = 2 << 20;
 
+/// Room that a file of any content may have.
+pub(super) const SPARE: u64 = 8 << 20;
+
 pub(super) struct File {
     database: Database,
 }
@@ -35,7 +38,9 @@ impl File {
         let mut file = Self::connect(path)?;
         file.check()?;
         let core = file.replay().map_err(classify)?;
-        file.shrink(path, core.bytes())?;
+        if is_large(size(path), core.bytes()) {
+            file.shrink(path)?;
+        }
         Ok((file, core))
     }
 
@@ -119,17 +124,13 @@ impl File {
         Ok(())
     }
 
-    /// Gives back to the file system what the file no longer needs, where that is worth the time it takes.
-    fn shrink(&mut self, path: &Path, needed: u64) -> Result<(), StoreError> {
-        /// Room that a file of any content may have.
-        const SPARE: u64 = 8 << 20;
-        let size = std::fs::metadata(path).map_or(0, |known| known.len());
-        if size < SPARE + needed * 3 {
-            return Ok(());
-        }
+    /// Gives back to the file system what the file no longer needs, in commits of its own: whatever is interrupted, the file
+    /// holds what it held. Nobody else may have a transaction.
+    pub fn shrink(&mut self, path: &Path) -> Result<(), StoreError> {
+        let (before, began) = (size(path), Instant::now());
         self.database.compact().map_err(|error| classify(error.into()))?;
-        let now = std::fs::metadata(path).map_or(0, |known| known.len());
-        tracing::info!(before = size, now, "the store's file was made smaller");
+        let (now, took) = (size(path), began.elapsed());
+        tracing::info!(before, now, ?took, "the store's file was made smaller");
         Ok(())
     }
 
@@ -175,6 +176,16 @@ impl File {
         core.advance(number(CURRENT)?);
         Ok(core)
     }
+}
+
+/// How much of the disk the file takes; nothing if nobody knows.
+pub(super) fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |known| known.len())
+}
+
+/// Whether making a file of this size smaller is worth the time it takes, for what is needed of it.
+pub(super) fn is_large(size: u64, needed: u64) -> bool {
+    size >= SPARE + needed * 3
 }
 
 fn encode(change: &Change) -> Vec<u8> {

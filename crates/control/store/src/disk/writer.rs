@@ -2,14 +2,19 @@
 //!
 //! It never waits for company. A lone commit goes to the disk at once, and under load the time of a sync is what gathers
 //! the next batch.
+//!
+//! A file that has become too large for what is in it is made smaller by the same thread, between batches and when nobody waits: it
+//! alone uses the file, and reads and watches need only memory. Who comes meanwhile waits for as long as it takes to move what
+//! is live, and since the file has to have grown to three times that, the work is never more than that of the writes before it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::file::File;
+use super::file::{self, File};
 use super::{DiskOptions, Step};
 use crate::feed::Shared;
 use crate::mvcc::{Batch, Change, Forget};
@@ -32,17 +37,52 @@ pub(super) struct Writer {
     /// Absent after a failure, until the file could be opened again.
     pub file: Option<File>,
     pub options: DiskOptions,
+    /// The size below which there is nothing to be gained, as far as we know.
+    pub floor: u64,
+    /// When we last looked at the size.
+    pub looked: Instant,
 }
+
+/// How often the size of the file is looked at, unless somebody asks for history to be forgotten.
+const LOOK: Duration = Duration::from_secs(10);
 
 impl Writer {
     pub fn run(mut self, mut queue: mpsc::Receiver<Order>) {
         let mut orders = Vec::with_capacity(BATCH);
         while queue.blocking_recv_many(&mut orders, BATCH) > 0 {
-            self.batch(&mut orders);
+            let asked = self.batch(&mut orders);
+            if asked || queue.is_empty() {
+                self.tidy(asked);
+            }
         }
     }
 
-    fn batch(&mut self, orders: &mut Vec<Order>) {
+    /// Makes the file smaller, where that is worth it.
+    fn tidy(&mut self, asked: bool) {
+        if !asked && self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let size = file::size(&self.path);
+        // A file that could not be made smaller is left alone until it has grown.
+        if size < self.floor + file::SPARE || !file::is_large(size, self.shared.read().bytes()) {
+            return;
+        }
+        let Some(mut file) = self.file.take() else { return };
+        self.reach(Step::Shrinking);
+        match file.shrink(&self.path) {
+            Ok(()) => self.file = Some(file),
+            // As after a commit that failed, the next one opens the file anew.
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "could not make the store's file smaller");
+            }
+        }
+        self.floor = file::size(&self.path);
+    }
+
+    /// Works off orders. Says whether somebody asked for history to be forgotten.
+    fn batch(&mut self, orders: &mut Vec<Order>) -> bool {
         let mut answers = Vec::new();
         let mut compactions = Vec::new();
         let mut upto = None;
@@ -80,9 +120,11 @@ impl Writer {
         for (answer, revision) in answers {
             reply(answer, outcome.clone().map(|()| revision));
         }
+        let asked = !compactions.is_empty();
         for answer in compactions {
             reply(answer, outcome.clone());
         }
+        asked
     }
 
     fn write(

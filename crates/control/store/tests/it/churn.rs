@@ -1,9 +1,11 @@
-//! A week of a busy cluster: leases renewed, pods' status changed, Events that come and go. The file stays small.
+//! A week of a busy cluster: leases renewed, pods' status changed, Events that come and go. The file stays small, and one that
+//! grew becomes small again while it is used.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use berth_store::{Disk, DiskOptions, Expect, Range, Store};
+use berth_store::{Disk, DiskOptions, Event, Expect, Range, Store};
+use futures::StreamExt;
 
 use crate::contract::{delete, put};
 
@@ -64,4 +66,54 @@ async fn a_week_s_churn_leaves_a_small_file() {
     assert_eq!(store.current(), current);
     let live = LIVE + 500 * 1024;
     assert!(size() < 4 * live + (8 << 20), "{} MiB for {} MiB", size() >> 20, live >> 20);
+}
+
+#[tokio::test]
+async fn a_file_that_grew_becomes_small_while_it_is_used() {
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = folder.path().join("store");
+    let store = Disk::open(&path, DiskOptions::default()).unwrap();
+    let size = || std::fs::metadata(&path).unwrap().len();
+    let large = "x".repeat(256 << 10);
+    for number in 0..160 {
+        let operation = put(&format!("large/{number:03}"), &large, Expect::Absent);
+        store.commit(vec![operation]).await.unwrap();
+    }
+    let mut kept = Vec::new();
+    for number in 0..160 {
+        let name = format!("kept/{number:03}");
+        let operations = vec![
+            delete(&format!("large/{number:03}"), Expect::Any),
+            put(&name, &name, Expect::Absent),
+        ];
+        kept.push((name, store.commit(operations).await.unwrap()));
+    }
+    let grown = size();
+    assert!(grown > 40 << 20, "{grown}");
+    store.compact(store.current()).await.unwrap();
+    let mut watch = store.watch("kept/".into(), store.current()).await.unwrap();
+    // The next commit waits until the file is small, and is there afterwards like all others.
+    let name = "kept/last".to_owned();
+    let last = store.commit(vec![put(&name, &name, Expect::Absent)]).await.unwrap();
+    kept.push((name, last));
+    assert!(size() < 8 << 20, "{} MiB of {} MiB", size() >> 20, grown >> 20);
+    let check = async |store: &Disk| {
+        let range = Range { prefix: "kept/".into(), ..Range::default() };
+        let mut found = store.range(range).await.unwrap().records;
+        found.sort_by_key(|record| record.revision);
+        let found = found
+            .into_iter()
+            .map(|it| (String::from_utf8(it.value.to_vec()).unwrap(), it.revision));
+        assert_eq!(found.collect::<Vec<_>>(), kept);
+    };
+    check(&store).await;
+    let told = loop {
+        if let Event::Put { record, .. } = watch.next().await.unwrap() {
+            break record.revision;
+        }
+    };
+    assert_eq!(told, last);
+    drop(watch);
+    drop(store);
+    check(&Disk::open(&path, DiskOptions::default()).unwrap()).await;
 }

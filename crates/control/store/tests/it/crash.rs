@@ -147,3 +147,85 @@ async fn survives_kills_at_random() {
         last = current;
     }
 }
+
+/// Large values written over and over, and the history forgotten: each round the file becomes small again.
+#[test]
+#[ignore = "the victim of the crash test of the shrinking file, which runs it by name"]
+fn shrinking_victim() {
+    let path = PathBuf::from(std::env::var(PATH).expect("started by a crash test"));
+    let start: u64 = std::env::var(START).unwrap().parse().unwrap();
+    let probe = |step: Step| {
+        if step == Step::Shrinking {
+            say("shrinking");
+        }
+    };
+    let options = DiskOptions { probe: Some(Arc::new(probe)), ..DiskOptions::default() };
+    let store = Disk::open(&path, options).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for round in start.. {
+            let large = format!("{round} ").repeat(32 << 10);
+            let keys: Vec<_> = (0..100).map(|key| format!("large/{key}")).collect();
+            for key in &keys {
+                store.commit(vec![put(key, &large, Expect::Any)]).await.unwrap();
+            }
+            for key in &keys {
+                store.commit(vec![put(key, &round.to_string(), Expect::Any)]).await.unwrap();
+            }
+            let name = format!("round/{round}");
+            let done = put(&name, &round.to_string(), Expect::Absent);
+            let revision = store.commit(vec![done]).await.unwrap();
+            say(&format!("ack {revision} {round}"));
+            store.compact(store.current()).await.unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn survives_kills_while_the_file_becomes_smaller() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let mut all: Vec<(u64, u64)> = Vec::new();
+    for start in (1..=6).map(|round| round * 1000) {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let victim = "crash::shrinking_victim";
+        command.args(["--exact", victim, "--ignored", "--nocapture", "--test-threads=1"]);
+        command.env(PATH, &path).env(START, start.to_string());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        loop {
+            let line = lines.next().expect("the victim runs until it is killed").unwrap();
+            let words: Vec<_> = line.split(' ').collect();
+            if let ["ack", revision, round] = words[..] {
+                all.push((revision.parse().unwrap(), round.parse().unwrap()));
+            }
+            if line == "shrinking" {
+                break;
+            }
+        }
+        #[expect(clippy::disallowed_methods, reason = "where the kill falls is left to chance")]
+        std::thread::sleep(std::time::Duration::from_micros(rand::random_range(0..20_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = Disk::open(&path, DiskOptions::default()).unwrap();
+        for (revision, round) in &all {
+            let key = Bytes::from(format!("round/{round}"));
+            let record = store.get(key, None).await.unwrap().record;
+            let record = record.unwrap_or_else(|| panic!("round {round} was acknowledged"));
+            assert_eq!(
+                (record.revision, record.value),
+                (Revision(*revision), round.to_string().into())
+            );
+        }
+        let (_, last) = all[all.len() - 1];
+        let range = Range { prefix: "large/".into(), ..Range::default() };
+        let large = store.range(range).await.unwrap().records;
+        assert_eq!(large.len(), 100);
+        for record in large {
+            let text = String::from_utf8(record.value.to_vec()).unwrap();
+            let round: u64 = text.split(' ').next().unwrap().parse().unwrap();
+            assert!(round >= last, "{round} was written before {last}");
+        }
+    }
+    assert!(all.len() >= 6);
+}
