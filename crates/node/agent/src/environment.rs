@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, EnvVarSource, Pod, ResourceFieldSelector, Secret,
+};
 use kube::api::Api;
 use kube::{Client, ResourceExt};
 
@@ -132,8 +134,7 @@ async fn source_value(
         return field_value(pod, &field.field_path, facts).map(Some);
     }
     if let Some(field) = &source.resource_field_ref {
-        let resources = container.resources.as_ref();
-        return crate::config::resource_field(resources, field).map(Some);
+        return resource_value(pod, Some(container), field).map(Some);
     }
     Err(Cause::config("an environment variable has a source of a kind this node does not know"))
 }
@@ -149,6 +150,29 @@ fn required(
         return Err(Cause::config(format!("{kind} `{name}` has no key `{key}`")));
     }
     Ok(value)
+}
+
+/// What a container may use: the one that is named, else the one that asks.
+pub fn resource_value(
+    pod: &Pod,
+    asking: Option<&Container>,
+    field: &ResourceFieldSelector,
+) -> Result<String, Cause> {
+    let named = field.container_name.as_deref().filter(|name| !name.is_empty());
+    let mut all = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let container = match named {
+        Some(name) => all.find(|container| container.name == name),
+        None => asking,
+    };
+    let container = container.ok_or_else(|| {
+        let name = named.unwrap_or_default();
+        Cause::config(format!("there is no container `{name}` to tell the resources of"))
+    })?;
+    let resources = container.resources.as_ref();
+    crate::config::resource_field(resources, field)
 }
 
 /// A field of the downward API.
@@ -250,6 +274,35 @@ fn found<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+    #[test]
+    fn resources_are_told_in_units_of_the_divisor() {
+        let resources =
+            serde_json::json!({"limits": {"memory": "100Mi"}, "requests": {"cpu": "1500m"}});
+        let containers = serde_json::json!([{"name": "a", "resources": resources}, {"name": "b"}]);
+        let pod: Pod =
+            serde_json::from_value(serde_json::json!({"spec": {"containers": containers}}))
+                .unwrap();
+        let own = &pod.spec.as_ref().unwrap().containers[1];
+        let told = |container: Option<&str>, resource: &str, divisor: Option<&str>| {
+            let field = ResourceFieldSelector {
+                container_name: container.map(str::to_owned),
+                resource: resource.to_owned(),
+                divisor: divisor.map(|text| Quantity(text.to_owned())),
+            };
+            resource_value(&pod, Some(own), &field).map_err(|cause| cause.message)
+        };
+        let good = |text: &str| Ok(text.to_owned());
+        assert_eq!(told(Some("a"), "limits.memory", None), good("104857600"));
+        assert_eq!(told(Some("a"), "limits.memory", Some("1Mi")), good("100"));
+        assert_eq!(told(Some("a"), "limits.memory", Some("3Mi")), good("34"));
+        assert_eq!(told(Some("a"), "requests.cpu", None), good("2"));
+        assert_eq!(told(Some("a"), "requests.cpu", Some("1m")), good("1500"));
+        assert_eq!(told(None, "requests.memory", Some("0")), good("0"));
+        assert_ne!(told(None, "limits.cpu", None), good("0"));
+        assert!(told(Some("c"), "limits.cpu", None).unwrap_err().contains("no container `c`"));
+    }
 
     #[test]
     fn references_expand_once_and_unknown_ones_stay() {
