@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVar, EnvVarSource, Pod, ResourceFieldSelector, Secret,
+    ConfigMap, Container, EnvVar, EnvVarSource, Pod, ResourceFieldSelector, Secret, Service,
+    ServicePort,
 };
-use kube::api::Api;
+use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
 use crate::config::Cause;
@@ -41,6 +42,11 @@ pub async fn resolve(
         set(&mut values, name, value);
     }
     let namespace = pod.namespace().unwrap_or_default();
+    if pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true) {
+        for (name, value) in service_links(client, &namespace).await? {
+            set(&mut values, &name, value);
+        }
+    }
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         let mut found = BTreeMap::new();
@@ -72,6 +78,43 @@ pub async fn resolve(
         }
     }
     Ok(values.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+}
+
+/// Where the Services of the namespace are, as docker's links told it.
+async fn service_links(client: &Client, namespace: &str) -> Result<Vec<(String, String)>, Cause> {
+    let api: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let services = api.list(&ListParams::default()).await.map_err(|error| {
+        Cause::create(format!("cannot read the Services: {}", crate::status::chain(&error)))
+    })?;
+    Ok(services.iter().flat_map(links_of).collect())
+}
+
+fn links_of(service: &Service) -> Vec<(String, String)> {
+    let spec = service.spec.clone().unwrap_or_default();
+    let address = spec.cluster_ip.filter(|address| !address.is_empty() && address != "None");
+    let ports = spec.ports.unwrap_or_default();
+    let (Some(address), Some(first)) = (address, ports.first()) else { return Vec::new() };
+    let word = |text: &str| text.to_uppercase().replace('-', "_");
+    let name = word(&service.name_any());
+    let protocol = |port: &ServicePort| port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+    let url =
+        |port: &ServicePort| format!("{}://{address}:{}", protocol(port).to_lowercase(), port.port);
+    let mut links = vec![
+        (format!("{name}_SERVICE_HOST"), address.clone()),
+        (format!("{name}_SERVICE_PORT"), first.port.to_string()),
+        (format!("{name}_PORT"), url(first)),
+    ];
+    for port in &ports {
+        if let Some(own) = port.name.as_deref().filter(|own| !own.is_empty()) {
+            links.push((format!("{name}_SERVICE_PORT_{}", word(own)), port.port.to_string()));
+        }
+        let whole = format!("{name}_PORT_{}_{}", port.port, protocol(port));
+        links.push((whole.clone(), url(port)));
+        links.push((format!("{whole}_PROTO"), protocol(port).to_lowercase()));
+        links.push((format!("{whole}_PORT"), port.port.to_string()));
+        links.push((format!("{whole}_ADDR"), address.clone()));
+    }
+    links
 }
 
 /// Where clients in pods look for the API server.
@@ -275,6 +318,32 @@ fn found<T>(
 mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+    #[test]
+    fn services_are_told_as_links() {
+        let service = |spec: serde_json::Value| -> Service {
+            let metadata = serde_json::json!({"name": "my-db"});
+            serde_json::from_value(serde_json::json!({"metadata": metadata, "spec": spec})).unwrap()
+        };
+        let ports =
+            serde_json::json!([{"name": "sql-rw", "port": 5432}, {"port": 53, "protocol": "UDP"}]);
+        let given = service(serde_json::json!({"clusterIP": "10.1.2.3", "ports": ports}));
+        let links: BTreeMap<String, String> = links_of(&given).into_iter().collect();
+        for (name, value) in [
+            ("MY_DB_SERVICE_HOST", "10.1.2.3"),
+            ("MY_DB_SERVICE_PORT", "5432"),
+            ("MY_DB_SERVICE_PORT_SQL_RW", "5432"),
+            ("MY_DB_PORT", "tcp://10.1.2.3:5432"),
+            ("MY_DB_PORT_53_UDP", "udp://10.1.2.3:53"),
+            ("MY_DB_PORT_53_UDP_PROTO", "udp"),
+            ("MY_DB_PORT_5432_TCP_ADDR", "10.1.2.3"),
+        ] {
+            assert_eq!(links.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert!(
+            links_of(&service(serde_json::json!({"clusterIP": "None", "ports": ports}))).is_empty()
+        );
+    }
 
     #[test]
     fn resources_are_told_in_units_of_the_divisor() {

@@ -14,6 +14,7 @@ fn containers_begin_and_end_as_their_pods_say() {
     let berth = Berth::new("life", 182);
     berth.berth(&["image", "bootstrap", "busybox"]).good();
     berth.kubectl(&["create", "namespace", SPACE]).good();
+    berth.kubectl(&["create", "service", "clusterip", "my-db", "-n", SPACE, "--tcp=5432"]).good();
     for pod in [hooked(), failing(), gated(), probed(), overdue(), unsupported()] {
         create(&berth, &pod);
     }
@@ -145,6 +146,7 @@ fn the_log_stands_in_for_a_last_message(berth: &Berth) {
 
 fn gated() -> Value {
     let mut pod = pod("gated", &[container("main", "sleep 600")]);
+    pod["spec"]["imagePullSecrets"] = json!([{"name": "nothing"}]);
     pod["spec"]["readinessGates"] = json!([{"conditionType": "example.com/ok"}]);
     pod["spec"]["terminationGracePeriodSeconds"] = 0.into();
     pod
@@ -156,6 +158,12 @@ fn a_gate_keeps_a_pod_from_being_ready(berth: &Berth) {
         berth.kubectl(&["wait", "-n", SPACE, &condition, "pod/gated", "--timeout=20s"]).good()
     };
     wait("ContainersReady");
+    // It was started although a Secret is missing that its image did not need, and it knows the Services.
+    let told = events(berth, "gated");
+    assert!(told.contains("FailedToRetrieveImagePullSecret") && told.contains("nothing"), "{told}");
+    let line = "echo $MY_DB_SERVICE_PORT";
+    let link = ["exec", "-n", SPACE, "gated", "--", "sh", "-c", line];
+    assert_eq!(berth.kubectl(&link).good(), "5432\n");
     let reason = "{.status.conditions[?(@.type==\"Ready\")].reason}";
     assert_eq!(field(berth, "gated", reason), "ReadinessGatesNotReady");
     let patch = r#"{"status":{"conditions":[{"type":"example.com/ok","status":"True"}]}}"#;

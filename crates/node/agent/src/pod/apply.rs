@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use berth_content::{Image, LeaseName};
 use berth_network::Attachment;
+use berth_registry::Credentials;
 use berth_runtime::cgroup::Cgroup;
 use berth_shim::Shim;
 use berth_shim::client::ShimError;
@@ -23,7 +24,7 @@ use crate::command::Target;
 use crate::config::{self, Cause, Ingredients};
 use crate::directory::{PodDirectory, Record};
 use crate::environment::{self, Facts};
-use crate::image::{ImageError, PullPolicy};
+use crate::image::{ImageError, PullPolicy, credentials_of};
 use crate::status::chain;
 use crate::volume::{self, Mounted, Propagation};
 
@@ -139,10 +140,35 @@ impl Workshop {
     }
 
     /// The image of a container, pulled if need be and protected from collection while the pod is here.
-    pub async fn image(&self, container: &Container) -> Result<Image, ImageError> {
+    pub async fn image(
+        &self,
+        container: &Container,
+        credentials: Option<Credentials>,
+    ) -> Result<Image, ImageError> {
         let name = container.image.clone().unwrap_or_default();
         let policy = PullPolicy::of(container.image_pull_policy.as_deref(), &name);
-        self.shared.images.ensure(&name, policy).await
+        self.shared.images.ensure(&name, policy, credentials).await
+    }
+
+    /// Who the pod is to registries, and what is wrong with its Secrets: an image may be had without them.
+    pub async fn credentials(&self, pod: &Pod) -> (Option<Credentials>, Vec<String>) {
+        let spec = pod.spec.as_ref();
+        let named = spec.and_then(|spec| spec.image_pull_secrets.as_ref());
+        let Some(named) = named.filter(|named| !named.is_empty()) else { return (None, vec![]) };
+        let namespace = pod.namespace().unwrap_or_default();
+        let (mut all, mut wrong) = (Credentials::default(), Vec::new());
+        for reference in named {
+            let name = &reference.name;
+            let secret = environment::secret(&self.shared.client, &namespace, name, false).await;
+            let found = secret
+                .map_err(|cause| cause.message)
+                .and_then(|secret| credentials_of(&secret.unwrap_or_default(), name));
+            match found {
+                Ok(found) => all.add(found),
+                Err(why) => wrong.push(why),
+            }
+        }
+        (Some(all), wrong)
     }
 
     /// Starts a container; its record's counter has been raised already.

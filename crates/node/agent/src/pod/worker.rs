@@ -599,8 +599,20 @@ impl Worker {
                 }
             }
         };
+        let last = self.last.clone();
+        let work = async {
+            let (credentials, wrong) = self.workshop.credentials(&last).await;
+            if !wrong.is_empty() {
+                let message = format!(
+                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                    wrong.join(", ")
+                );
+                self.event(Severity::Warning, "FailedToRetrieveImagePullSecret", message);
+            }
+            self.workshop.image(container, credentials).await
+        };
         let result = tokio::select! {
-            result = self.workshop.image(container) => result,
+            result = work => result,
             () = deleted => return None,
         };
         match result {
