@@ -215,23 +215,45 @@ fn user(pod: &Pod, spec: &PodSpec, container: &Container, image: &Image) -> Resu
     let annotation = format!("user.berth.dev/{}", container.name);
     let named = pod.metadata.annotations.as_ref().and_then(|all| all.get(&annotation)).cloned();
     let from_image = image.config.config().as_ref().and_then(|config| config.user().clone());
-    let name = named.or(from_image).filter(|name| !name.is_empty());
-    match (uid, name) {
-        (Some(0), _) if non_root => {
-            Err(Cause::config("the container must not run as root, but its user is 0"))
-        }
-        (Some(uid), _) => {
-            let ids = json!({ "uid": uid, "gid": gid.unwrap_or(0), "additionalGids": groups });
-            Ok((None, ids))
-        }
-        (None, None) if non_root => {
-            Err(Cause::config("the container must not run as root, but its image names no user"))
-        }
-        (None, name) => {
-            let ids = json!({ "uid": 0, "gid": gid.unwrap_or(0), "additionalGids": groups });
-            Ok((Some(name.unwrap_or_default()), ids))
-        }
+    let name = named.or(from_image).unwrap_or_default();
+    if non_root {
+        must_not_be_root(uid, &name)?;
     }
+    Ok(user_of(uid, gid, &name, &groups))
+}
+
+/// Refuses root, and whoever might be it.
+fn must_not_be_root(uid: Option<i64>, of_image: &str) -> Result<(), Cause> {
+    let name = of_image.split(':').next().unwrap_or_default();
+    let why = match (uid, name, name.parse::<u32>()) {
+        (Some(0), _, _) => "the container must not run as root (runAsNonRoot), but its user is 0",
+        (Some(_), _, _) => return Ok(()),
+        (None, "", _) | (None, _, Ok(0)) => "container has runAsNonRoot and image will run as root",
+        (None, _, Ok(_)) => return Ok(()),
+        (None, name, Err(_)) => {
+            return Err(Cause::config(format!(
+                "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
+            )));
+        }
+    };
+    Err(Cause::config(why))
+}
+
+/// The user in the terms of the image, and what is added to the groups the image has for it.
+fn user_of(uid: Option<i64>, gid: Option<i64>, of_image: &str, groups: &[i64]) -> User {
+    let mut ids = json!({ "uid": 0, "gid": 0, "additionalGids": groups });
+    let name = match uid {
+        Some(uid) => uid.to_string(),
+        None => of_image.to_owned(),
+    };
+    let Some(gid) = gid else { return (Some(name), ids) };
+    let user = match name.split(':').next().unwrap_or_default() {
+        "" => "0",
+        user => user,
+    };
+    // Another first group takes nobody out of those the image has.
+    ids["username"] = json!(user);
+    (Some(format!("{user}:{gid}")), ids)
 }
 
 fn capabilities(context: Option<&SecurityContext>, privileged: bool) -> Vec<String> {
@@ -507,4 +529,36 @@ pub fn resource_field(
     let divisor = field.divisor.as_ref().and_then(|it| parse_quantity(&it.0));
     let divisor = divisor.map(|it| it.milli()).filter(|it| *it > 0).unwrap_or(1000);
     Ok((value / divisor + i64::from(value % divisor > 0)).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_those_of_the_pod_or_the_image_with_all_their_groups() {
+        let told = |uid, gid, image| {
+            let (user, ids) = user_of(uid, gid, image, &[5]);
+            assert_eq!(ids["additionalGids"], json!([5]));
+            (user.unwrap(), ids["username"].as_str().unwrap_or_default().to_owned())
+        };
+        let pair = |user: &str, name: &str| (user.to_owned(), name.to_owned());
+        assert_eq!(told(None, None, "app:staff"), pair("app:staff", ""));
+        assert_eq!(told(None, Some(7), "app:staff"), pair("app:7", "app"));
+        assert_eq!(told(None, Some(7), ""), pair("0:7", "0"));
+        assert_eq!(told(Some(1000), None, "app"), pair("1000", ""));
+        assert_eq!(told(Some(1000), Some(7), "app"), pair("1000:7", "1000"));
+    }
+
+    #[test]
+    fn whoever_might_be_root_does_not_run_as_non_root() {
+        let refused = |uid, image| must_not_be_root(uid, image).is_err();
+        for (uid, image) in [(Some(0), "7"), (None, ""), (None, "0"), (None, "0:7"), (None, "app")]
+        {
+            assert!(refused(uid, image), "{uid:?} {image}");
+        }
+        for (uid, image) in [(Some(7), ""), (Some(7), "root"), (None, "7"), (None, "7:0")] {
+            assert!(!refused(uid, image), "{uid:?} {image}");
+        }
+    }
 }
