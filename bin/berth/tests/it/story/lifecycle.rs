@@ -217,11 +217,8 @@ fn a_pod_that_takes_too_long_fails(berth: &Berth) {
 }
 
 fn unsupported() -> Value {
-    let mut main = container("main", "true");
-    main["volumeMounts"] =
-        json!([{"name": "v", "mountPath": "/v", "mountPropagation": "HostToContainer"}]);
-    let mut pod = pod("unsupported", &[main]);
-    pod["spec"]["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+    let mut pod = pod("unsupported", &[container("main", "true")]);
+    pod["spec"]["securityContext"] = json!({"supplementalGroupsPolicy": "Strict"});
     pod
 }
 
@@ -230,6 +227,6 @@ fn what_is_not_supported_is_refused_by_name(berth: &Berth) {
     until("it is refused", SHORT, || {
         let waiting = field(berth, "unsupported", path);
         waiting.contains("CreateContainerConfigError")
-            && waiting.contains("volumeMounts[v].mountPropagation: HostToContainer")
+            && waiting.contains("spec.securityContext.supplementalGroupsPolicy: Strict")
     });
 }

@@ -428,8 +428,11 @@ fn remove_tree(path: &std::path::Path) -> io::Result<()> {
     }
 }
 
-/// By default every pod has its own; not those that share the host's other namespaces or are privileged.
+/// By default every pod has its own; not those that share the host's other namespaces or are privileged. Who says, has it.
 fn wants_user_namespace(spec: &PodSpec) -> bool {
+    if let Some(host) = spec.host_users {
+        return !host;
+    }
     let shares_host =
         [spec.host_network, spec.host_pid, spec.host_ipc].into_iter().flatten().any(|yes| yes);
     let privileged = spec
@@ -437,7 +440,7 @@ fn wants_user_namespace(spec: &PodSpec) -> bool {
         .iter()
         .chain(spec.init_containers.iter().flatten())
         .any(config::is_privileged);
-    !spec.host_users.unwrap_or(false) && !shares_host && !privileged
+    !shares_host && !privileged
 }
 
 /// What the node itself asks.

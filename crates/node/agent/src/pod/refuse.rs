@@ -52,13 +52,6 @@ fn of_container(container: &Container) -> Option<String> {
     if container.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty()) {
         return unsupported("restartPolicyRules");
     }
-    let mounts = container.volume_mounts.iter().flatten();
-    for mount in mounts {
-        let propagation = mount.mount_propagation.as_deref();
-        if let Some(kind @ ("HostToContainer" | "Bidirectional")) = propagation {
-            return unsupported(&format!("volumeMounts[{}].mountPropagation: {kind}", mount.name));
-        }
-    }
     let resources = container.resources.as_ref();
     if resources.is_some_and(|all| all.claims.as_ref().is_some_and(|claims| !claims.is_empty())) {
         return unsupported("resources.claims");
@@ -119,11 +112,6 @@ mod tests {
                 "resources",
                 json!({"limits": {"hugepages-2Mi": "4Mi"}}),
                 "resources.limits.hugepages-2Mi",
-            ),
-            (
-                "volumeMounts",
-                json!([{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]),
-                "volumeMounts[v].mountPropagation: Bidirectional",
             ),
         ] {
             let mut main = main.clone();
