@@ -116,6 +116,8 @@ pub struct Ingredients<'a> {
     pub image: &'a Image,
     pub environment: Vec<String>,
     pub mounts: Vec<Mounted>,
+    /// Where profiles of the node are.
+    pub profiles: &'a Path,
 }
 
 /// A container ready for its shim.
@@ -128,7 +130,7 @@ pub struct Prepared {
 
 /// Makes the configuration.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
-    let Ingredients { pod, container, image, environment, mounts } = ingredients;
+    let Ingredients { pod, container, image, environment, mounts, profiles } = ingredients;
     let pod_spec = pod.spec.as_ref().ok_or_else(|| Cause::config("the pod has no spec"))?;
     let context = container.security_context.as_ref();
     let privileged = is_privileged(container);
@@ -153,7 +155,8 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
     }
     let masks = !privileged
         && context.and_then(|context| context.proc_mount.as_deref()) != Some("Unmasked");
-    let configuration = json!({
+    let (filter, profile) = filter(context, pod_spec, privileged, profiles)?;
+    let mut configuration = json!({
         "ociVersion": "1.2.0",
         "root": {
             "path": "rootfs",
@@ -166,7 +169,9 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
             "readonlyPaths": if masks { READONLY.as_slice() } else { &[] },
         },
     });
-    let filter = filter(context, pod_spec, privileged)?;
+    if let Some(profile) = profile {
+        configuration["linux"]["seccomp"] = profile;
+    }
     let spec = serde_json::from_value(configuration)
         .map_err(|error| Cause::config(format!("the configuration is not valid: {error}")))?;
     Ok(Prepared { spec, user, filter })
@@ -356,23 +361,51 @@ fn all_mounts(spec: &PodSpec, mounts: &[Mounted], privileged: bool) -> Vec<Value
     all
 }
 
+/// Which filter, and the profile where it is one of the node's files.
 fn filter(
     context: Option<&SecurityContext>,
     spec: &PodSpec,
     privileged: bool,
-) -> Result<Filter, Cause> {
+    profiles: &Path,
+) -> Result<(Filter, Option<Value>), Cause> {
     let shared =
         spec.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
     let profile: Option<&SeccompProfile> =
         context.and_then(|context| context.seccomp_profile.as_ref()).or(shared);
-    match profile.map(|profile| profile.type_.as_str()) {
-        _ if privileged => Ok(Filter::Unconfined),
-        None | Some("RuntimeDefault") => Ok(Filter::RuntimeDefault),
-        Some("Unconfined") => Ok(Filter::Unconfined),
-        Some(other) => {
-            Err(Cause::config(format!("seccomp profile type `{other}` is not supported yet")))
+    match profile.map(|profile| (profile.type_.as_str(), profile.localhost_profile.as_deref())) {
+        _ if privileged => Ok((Filter::Unconfined, None)),
+        None | Some(("RuntimeDefault", _)) => Ok((Filter::RuntimeDefault, None)),
+        Some(("Unconfined", _)) => Ok((Filter::Unconfined, None)),
+        Some(("Localhost", Some(name))) => {
+            Ok((Filter::Configured, Some(seccomp_profile(profiles, name)?)))
+        }
+        Some((other, _)) => {
+            Err(Cause::config(format!("seccompProfile: `{other}` is no profile of this node")))
         }
     }
+}
+
+/// A profile of the node, in the form of the OCI runtime configuration.
+fn seccomp_profile(profiles: &Path, name: &str) -> Result<Value, Cause> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        Cause::config(format!("cannot use the seccomp profile `{name}` of this node: {why}"))
+    };
+    let mut parts = Path::new(name).components();
+    if !parts.all(|part| matches!(part, std::path::Component::Normal(_))) {
+        return Err(wrong(&"it is not below the folder of profiles"));
+    }
+    let text = std::fs::read(profiles.join(name)).map_err(|error| wrong(&error))?;
+    let profile: Value = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
+    let conditional = |entry: &Value| {
+        let given = |field: &str| entry.get(field).is_some_and(|it| it != &json!({}));
+        given("includes") || given("excludes")
+    };
+    if profile["syscalls"].as_array().into_iter().flatten().any(conditional) {
+        return Err(wrong(&"it has docker's `includes` or `excludes`, which depend on the host"));
+    }
+    let parsed: oci_spec::runtime::LinuxSeccomp =
+        serde_json::from_value(profile).map_err(|error| wrong(&error))?;
+    serde_json::to_value(parsed).map_err(|error| wrong(&error))
 }
 
 /// The kernel's preference among victims: containers with guaranteed resources last, those without any first.
@@ -548,6 +581,35 @@ mod tests {
         assert_eq!(told(None, Some(7), ""), pair("0:7", "0"));
         assert_eq!(told(Some(1000), None, "app"), pair("1000", ""));
         assert_eq!(told(Some(1000), Some(7), "app"), pair("1000:7", "1000"));
+    }
+
+    #[test]
+    fn a_profile_is_a_file_of_the_node_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write(
+            "good.json",
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}"#,
+        );
+        write(
+            "docker.json",
+            r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+            {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_BPF"]}}]}"#,
+        );
+        let spec = |name: &str| -> PodSpec {
+            let profile = json!({"type": "Localhost", "localhostProfile": name});
+            let context = json!({"seccompProfile": profile});
+            serde_json::from_value(json!({"containers": [], "securityContext": context})).unwrap()
+        };
+        let (filter, profile) =
+            super::filter(None, &spec("good.json"), false, folder.path()).unwrap();
+        assert!(matches!(filter, Filter::Configured));
+        assert_eq!(profile.unwrap()["syscalls"][0]["names"][0], "mkdir");
+        for name in ["../good.json", "/etc/passwd", "docker.json", "none.json", ""] {
+            assert!(super::filter(None, &spec(name), false, folder.path()).is_err(), "{name}");
+        }
     }
 
     #[test]

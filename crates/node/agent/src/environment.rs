@@ -179,7 +179,7 @@ async fn source_value(
     if let Some(field) = &source.resource_field_ref {
         return resource_value(pod, Some(container), field).map(Some);
     }
-    Err(Cause::config("an environment variable has a source of a kind this node does not know"))
+    Err(Cause::config("env[].valueFrom has a source of a kind this node does not support"))
 }
 
 fn required(

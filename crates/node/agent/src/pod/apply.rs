@@ -199,8 +199,10 @@ impl Workshop {
             Cause::create(format!("cannot write the container's files: {error}"))
         })?;
         let resources = config::resources(pod, container)?;
-        let prepared =
-            config::prepare(Ingredients { pod, container, image: &image, environment, mounts })?;
+        let profiles = &self.shared.settings.data.join("seccomp");
+        let ingredients =
+            Ingredients { pod, container, image: &image, environment, mounts, profiles };
+        let prepared = config::prepare(ingredients)?;
         self.remember(container, &instance, &prepared).map_err(|error| {
             Cause::create(format!("cannot write the container's configuration: {error}"))
         })?;
