@@ -149,6 +149,37 @@ fn shared_processes_end_with_their_container_and_not_with_another() {
 }
 
 #[test]
+fn a_profile_of_its_own_holds_further_processes_too() {
+    let pod = Pod::new("profile");
+    let mut order = pod.order("web", "echo; (>/tmp-x) 2>/dev/null || echo denied; exec sleep 100");
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["openat", "creat", "open"], "action": "SCMP_ACT_ERRNO",
+         "args": [{"index": 2, "value": 64, "valueTwo": 64, "op": "SCMP_CMP_MASKED_EQ"}]}]});
+    let linux = json!({"seccomp": profile});
+    order.spec.set_linux(Some(serde_json::from_value(linux).unwrap()));
+    order.filter = Filter::Configured;
+    pod.shim.start(order).unwrap();
+    until("it says what it may", || {
+        fs::read_to_string(pod.log("web")).unwrap().contains(" stdout F denied\n")
+    });
+    let process = serde_json::from_value(json!({
+        "user": { "uid": 0, "gid": 0 }, "args": ["sh", "-c", "(>/tmp-y) 2>/dev/null || exit 5"],
+        "env": ["PATH=/bin"], "cwd": "/", "noNewPrivileges": true,
+    }))
+    .unwrap();
+    let exec = Exec {
+        container: "web".to_owned(),
+        process,
+        user: None,
+        filter: Filter::Configured,
+        terminal: None,
+    };
+    let null = || fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap().into();
+    let execution = pod.shim.exec(exec, Some([null(), null(), null()])).unwrap();
+    assert_eq!(execution.wait().unwrap().code, 5);
+}
+
+#[test]
 fn a_missing_command_is_told_with_its_code() {
     let pod = Pod::new("missing");
     let mut order = pod.order("web", "");

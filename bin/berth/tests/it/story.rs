@@ -8,6 +8,7 @@ mod debug;
 mod etcd;
 mod full_disk;
 mod helm;
+mod lifecycle;
 mod people;
 mod servers;
 mod single;

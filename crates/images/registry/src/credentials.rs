@@ -94,6 +94,22 @@ impl Credentials {
         Ok(credentials)
     }
 
+    /// From the text of a `kubernetes.io/dockercfg` Secret, an older form of the same; `path` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be understood.
+    pub fn parse_old(text: &str, path: &str) -> Result<Self, RegistryError> {
+        Self::parse(&format!("{{\"auths\": {text}}}"), path)
+    }
+
+    /// Adds those of registries that are not known yet.
+    pub fn add(&mut self, others: Self) {
+        for (registry, credential) in others.by_registry {
+            self.by_registry.entry(registry).or_insert(credential);
+        }
+    }
+
     /// Adds or replaces the credential of a registry.
     pub fn insert(&mut self, registry: &str, credential: Credential) {
         self.by_registry.insert(host(registry), credential);
@@ -128,6 +144,11 @@ mod tests {
         assert_eq!(credentials.of("r:5000").unwrap().username, "a");
         assert!(credentials.of("helper").is_none());
         assert_eq!(format!("{docker:?}"), "Credential { username: \"u\", .. }");
+        let mut all = credentials.clone();
+        let old = r#"{"r:5000": {"auth": "Yzpk"}, "s": {"auth": "Yzpk"}}"#;
+        all.add(Credentials::parse_old(old, "f").unwrap());
+        assert_eq!(all.of("r:5000").unwrap().username, "a", "what is known stays");
+        assert_eq!(all.of("s").unwrap().password, "d");
         assert!(Credentials::parse(r#"{"auths": {"x": {"auth": "!"}}}"#, "f").is_err());
     }
 }

@@ -137,11 +137,11 @@ impl Agent {
     ) -> Result<Self, AgentError> {
         let data = |source| AgentError::Data { path: settings.data.clone(), source };
         settings.network.setup()?;
-        let registries = berth_registry::Client::new(berth_registry::ClientOptions {
+        let registries = berth_registry::ClientOptions {
             insecure: settings.insecure_registries.clone(),
             ..berth_registry::ClientOptions::default()
-        })?;
-        let images = Images::new(ContentStore::open(&settings.images)?, registries);
+        };
+        let images = Images::new(ContentStore::open(&settings.images)?, registries)?;
         let zygote = Zygote::spawn(&settings.program)?;
         let (events, posting) = Events::new(client.clone(), &settings.node, stop.clone());
         let mut tasks = JoinSet::new();

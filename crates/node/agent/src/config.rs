@@ -116,6 +116,8 @@ pub struct Ingredients<'a> {
     pub image: &'a Image,
     pub environment: Vec<String>,
     pub mounts: Vec<Mounted>,
+    /// Where profiles of the node are.
+    pub profiles: &'a Path,
 }
 
 /// A container ready for its shim.
@@ -128,7 +130,7 @@ pub struct Prepared {
 
 /// Makes the configuration.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
-    let Ingredients { pod, container, image, environment, mounts } = ingredients;
+    let Ingredients { pod, container, image, environment, mounts, profiles } = ingredients;
     let pod_spec = pod.spec.as_ref().ok_or_else(|| Cause::config("the pod has no spec"))?;
     let context = container.security_context.as_ref();
     let privileged = is_privileged(container);
@@ -153,7 +155,8 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
     }
     let masks = !privileged
         && context.and_then(|context| context.proc_mount.as_deref()) != Some("Unmasked");
-    let configuration = json!({
+    let (filter, profile) = filter(context, pod_spec, privileged, profiles)?;
+    let mut configuration = json!({
         "ociVersion": "1.2.0",
         "root": {
             "path": "rootfs",
@@ -166,7 +169,9 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
             "readonlyPaths": if masks { READONLY.as_slice() } else { &[] },
         },
     });
-    let filter = filter(context, pod_spec, privileged)?;
+    if let Some(profile) = profile {
+        configuration["linux"]["seccomp"] = profile;
+    }
     let spec = serde_json::from_value(configuration)
         .map_err(|error| Cause::config(format!("the configuration is not valid: {error}")))?;
     Ok(Prepared { spec, user, filter })
@@ -215,23 +220,45 @@ fn user(pod: &Pod, spec: &PodSpec, container: &Container, image: &Image) -> Resu
     let annotation = format!("user.berth.dev/{}", container.name);
     let named = pod.metadata.annotations.as_ref().and_then(|all| all.get(&annotation)).cloned();
     let from_image = image.config.config().as_ref().and_then(|config| config.user().clone());
-    let name = named.or(from_image).filter(|name| !name.is_empty());
-    match (uid, name) {
-        (Some(0), _) if non_root => {
-            Err(Cause::config("the container must not run as root, but its user is 0"))
-        }
-        (Some(uid), _) => {
-            let ids = json!({ "uid": uid, "gid": gid.unwrap_or(0), "additionalGids": groups });
-            Ok((None, ids))
-        }
-        (None, None) if non_root => {
-            Err(Cause::config("the container must not run as root, but its image names no user"))
-        }
-        (None, name) => {
-            let ids = json!({ "uid": 0, "gid": gid.unwrap_or(0), "additionalGids": groups });
-            Ok((Some(name.unwrap_or_default()), ids))
-        }
+    let name = named.or(from_image).unwrap_or_default();
+    if non_root {
+        must_not_be_root(uid, &name)?;
     }
+    Ok(user_of(uid, gid, &name, &groups))
+}
+
+/// Refuses root, and whoever might be it.
+fn must_not_be_root(uid: Option<i64>, of_image: &str) -> Result<(), Cause> {
+    let name = of_image.split(':').next().unwrap_or_default();
+    let why = match (uid, name, name.parse::<u32>()) {
+        (Some(0), _, _) => "the container must not run as root (runAsNonRoot), but its user is 0",
+        (Some(_), _, _) => return Ok(()),
+        (None, "", _) | (None, _, Ok(0)) => "container has runAsNonRoot and image will run as root",
+        (None, _, Ok(_)) => return Ok(()),
+        (None, name, Err(_)) => {
+            return Err(Cause::config(format!(
+                "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
+            )));
+        }
+    };
+    Err(Cause::config(why))
+}
+
+/// The user in the terms of the image, and what is added to the groups the image has for it.
+fn user_of(uid: Option<i64>, gid: Option<i64>, of_image: &str, groups: &[i64]) -> User {
+    let mut ids = json!({ "uid": 0, "gid": 0, "additionalGids": groups });
+    let name = match uid {
+        Some(uid) => uid.to_string(),
+        None => of_image.to_owned(),
+    };
+    let Some(gid) = gid else { return (Some(name), ids) };
+    let user = match name.split(':').next().unwrap_or_default() {
+        "" => "0",
+        user => user,
+    };
+    // Another first group takes nobody out of those the image has.
+    ids["username"] = json!(user);
+    (Some(format!("{user}:{gid}")), ids)
 }
 
 fn capabilities(context: Option<&SecurityContext>, privileged: bool) -> Vec<String> {
@@ -334,23 +361,51 @@ fn all_mounts(spec: &PodSpec, mounts: &[Mounted], privileged: bool) -> Vec<Value
     all
 }
 
+/// Which filter, and the profile where it is one of the node's files.
 fn filter(
     context: Option<&SecurityContext>,
     spec: &PodSpec,
     privileged: bool,
-) -> Result<Filter, Cause> {
+    profiles: &Path,
+) -> Result<(Filter, Option<Value>), Cause> {
     let shared =
         spec.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
     let profile: Option<&SeccompProfile> =
         context.and_then(|context| context.seccomp_profile.as_ref()).or(shared);
-    match profile.map(|profile| profile.type_.as_str()) {
-        _ if privileged => Ok(Filter::Unconfined),
-        None | Some("RuntimeDefault") => Ok(Filter::RuntimeDefault),
-        Some("Unconfined") => Ok(Filter::Unconfined),
-        Some(other) => {
-            Err(Cause::config(format!("seccomp profile type `{other}` is not supported yet")))
+    match profile.map(|profile| (profile.type_.as_str(), profile.localhost_profile.as_deref())) {
+        _ if privileged => Ok((Filter::Unconfined, None)),
+        None | Some(("RuntimeDefault", _)) => Ok((Filter::RuntimeDefault, None)),
+        Some(("Unconfined", _)) => Ok((Filter::Unconfined, None)),
+        Some(("Localhost", Some(name))) => {
+            Ok((Filter::Configured, Some(seccomp_profile(profiles, name)?)))
+        }
+        Some((other, _)) => {
+            Err(Cause::config(format!("seccompProfile: `{other}` is no profile of this node")))
         }
     }
+}
+
+/// A profile of the node, in the form of the OCI runtime configuration.
+fn seccomp_profile(profiles: &Path, name: &str) -> Result<Value, Cause> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        Cause::config(format!("cannot use the seccomp profile `{name}` of this node: {why}"))
+    };
+    let mut parts = Path::new(name).components();
+    if !parts.all(|part| matches!(part, std::path::Component::Normal(_))) {
+        return Err(wrong(&"it is not below the folder of profiles"));
+    }
+    let text = std::fs::read(profiles.join(name)).map_err(|error| wrong(&error))?;
+    let profile: Value = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
+    let conditional = |entry: &Value| {
+        let given = |field: &str| entry.get(field).is_some_and(|it| it != &json!({}));
+        given("includes") || given("excludes")
+    };
+    if profile["syscalls"].as_array().into_iter().flatten().any(conditional) {
+        return Err(wrong(&"it has docker's `includes` or `excludes`, which depend on the host"));
+    }
+    let parsed: oci_spec::runtime::LinuxSeccomp =
+        serde_json::from_value(profile).map_err(|error| wrong(&error))?;
+    serde_json::to_value(parsed).map_err(|error| wrong(&error))
 }
 
 /// The kernel's preference among victims: containers with guaranteed resources last, those without any first.
@@ -507,4 +562,65 @@ pub fn resource_field(
     let divisor = field.divisor.as_ref().and_then(|it| parse_quantity(&it.0));
     let divisor = divisor.map(|it| it.milli()).filter(|it| *it > 0).unwrap_or(1000);
     Ok((value / divisor + i64::from(value % divisor > 0)).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_those_of_the_pod_or_the_image_with_all_their_groups() {
+        let told = |uid, gid, image| {
+            let (user, ids) = user_of(uid, gid, image, &[5]);
+            assert_eq!(ids["additionalGids"], json!([5]));
+            (user.unwrap(), ids["username"].as_str().unwrap_or_default().to_owned())
+        };
+        let pair = |user: &str, name: &str| (user.to_owned(), name.to_owned());
+        assert_eq!(told(None, None, "app:staff"), pair("app:staff", ""));
+        assert_eq!(told(None, Some(7), "app:staff"), pair("app:7", "app"));
+        assert_eq!(told(None, Some(7), ""), pair("0:7", "0"));
+        assert_eq!(told(Some(1000), None, "app"), pair("1000", ""));
+        assert_eq!(told(Some(1000), Some(7), "app"), pair("1000:7", "1000"));
+    }
+
+    #[test]
+    fn a_profile_is_a_file_of_the_node_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write(
+            "good.json",
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}"#,
+        );
+        write(
+            "docker.json",
+            r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+            {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_BPF"]}}]}"#,
+        );
+        let spec = |name: &str| -> PodSpec {
+            let profile = json!({"type": "Localhost", "localhostProfile": name});
+            let context = json!({"seccompProfile": profile});
+            serde_json::from_value(json!({"containers": [], "securityContext": context})).unwrap()
+        };
+        let (filter, profile) =
+            super::filter(None, &spec("good.json"), false, folder.path()).unwrap();
+        assert!(matches!(filter, Filter::Configured));
+        assert_eq!(profile.unwrap()["syscalls"][0]["names"][0], "mkdir");
+        for name in ["../good.json", "/etc/passwd", "docker.json", "none.json", ""] {
+            assert!(super::filter(None, &spec(name), false, folder.path()).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn whoever_might_be_root_does_not_run_as_non_root() {
+        let refused = |uid, image| must_not_be_root(uid, image).is_err();
+        for (uid, image) in [(Some(0), "7"), (None, ""), (None, "0"), (None, "0:7"), (None, "app")]
+        {
+            assert!(refused(uid, image), "{uid:?} {image}");
+        }
+        for (uid, image) in [(Some(7), ""), (Some(7), "root"), (None, "7"), (None, "7:0")] {
+            assert!(!refused(uid, image), "{uid:?} {image}");
+        }
+    }
 }

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret};
-use kube::api::Api;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, EnvVarSource, Pod, ResourceFieldSelector, Secret, Service,
+    ServicePort,
+};
+use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
 use crate::config::Cause;
@@ -39,6 +42,11 @@ pub async fn resolve(
         set(&mut values, name, value);
     }
     let namespace = pod.namespace().unwrap_or_default();
+    if pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true) {
+        for (name, value) in service_links(client, &namespace).await? {
+            set(&mut values, &name, value);
+        }
+    }
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         let mut found = BTreeMap::new();
@@ -70,6 +78,43 @@ pub async fn resolve(
         }
     }
     Ok(values.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+}
+
+/// Where the Services of the namespace are, as docker's links told it.
+async fn service_links(client: &Client, namespace: &str) -> Result<Vec<(String, String)>, Cause> {
+    let api: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let services = api.list(&ListParams::default()).await.map_err(|error| {
+        Cause::create(format!("cannot read the Services: {}", crate::status::chain(&error)))
+    })?;
+    Ok(services.iter().flat_map(links_of).collect())
+}
+
+fn links_of(service: &Service) -> Vec<(String, String)> {
+    let spec = service.spec.clone().unwrap_or_default();
+    let address = spec.cluster_ip.filter(|address| !address.is_empty() && address != "None");
+    let ports = spec.ports.unwrap_or_default();
+    let (Some(address), Some(first)) = (address, ports.first()) else { return Vec::new() };
+    let word = |text: &str| text.to_uppercase().replace('-', "_");
+    let name = word(&service.name_any());
+    let protocol = |port: &ServicePort| port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+    let url =
+        |port: &ServicePort| format!("{}://{address}:{}", protocol(port).to_lowercase(), port.port);
+    let mut links = vec![
+        (format!("{name}_SERVICE_HOST"), address.clone()),
+        (format!("{name}_SERVICE_PORT"), first.port.to_string()),
+        (format!("{name}_PORT"), url(first)),
+    ];
+    for port in &ports {
+        if let Some(own) = port.name.as_deref().filter(|own| !own.is_empty()) {
+            links.push((format!("{name}_SERVICE_PORT_{}", word(own)), port.port.to_string()));
+        }
+        let whole = format!("{name}_PORT_{}_{}", port.port, protocol(port));
+        links.push((whole.clone(), url(port)));
+        links.push((format!("{whole}_PROTO"), protocol(port).to_lowercase()));
+        links.push((format!("{whole}_PORT"), port.port.to_string()));
+        links.push((format!("{whole}_ADDR"), address.clone()));
+    }
+    links
 }
 
 /// Where clients in pods look for the API server.
@@ -132,10 +177,9 @@ async fn source_value(
         return field_value(pod, &field.field_path, facts).map(Some);
     }
     if let Some(field) = &source.resource_field_ref {
-        let resources = container.resources.as_ref();
-        return crate::config::resource_field(resources, field).map(Some);
+        return resource_value(pod, Some(container), field).map(Some);
     }
-    Err(Cause::config("an environment variable has a source of a kind this node does not know"))
+    Err(Cause::config("env[].valueFrom has a source of a kind this node does not support"))
 }
 
 fn required(
@@ -149,6 +193,29 @@ fn required(
         return Err(Cause::config(format!("{kind} `{name}` has no key `{key}`")));
     }
     Ok(value)
+}
+
+/// What a container may use: the one that is named, else the one that asks.
+pub fn resource_value(
+    pod: &Pod,
+    asking: Option<&Container>,
+    field: &ResourceFieldSelector,
+) -> Result<String, Cause> {
+    let named = field.container_name.as_deref().filter(|name| !name.is_empty());
+    let mut all = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let container = match named {
+        Some(name) => all.find(|container| container.name == name),
+        None => asking,
+    };
+    let container = container.ok_or_else(|| {
+        let name = named.unwrap_or_default();
+        Cause::config(format!("there is no container `{name}` to tell the resources of"))
+    })?;
+    let resources = container.resources.as_ref();
+    crate::config::resource_field(resources, field)
 }
 
 /// A field of the downward API.
@@ -250,6 +317,61 @@ fn found<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+    #[test]
+    fn services_are_told_as_links() {
+        let service = |spec: serde_json::Value| -> Service {
+            let metadata = serde_json::json!({"name": "my-db"});
+            serde_json::from_value(serde_json::json!({"metadata": metadata, "spec": spec})).unwrap()
+        };
+        let ports =
+            serde_json::json!([{"name": "sql-rw", "port": 5432}, {"port": 53, "protocol": "UDP"}]);
+        let given = service(serde_json::json!({"clusterIP": "10.1.2.3", "ports": ports}));
+        let links: BTreeMap<String, String> = links_of(&given).into_iter().collect();
+        for (name, value) in [
+            ("MY_DB_SERVICE_HOST", "10.1.2.3"),
+            ("MY_DB_SERVICE_PORT", "5432"),
+            ("MY_DB_SERVICE_PORT_SQL_RW", "5432"),
+            ("MY_DB_PORT", "tcp://10.1.2.3:5432"),
+            ("MY_DB_PORT_53_UDP", "udp://10.1.2.3:53"),
+            ("MY_DB_PORT_53_UDP_PROTO", "udp"),
+            ("MY_DB_PORT_5432_TCP_ADDR", "10.1.2.3"),
+        ] {
+            assert_eq!(links.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert!(
+            links_of(&service(serde_json::json!({"clusterIP": "None", "ports": ports}))).is_empty()
+        );
+    }
+
+    #[test]
+    fn resources_are_told_in_units_of_the_divisor() {
+        let resources =
+            serde_json::json!({"limits": {"memory": "100Mi"}, "requests": {"cpu": "1500m"}});
+        let containers = serde_json::json!([{"name": "a", "resources": resources}, {"name": "b"}]);
+        let pod: Pod =
+            serde_json::from_value(serde_json::json!({"spec": {"containers": containers}}))
+                .unwrap();
+        let own = &pod.spec.as_ref().unwrap().containers[1];
+        let told = |container: Option<&str>, resource: &str, divisor: Option<&str>| {
+            let field = ResourceFieldSelector {
+                container_name: container.map(str::to_owned),
+                resource: resource.to_owned(),
+                divisor: divisor.map(|text| Quantity(text.to_owned())),
+            };
+            resource_value(&pod, Some(own), &field).map_err(|cause| cause.message)
+        };
+        let good = |text: &str| Ok(text.to_owned());
+        assert_eq!(told(Some("a"), "limits.memory", None), good("104857600"));
+        assert_eq!(told(Some("a"), "limits.memory", Some("1Mi")), good("100"));
+        assert_eq!(told(Some("a"), "limits.memory", Some("3Mi")), good("34"));
+        assert_eq!(told(Some("a"), "requests.cpu", None), good("2"));
+        assert_eq!(told(Some("a"), "requests.cpu", Some("1m")), good("1500"));
+        assert_eq!(told(None, "requests.memory", Some("0")), good("0"));
+        assert_ne!(told(None, "limits.cpu", None), good("0"));
+        assert!(told(Some("c"), "limits.cpu", None).unwrap_err().contains("no container `c`"));
+    }
 
     #[test]
     fn references_expand_once_and_unknown_ones_stay() {

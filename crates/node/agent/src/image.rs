@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use berth_content::{ContentStore, Image, Reference};
+use berth_registry::Credentials;
+use k8s_openapi::api::core::v1::Secret;
 use tokio::sync::Mutex;
 
 /// When to ask the registry.
@@ -44,19 +46,52 @@ pub struct ImageError {
     pub message: String,
 }
 
+/// The credentials in a Secret for registries.
+///
+/// # Errors
+/// When it is of another type, or what it holds cannot be understood.
+pub fn credentials_of(secret: &Secret, name: &str) -> Result<Credentials, String> {
+    let (key, parse): (_, fn(&str, &str) -> _) = match secret.type_.as_deref() {
+        Some("kubernetes.io/dockerconfigjson") => (".dockerconfigjson", Credentials::parse),
+        Some("kubernetes.io/dockercfg") => (".dockercfg", Credentials::parse_old),
+        _ => return Err(format!("Secret `{name}` is none for registries")),
+    };
+    let text = secret.data.as_ref().and_then(|data| data.get(key));
+    let text = text.ok_or_else(|| format!("Secret `{name}` has no key `{key}`"))?;
+    parse(&String::from_utf8_lossy(&text.0), name).map_err(|error| crate::status::chain(&error))
+}
+
 /// The node's images.
 #[derive(Clone)]
 pub struct Images {
     store: Arc<ContentStore>,
     registries: berth_registry::Client,
+    options: berth_registry::ClientOptions,
     /// One lock a reference, so that a hundred pods of one image pull it once.
     pulling: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
 }
 
 impl Images {
     /// Images from this store, and from registries for what it lacks.
-    pub fn new(store: ContentStore, registries: berth_registry::Client) -> Self {
-        Self { store: Arc::new(store), registries, pulling: Arc::default() }
+    ///
+    /// # Errors
+    /// When no client can be made with these options.
+    pub fn new(
+        store: ContentStore,
+        options: berth_registry::ClientOptions,
+    ) -> Result<Self, berth_registry::RegistryError> {
+        let registries = berth_registry::Client::new(options.clone())?;
+        Ok(Self { store: Arc::new(store), registries, options, pulling: Arc::default() })
+    }
+
+    /// A client that says who it is, for those who may see what not everybody may.
+    fn client(
+        &self,
+        credentials: Option<Credentials>,
+    ) -> Result<berth_registry::Client, berth_registry::RegistryError> {
+        let Some(credentials) = credentials else { return Ok(self.registries.clone()) };
+        let options = self.options.clone();
+        berth_registry::Client::new(berth_registry::ClientOptions { credentials, ..options })
     }
 
     /// The store.
@@ -64,8 +99,13 @@ impl Images {
         &self.store
     }
 
-    /// The image under this name, pulled if need be.
-    pub async fn ensure(&self, name: &str, policy: PullPolicy) -> Result<Image, ImageError> {
+    /// The image under this name, pulled if need be, by somebody with these credentials.
+    pub async fn ensure(
+        &self,
+        name: &str,
+        policy: PullPolicy,
+        credentials: Option<Credentials>,
+    ) -> Result<Image, ImageError> {
         let reference: Reference = name.parse().map_err(|error| ImageError {
             reason: "InvalidImageName",
             message: crate::status::chain(&error),
@@ -88,7 +128,11 @@ impl Images {
         {
             return Ok(image);
         }
-        let mut options = berth_registry::PullOptions::new(self.registries.clone());
+        let client = self.client(credentials).map_err(|error| ImageError {
+            reason: "ErrImagePull",
+            message: crate::status::chain(&error),
+        })?;
+        let mut options = berth_registry::PullOptions::new(client);
         options.policy = berth_registry::PullPolicy::Always;
         let pulled = berth_registry::pull(&self.store, &reference, &options).await;
         match (pulled, self.present(name)) {
@@ -113,6 +157,29 @@ impl Images {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_of_either_type_have_credentials() {
+        let secret = |kind: &str, key: &str, text: &str| -> Secret {
+            let text = k8s_openapi::ByteString(text.as_bytes().to_vec());
+            Secret {
+                type_: Some(kind.to_owned()),
+                data: Some([(key.to_owned(), text)].into()),
+                ..Secret::default()
+            }
+        };
+        let entry = r#"{"r.example": {"username": "u", "password": "p"}}"#;
+        let new = format!("{{\"auths\": {entry}}}");
+        for (kind, key, text) in [
+            ("kubernetes.io/dockerconfigjson", ".dockerconfigjson", new.as_str()),
+            ("kubernetes.io/dockercfg", ".dockercfg", entry),
+        ] {
+            let found = credentials_of(&secret(kind, key, text), "s").unwrap();
+            assert_eq!(found.of("r.example").unwrap().username, "u");
+            assert!(credentials_of(&secret(kind, "other", text), "s").is_err());
+        }
+        assert!(credentials_of(&secret("Opaque", ".dockercfg", entry), "s").is_err());
+    }
 
     #[test]
     fn the_default_policy_depends_on_the_tag() {

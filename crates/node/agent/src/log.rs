@@ -236,6 +236,30 @@ pub fn before(path: &Path, offset: u64, limit: u64) -> io::Result<[Vec<u8>; 2]> 
     Ok(texts)
 }
 
+/// The end of what a container said: at most 80 lines and 2 KiB.
+pub fn last_words(path: &Path) -> io::Result<String> {
+    const BYTES: usize = 2048;
+    const LINES: usize = 80;
+    // Each line has some forty bytes more in the file.
+    let raw = read_short(path, 16 << 10)?;
+    let mut lines: Vec<String> = Vec::new();
+    let mut open = false;
+    for line in raw.lines().filter_map(|line| parse(line.as_bytes())) {
+        let text = String::from_utf8_lossy(line.content);
+        match lines.last_mut().filter(|_| open) {
+            Some(last) => last.push_str(&text),
+            None => lines.push(text.into_owned()),
+        }
+        open = !line.complete;
+    }
+    let text = lines[lines.len().saturating_sub(LINES)..].join("\n");
+    let mut from = text.len().saturating_sub(BYTES);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    Ok(text[from..].to_owned())
+}
+
 /// The current size-limited content of a small file, such as a termination log.
 pub fn read_short(path: &Path, limit: u64) -> io::Result<String> {
     let mut file = std::fs::File::open(path)?;
@@ -282,6 +306,20 @@ mod tests {
         assert_eq!(before(&path, offset, 1000).unwrap(), texts("one\r\ntwo\n", "no\n"));
         let last = lines[3].len() as u64;
         assert_eq!(before(&path, offset, last + 5).unwrap(), texts("o\n", ""));
+    }
+
+    #[test]
+    fn last_words_are_short() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.log");
+        std::fs::write(&path, "0 stdout F one\n1 stderr P tw\n1 stderr F o\n").unwrap();
+        assert_eq!(last_words(&path).unwrap(), "one\ntwo");
+        let many: String = (0..500).map(|line| format!("0 stdout F line {line}\n")).collect();
+        std::fs::write(&path, many).unwrap();
+        let words = last_words(&path).unwrap();
+        assert_eq!((words.lines().count(), words.lines().last()), (80, Some("line 499")));
+        std::fs::write(&path, format!("0 stdout F {}\n", "é".repeat(3000))).unwrap();
+        assert_eq!(last_words(&path).unwrap().len(), 2048);
     }
 
     #[tokio::test]

@@ -3,6 +3,8 @@
 pub mod apply;
 pub mod ephemeral;
 pub mod hook;
+mod names;
 pub mod observe;
 pub mod plan;
+mod refuse;
 pub mod worker;

@@ -2,7 +2,7 @@
 
 pub use berth_report::chain;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec};
 use serde_json::{Value, json};
 
 use crate::directory::{ContainerRecord, Ended, Record};
@@ -91,13 +91,14 @@ pub fn status(
     };
     let message = (!ready && !finished)
         .then(|| format!("containers with unready status: [{}]", unready.join(" ")));
-    let conditions = vec![
+    let mut conditions = vec![
         condition(pod, "PodReadyToStartContainers", observed.sandbox, None, None),
         condition(pod, "Initialized", initialized, None, None),
-        condition(pod, "Ready", ready, reason, message.as_deref()),
+        ready_condition(pod, ready, finished, reason, message.as_deref()),
         condition(pod, "ContainersReady", ready, reason, message.as_deref()),
         condition(pod, "PodScheduled", true, None, None),
     ];
+    conditions.extend(foreign(pod).map(|condition| json!(condition)));
     let host_network = spec.host_network.unwrap_or(false);
     let address = if host_network {
         Some(node_address.to_owned())
@@ -135,6 +136,54 @@ pub fn status(
         status["message"] = json!(message);
     }
     status
+}
+
+/// Ready is a pod whose containers are, and with which everybody else is satisfied who has a say.
+fn ready_condition(
+    pod: &Pod,
+    ready: bool,
+    finished: bool,
+    reason: Option<&str>,
+    message: Option<&str>,
+) -> Value {
+    match closed_gate(pod).filter(|_| ready && !finished) {
+        Some(why) => condition(pod, "Ready", false, Some("ReadinessGatesNotReady"), Some(&why)),
+        None => condition(pod, "Ready", ready, reason, message),
+    }
+}
+
+/// Conditions that the agent writes itself.
+const OWN: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Conditions that somebody else has written.
+fn foreign(pod: &Pod) -> impl Iterator<Item = &PodCondition> {
+    let all = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    all.filter(|condition| !OWN.contains(&condition.type_.as_str()))
+}
+
+/// Whether others write conditions of the pod.
+pub fn has_foreign(pod: &Pod) -> bool {
+    let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_ref());
+    gates.is_some_and(|gates| !gates.is_empty()) || foreign(pod).next().is_some()
+}
+
+/// Why the first readiness gate that is not open is not.
+fn closed_gate(pod: &Pod) -> Option<String> {
+    let mut gates = pod.spec.as_ref()?.readiness_gates.iter().flatten();
+    gates.find_map(|gate| {
+        let name = &gate.condition_type;
+        match foreign(pod).find(|condition| condition.type_ == *name) {
+            None => Some(format!(
+                "corresponding condition of pod readiness gate \"{name}\" does not exist."
+            )),
+            Some(found) if found.status == "True" => None,
+            Some(found) => Some(format!(
+                "the status of pod readiness gate \"{name}\" is not \"True\", but {}",
+                found.status
+            )),
+        }
+    })
 }
 
 fn start_time(pod: &Pod) -> Value {
@@ -251,4 +300,29 @@ fn terminated(ended: &Ended) -> Value {
         state["message"] = json!(message);
     }
     state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_is_open_once_somebody_says_so_and_their_words_are_kept() {
+        let pod = |conditions: Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "a"},
+                "spec": {"containers": [], "readinessGates": [{"conditionType": "example.com/ok"}]},
+                "status": {"conditions": conditions},
+            }))
+            .unwrap()
+        };
+        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status});
+        let none = pod(json!([condition("Ready", "False")]));
+        assert!(closed_gate(&none).unwrap().ends_with("does not exist."));
+        assert!(has_foreign(&none) && foreign(&none).next().is_none());
+        let closed = pod(json!([condition("example.com/ok", "False")]));
+        assert!(closed_gate(&closed).unwrap().ends_with("is not \"True\", but False"));
+        let open = pod(json!([condition("example.com/ok", "True"), condition("Other", "False")]));
+        assert_eq!((closed_gate(&open), foreign(&open).count()), (None, 2));
+    }
 }

@@ -28,7 +28,7 @@ pub use self::follow::Sources;
 use crate::agent::Shared;
 use crate::config::Cause;
 use crate::directory::PodDirectory;
-use crate::environment::{Facts, config_map, expand, field_value, secret};
+use crate::environment::{Facts, config_map, expand, field_value, resource_value, secret};
 
 /// A volume in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -322,15 +322,7 @@ fn add_downward(
         let value = if let Some(field) = &item.field_ref {
             field_value(pod, &field.field_path, facts)?
         } else if let Some(field) = &item.resource_field_ref {
-            let name = field.container_name.as_deref().unwrap_or_default();
-            let spec = pod.spec.as_ref();
-            let all = spec.into_iter().flat_map(|spec| {
-                spec.containers.iter().chain(spec.init_containers.iter().flatten())
-            });
-            let container = all.into_iter().find(|container| container.name == name);
-            let container = container
-                .ok_or_else(|| Cause::config(format!("the pod has no container `{name}`")))?;
-            crate::config::resource_field(container.resources.as_ref(), field)?
+            resource_value(pod, None, field)?
         } else {
             let path = &item.path;
             return Err(Cause::config(format!("`{path}` is made from nothing this node knows")));

@@ -53,7 +53,8 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 impl PreparedProcess {
     /// Prepares `process` for a container whose root filesystem is behind `root`. `user`, where given, is a name or
-    /// number of the image and stands above the ids of the process.
+    /// number of the image and stands above the ids of the process. The additional groups of the process are added in any
+    /// case, and so are those the image has for its `username`.
     pub fn new(
         process: &Process,
         root: BorrowedFd<'_>,
@@ -71,10 +72,16 @@ impl PreparedProcess {
             }
             None => {
                 let ids = process.user();
-                let groups = ids.additional_gids().clone().unwrap_or_default();
-                (ids.uid(), ids.gid(), groups, user::home(root, ids.uid())?)
+                (ids.uid(), ids.gid(), Vec::new(), user::home(root, ids.uid())?)
             }
         };
+        let mut groups: Vec<u32> = groups;
+        groups.extend(process.user().additional_gids().iter().flatten());
+        if let Some(name) = process.user().username() {
+            groups.extend(user::groups_of(root, name)?);
+        }
+        groups.sort_unstable();
+        groups.dedup();
         if !env.iter().any(|entry| entry.starts_with("HOME=")) {
             env.push(format!("HOME={home}"));
         }

@@ -73,6 +73,21 @@ pub fn resolve(root: BorrowedFd<'_>, user: &str) -> Result<Account, UserError> {
     Ok(Account { uid, gid, groups, home: if home.is_empty() { "/".to_owned() } else { home } })
 }
 
+/// The groups that the image's `/etc/group` counts a user among, who is given by name or number.
+///
+/// # Errors
+/// Unreadable account files.
+pub fn groups_of(root: BorrowedFd<'_>, user: &str) -> Result<Vec<u32>, UserError> {
+    let passwd = read(root, "etc/passwd")?;
+    let number = user.parse::<u32>();
+    let entry = passwd.lines().filter_map(PasswdEntry::parse);
+    let entry = entry
+        .into_iter()
+        .find(|entry| entry.name == user || number.as_ref().is_ok_and(|uid| *uid == entry.uid));
+    let Some(entry) = entry else { return Ok(Vec::new()) };
+    Ok(memberships(&read(root, "etc/group")?, entry.name))
+}
+
 /// The home directory of a user id, `/` when it has no entry.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use berth_runtime::Container;
 use berth_runtime::cgroup::Cgroup;
+use berth_runtime::seccomp::Program;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -37,6 +38,8 @@ pub struct Held {
     pub mapped: bool,
     /// It has a pid namespace of its own, which takes along what its first process leaves.
     pub alone: bool,
+    /// The filter of its own configuration, which further processes get as well.
+    pub program: Option<Program>,
     pub sources: Vec<Source>,
     /// The container's input: a pipe, or the controlling side of its terminal.
     pub input: Option<OwnedFd>,
@@ -69,6 +72,7 @@ impl Held {
             cgroup,
             mapped,
             alone: true,
+            program: None,
             sources: Vec::new(),
             input: None,
             exit: None,

@@ -133,7 +133,7 @@ pub enum Filter {
     Unconfined,
     /// The default profile, widened by the process's capabilities.
     RuntimeDefault,
-    /// The one in the configuration.
+    /// The one in the configuration of the container, also for its further processes.
     Configured,
 }
 

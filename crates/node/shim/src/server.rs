@@ -268,6 +268,7 @@ impl Server {
             (_, None, None) => Processes::Own,
         };
         let alone = matches!(processes, Processes::Own);
+        let program = seccomp.clone().filter(|_| matches!(start.filter, Filter::Configured));
         let mut process = Container::create(CreateRequest {
             processes,
             spec: &start.spec,
@@ -285,6 +286,7 @@ impl Server {
         let mapped = self.sandbox.user.is_some();
         let mut held = Held::new(start.container, process, cgroup, mapped, journal, exit_file);
         held.alone = alone;
+        held.program = program;
         if let Some((input, sources)) = streams {
             (held.input, held.sources) = (input, sources);
         }
@@ -323,9 +325,7 @@ impl Server {
 
     fn start_exec(&mut self, exec: &Exec, descriptors: Vec<OwnedFd>) -> Result<Container, Reply> {
         let seccomp = match exec.filter {
-            Filter::Configured => {
-                return Err(failed(&io::Error::other("a further process has no configuration")));
-            }
+            Filter::Configured => self.find(&exec.container)?.program.clone(),
             Filter::Unconfined => None,
             Filter::RuntimeDefault => Some(default_filter(Some(&exec.process))),
         };

@@ -97,6 +97,7 @@ fn a_node_is_looked_into(minor: &str, berth: &Berth, kubectl: Kubectl<'_>) {
     }
     let label = "pod-security.kubernetes.io/enforce=privileged";
     said_good(kubectl(&["label", "namespace", "look", label]));
+    a_privileged_container_may_be_root_of_its_own_users_alone(minor, kubectl);
     let said = fed(kubectl(&line), "hello\n");
     let link = std::fs::read_link("/proc/self/ns/net").expect("this is Linux");
     let data = format!("/host{}\n", berth.data.display());
@@ -109,6 +110,29 @@ fn a_node_is_looked_into(minor: &str, berth: &Berth, kubectl: Kubectl<'_>) {
     let pods: Vec<&str> = pods.lines().filter(|name| name.contains("node-debugger")).collect();
     assert_eq!(pods.len(), 1, "{minor}: {pods:?}");
     said_good(kubectl(&["delete", "--grace-period=1", pods[0]]));
+}
+
+/// A user namespace is kept by a privileged container that asks for it: it may mount there, and the machine is not its own.
+fn a_privileged_container_may_be_root_of_its_own_users_alone(minor: &str, kubectl: Kubectl<'_>) {
+    let name = format!("own-users-{}", minor.replace('.', "-"));
+    let line =
+        "mount -t tmpfs none /tmp && echo 1 > /proc/sys/kernel/panic; cat /proc/self/uid_map";
+    let container = serde_json::json!({"name": "main", "image": "busybox",
+        "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", line],
+        "securityContext": {"privileged": true}});
+    let spec = serde_json::json!({"spec": {"hostUsers": false, "restartPolicy": "Never",
+        "containers": [container]}});
+    let overrides = format!("--overrides={spec}");
+    said_good(kubectl(&["run", &name, "--image=busybox", &overrides]));
+    until("it has ended", SHORT, || {
+        let phase = kubectl(&["get", "pod", &name, "-o", "jsonpath={.status.phase}"]).output();
+        Said::of(&phase.expect("kubectl starts")).good() == "Succeeded"
+    });
+    let log = said_good(kubectl(&["logs", &name]));
+    let map: Vec<&str> = log.lines().last().unwrap_or_default().split_whitespace().collect();
+    assert_eq!((map[0], map[2]), ("0", "65536"), "{log}");
+    assert!(log.contains("denied") || log.contains("Read-only"), "{log}");
+    said_good(kubectl(&["delete", "pod", &name, "--grace-period=0", "--force"]));
 }
 
 fn host_namespaces_go_with_no_user_namespace(berth: &Berth) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use berth_content::{Image, LeaseName};
 use berth_network::Attachment;
+use berth_registry::Credentials;
 use berth_runtime::cgroup::Cgroup;
 use berth_shim::Shim;
 use berth_shim::client::ShimError;
@@ -16,13 +17,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::ResourceExt;
 
-use super::ephemeral;
+use super::names::{self, Resolver};
+use super::{ephemeral, refuse};
 use crate::agent::Shared;
 use crate::command::Target;
 use crate::config::{self, Cause, Ingredients};
 use crate::directory::{PodDirectory, Record};
 use crate::environment::{self, Facts};
-use crate::image::{ImageError, PullPolicy};
+use crate::image::{ImageError, PullPolicy, credentials_of};
 use crate::status::chain;
 use crate::volume::{self, Mounted, Propagation};
 
@@ -95,9 +97,9 @@ impl Workshop {
             record.user = Some(self.shared.take_ids().map_err(Cause::create)?);
         }
         self.save(record)?;
-        self.write_etc(pod, spec, record)
-            .map_err(|error| Cause::create(format!("cannot write the pod's files: {error}")))?;
-        let sandbox = sandbox(pod, spec, record);
+        self.write_etc(pod, spec, record)?;
+        let names = names::names(pod, spec, &self.shared.settings.domain)?;
+        let sandbox = sandbox(spec, record, names.hostname);
         let (shared, directory, shim) = (self.shared.clone(), self.directory.clone(), self.shim());
         let network = self
             .blocking(move || -> Result<_, ZygoteOrShim> {
@@ -115,72 +117,58 @@ impl Workshop {
         self.save(record)
     }
 
-    fn write_etc(&self, pod: &Pod, spec: &PodSpec, record: &Record) -> io::Result<()> {
-        let hostname = hostname(pod, spec);
-        fs::write(self.directory.etc("hostname"), format!("{hostname}\n"))?;
-        let mut hosts = String::from(
-            "# made by berth\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
-        );
-        if let Some(address) = record.address {
-            let mut names = hostname.clone();
-            if let Some(subdomain) = &spec.subdomain {
-                let domain = &self.shared.settings.domain;
-                let namespace = pod.namespace().unwrap_or_default();
-                names = format!("{hostname}.{subdomain}.{namespace}.svc.{domain}\t{hostname}");
-            }
-            hosts.push_str(&format!("{address}\t{names}\n"));
-        }
-        for alias in spec.host_aliases.iter().flatten() {
-            hosts.push_str(&format!(
-                "{}\t{}\n",
-                alias.ip,
-                alias.hostnames.clone().unwrap_or_default().join("\t")
-            ));
-        }
-        fs::write(self.directory.etc("hosts"), hosts)?;
-        fs::write(self.directory.etc("resolv.conf"), self.resolver(pod, spec)?)
-    }
-
-    fn resolver(&self, pod: &Pod, spec: &PodSpec) -> io::Result<String> {
+    fn write_etc(&self, pod: &Pod, spec: &PodSpec, record: &Record) -> Result<(), Cause> {
         let settings = &self.shared.settings;
-        let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
+        let names = names::names(pod, spec, &settings.domain)?;
+        let failed =
+            |error: io::Error| Cause::create(format!("cannot write the pod's files: {error}"));
+        let write = |name: &str, text: &str| fs::write(self.directory.etc(name), text);
+        write("hostname", &format!("{}\n", names.hostname)).map_err(failed)?;
         let host_network = spec.host_network.unwrap_or(false);
-        let mut text = match policy {
-            "None" => String::new(),
-            "Default" => fs::read_to_string("/etc/resolv.conf")?,
-            "ClusterFirst" if host_network => fs::read_to_string("/etc/resolv.conf")?,
-            _ => {
-                let namespace = pod.namespace().unwrap_or_default();
-                let domain = &settings.domain;
-                format!(
-                    "nameserver {}\nsearch {namespace}.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n",
-                    settings.network.dns
-                )
-            }
+        let of_node = host_network.then(|| fs::read_to_string("/etc/hosts")).transpose();
+        let of_node = of_node.map_err(failed)?;
+        let hosts = names::hosts(spec, &names, record.address, of_node.as_deref());
+        write("hosts", &hosts).map_err(failed)?;
+        let namespace = pod.namespace().unwrap_or_default();
+        let resolver = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
+            "None" => Resolver::default(),
+            "Default" => of_host().map_err(failed)?,
+            "ClusterFirst" if host_network => of_host().map_err(failed)?,
+            _ => Resolver::of_cluster(settings.network.dns, &namespace, &settings.domain),
         };
-        if let Some(extra) = &spec.dns_config {
-            for server in extra.nameservers.iter().flatten() {
-                text.push_str(&format!("nameserver {server}\n"));
-            }
-            if let Some(searches) = &extra.searches {
-                text.push_str(&format!("search {}\n", searches.join(" ")));
-            }
-            for option in extra.options.iter().flatten() {
-                let name = option.name.clone().unwrap_or_default();
-                match &option.value {
-                    Some(value) => text.push_str(&format!("options {name}:{value}\n")),
-                    None => text.push_str(&format!("options {name}\n")),
-                }
-            }
-        }
-        Ok(text)
+        write("resolv.conf", &resolver.with(spec).render()).map_err(failed)
     }
 
     /// The image of a container, pulled if need be and protected from collection while the pod is here.
-    pub async fn image(&self, container: &Container) -> Result<Image, ImageError> {
+    pub async fn image(
+        &self,
+        container: &Container,
+        credentials: Option<Credentials>,
+    ) -> Result<Image, ImageError> {
         let name = container.image.clone().unwrap_or_default();
         let policy = PullPolicy::of(container.image_pull_policy.as_deref(), &name);
-        self.shared.images.ensure(&name, policy).await
+        self.shared.images.ensure(&name, policy, credentials).await
+    }
+
+    /// Who the pod is to registries, and what is wrong with its Secrets: an image may be had without them.
+    pub async fn credentials(&self, pod: &Pod) -> (Option<Credentials>, Vec<String>) {
+        let spec = pod.spec.as_ref();
+        let named = spec.and_then(|spec| spec.image_pull_secrets.as_ref());
+        let Some(named) = named.filter(|named| !named.is_empty()) else { return (None, vec![]) };
+        let namespace = pod.namespace().unwrap_or_default();
+        let (mut all, mut wrong) = (Credentials::default(), Vec::new());
+        for reference in named {
+            let name = &reference.name;
+            let secret = environment::secret(&self.shared.client, &namespace, name, false).await;
+            let found = secret
+                .map_err(|cause| cause.message)
+                .and_then(|secret| credentials_of(&secret.unwrap_or_default(), name));
+            match found {
+                Ok(found) => all.add(found),
+                Err(why) => wrong.push(why),
+            }
+        }
+        (Some(all), wrong)
     }
 
     /// Starts a container; its record's counter has been raised already.
@@ -191,6 +179,7 @@ impl Workshop {
         image: Image,
         record: &Record,
     ) -> Result<Started, Cause> {
+        refuse::check(pod, container)?;
         let known = record.containers.get(&container.name).cloned().unwrap_or_default();
         let instance = known.instance(&container.name);
         let facts = self.facts(record);
@@ -210,8 +199,10 @@ impl Workshop {
             Cause::create(format!("cannot write the container's files: {error}"))
         })?;
         let resources = config::resources(pod, container)?;
-        let prepared =
-            config::prepare(Ingredients { pod, container, image: &image, environment, mounts })?;
+        let profiles = &self.shared.settings.data.join("seccomp");
+        let ingredients =
+            Ingredients { pod, container, image: &image, environment, mounts, profiles };
+        let prepared = config::prepare(ingredients)?;
         self.remember(container, &instance, &prepared).map_err(|error| {
             Cause::create(format!("cannot write the container's configuration: {error}"))
         })?;
@@ -439,8 +430,11 @@ fn remove_tree(path: &std::path::Path) -> io::Result<()> {
     }
 }
 
-/// By default every pod has its own; not those that share the host's other namespaces or are privileged.
+/// By default every pod has its own; not those that share the host's other namespaces or are privileged. Who says, has it.
 fn wants_user_namespace(spec: &PodSpec) -> bool {
+    if let Some(host) = spec.host_users {
+        return !host;
+    }
     let shares_host =
         [spec.host_network, spec.host_pid, spec.host_ipc].into_iter().flatten().any(|yes| yes);
     let privileged = spec
@@ -448,17 +442,15 @@ fn wants_user_namespace(spec: &PodSpec) -> bool {
         .iter()
         .chain(spec.init_containers.iter().flatten())
         .any(config::is_privileged);
-    !spec.host_users.unwrap_or(false) && !shares_host && !privileged
+    !shares_host && !privileged
 }
 
-fn hostname(pod: &Pod, spec: &PodSpec) -> String {
-    let mut name = spec.hostname.clone().unwrap_or_else(|| pod.name_any());
-    // A host name has at most 63 letters.
-    name.truncate(63);
-    name.trim_end_matches(['-', '.']).to_owned()
+/// What the node itself asks.
+fn of_host() -> io::Result<Resolver> {
+    Ok(Resolver::parse(&fs::read_to_string("/etc/resolv.conf")?))
 }
 
-fn sandbox(pod: &Pod, spec: &PodSpec, record: &Record) -> Sandbox {
+fn sandbox(spec: &PodSpec, record: &Record, hostname: String) -> Sandbox {
     let host_network = spec.host_network.unwrap_or(false);
     let mut sysctls: Vec<(String, String)> = spec
         .security_context
@@ -485,7 +477,7 @@ fn sandbox(pod: &Pod, spec: &PodSpec, record: &Record) -> Sandbox {
         network: !host_network,
         ipc: !spec.host_ipc.unwrap_or(false),
         processes,
-        hostname: (!host_network).then(|| hostname(pod, spec)),
+        hostname: (!host_network).then_some(hostname),
         sysctls,
     }
 }

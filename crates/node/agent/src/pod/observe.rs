@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_shim::protocol::{ContainerState, Exit};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::directory::{Ended, PodDirectory, Record};
 
@@ -90,6 +91,7 @@ pub struct Observed {
 /// What a shim's answer and the files of an earlier agent say. `state` is `None` when there is no shim.
 pub fn adopt(
     record: &mut Record,
+    pod: &Pod,
     directory: &PodDirectory,
     state: Option<&[ContainerState]>,
 ) -> Observed {
@@ -109,7 +111,10 @@ pub fn adopt(
                         held.and_then(|held| held.exit).or_else(|| directory.exit(&instance));
                     known.ended = Some(exit.map_or_else(
                         || lost(&instance, known.started),
-                        |exit| ended(&instance, known.started, exit, directory),
+                        |exit| {
+                            let fallback = falls_back(pod, name);
+                            ended(&instance, known.started, exit, directory, fallback)
+                        },
                     ));
                     view.phase = Phase::Ended;
                 }
@@ -125,14 +130,38 @@ pub fn adopt(
     }
 }
 
+/// Whether a container's log stands in for a message it did not leave.
+pub fn falls_back(pod: &Pod, name: &str) -> bool {
+    let spec = pod.spec.as_ref();
+    let all = spec.into_iter().flat_map(|spec| {
+        let lasting = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let lasting =
+            lasting.map(|one| (one.name.as_str(), one.termination_message_policy.as_deref()));
+        lasting.chain(
+            spec.ephemeral_containers
+                .iter()
+                .flatten()
+                .map(|one| (one.name.as_str(), one.termination_message_policy.as_deref())),
+        )
+    });
+    all.into_iter().any(|one| one == (name, Some("FallbackToLogsOnError")))
+}
+
 /// The end of an instance as its shim tells it.
 pub fn ended(
     instance: &str,
     started: Option<Timestamp>,
     exit: Exit,
     directory: &PodDirectory,
+    fallback: bool,
 ) -> Ended {
     let message = crate::log::read_short(&directory.termination(instance), 4096).ok();
+    let message = message.filter(|message| !message.is_empty());
+    // One that failed without a word has often said why before.
+    let message = message.or_else(|| {
+        let text = crate::log::last_words(&directory.log(instance)).ok();
+        text.filter(|text| fallback && exit.code != 0 && !text.is_empty())
+    });
     let reason = match exit {
         Exit { out_of_memory: true, signal: Some(9), .. } => "OOMKilled",
         Exit { code: 0, .. } => "Completed",
@@ -143,7 +172,7 @@ pub fn ended(
         code: exit.code,
         signal: exit.signal,
         reason: reason.to_owned(),
-        message: message.filter(|message| !message.is_empty()),
+        message,
         started,
         finished: from_nanoseconds(exit.finished),
     }

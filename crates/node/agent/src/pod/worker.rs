@@ -23,15 +23,15 @@ use tracing::{debug, info, warn};
 use super::apply::{Workshop, next_instance, stop_signal};
 use super::ephemeral;
 use super::hook::{self, Hooked, Moment};
-use super::observe::{Observed, Phase, View, adopt, ended};
-use super::plan::{Goal, Restart, STEADY, Step, Wanted, back_off, plan};
+use super::observe::{Observed, Phase, View, adopt, ended, falls_back};
+use super::plan::{Goal, Restart, STEADY, Step, Wanted, back_off, is_finished, plan};
 use crate::agent::Shared;
 use crate::command::Target;
 use crate::config::Cause;
 use crate::directory::{Ended, PodDirectory, Record};
 use crate::event::Severity;
 use crate::probe::{self, Finding, Kind};
-use crate::status::{chain, status};
+use crate::status::{chain, has_foreign, status};
 use crate::usage::{Resident, Running};
 
 /// What wakes a worker, besides a new specification and the time.
@@ -109,7 +109,7 @@ impl Worker {
         }
         // Nobody knows what has changed while no agent ran.
         let stale = record.sandbox;
-        let observed = adopt(&mut record, &workshop.directory, state.as_deref());
+        let observed = adopt(&mut record, &last, &workshop.directory, state.as_deref());
         let mut worker = Self {
             workshop,
             pod,
@@ -239,9 +239,10 @@ impl Worker {
             self.retry = None;
             self.hurry();
             let goal = self.goal();
+            let deadline = self.heed_deadline(&goal, now);
             let plan = plan(&goal, &self.record, &self.observed, now);
             if plan.steps.is_empty() {
-                return plan.wake;
+                return plan.wake.into_iter().chain(deadline).min();
             }
             for step in plan.steps {
                 debug!(pod = %self.record.name, namespace = %self.record.namespace, %step, "step");
@@ -271,9 +272,7 @@ impl Worker {
         let gone = self.pod.borrow().is_none();
         let restart = match spec.restart_policy.as_deref() {
             _ if stopping => Restart::Never,
-            Some("Never") => Restart::Never,
-            Some("OnFailure") => Restart::OnFailure,
-            _ => Restart::Always,
+            policy => restart_of(policy),
         };
         let init = spec.init_containers.iter().flatten().map(|container| {
             let sidecar = container.restart_policy.as_deref() == Some("Always");
@@ -292,7 +291,10 @@ impl Worker {
                 .iter()
                 .map(|container| Wanted {
                     name: container.name.clone(),
-                    restart,
+                    restart: match container.restart_policy.as_deref() {
+                        Some(own) if !stopping => restart_of(Some(own)),
+                        _ => restart,
+                    },
                     sidecar: false,
                     hook: hook::of(container, Moment::Start).is_some(),
                 })
@@ -362,6 +364,24 @@ impl Worker {
 
     fn instance(&self, name: &str) -> String {
         self.record.containers.get(name).cloned().unwrap_or_default().instance(name)
+    }
+
+    /// Gives a pod up that has been active for longer than it may. Returns when that will be.
+    fn heed_deadline(&mut self, goal: &Goal, now: Timestamp) -> Option<Timestamp> {
+        let seconds = self.last.spec.as_ref()?.active_deadline_seconds?;
+        let since = self.last.status.as_ref().and_then(|status| status.start_time.as_ref())?.0;
+        if goal.deleting || is_finished(goal, &self.record, &self.observed) {
+            return None;
+        }
+        let at = since + SignedDuration::from_secs(seconds);
+        if at > now {
+            return Some(at);
+        }
+        let (reason, message) =
+            ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+        self.event(Severity::Normal, reason, message.to_owned());
+        self.observed.failed = Some((reason.to_owned(), message.to_owned()));
+        None
     }
 
     /// How long a container may take to end from now on.
@@ -579,8 +599,20 @@ impl Worker {
                 }
             }
         };
+        let last = self.last.clone();
+        let work = async {
+            let (credentials, wrong) = self.workshop.credentials(&last).await;
+            if !wrong.is_empty() {
+                let message = format!(
+                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                    wrong.join(", ")
+                );
+                self.event(Severity::Warning, "FailedToRetrieveImagePullSecret", message);
+            }
+            self.workshop.image(container, credentials).await
+        };
         let result = tokio::select! {
-            result = self.workshop.image(container) => result,
+            result = work => result,
             () = deleted => return None,
         };
         match result {
@@ -714,7 +746,8 @@ impl Worker {
         let view = self.observed.containers.get(name);
         let asked = view.is_some_and(|view| view.ending.is_some() && !view.unhealthy);
         let Some(known) = self.record.containers.get_mut(name) else { return };
-        let end = ended(instance, known.started, exit, &self.workshop.directory);
+        let fallback = falls_back(&self.last, name);
+        let end = ended(instance, known.started, exit, &self.workshop.directory, fallback);
         info!(pod = %self.record.name, namespace = %self.record.namespace, container = name, code = exit.code, reason = %end.reason, "container ended");
         let lasted = known
             .started
@@ -823,7 +856,11 @@ impl Worker {
             return;
         }
         let api: Api<Pod> = Api::namespaced(self.shared().client.clone(), &self.record.namespace);
-        let body = json!({ "metadata": { "uid": self.record.uid }, "status": status });
+        let mut body = json!({ "metadata": { "uid": self.record.uid }, "status": status });
+        // A list is replaced as a whole: what others wrote meanwhile must not be lost.
+        if has_foreign(&self.last) {
+            body["metadata"]["resourceVersion"] = json!(self.last.metadata.resource_version);
+        }
         match api
             .patch_status(&self.record.name, &PatchParams::default(), &Patch::Merge(&body))
             .await
@@ -842,6 +879,14 @@ impl Worker {
 
     fn event(&self, severity: Severity, reason: &str, message: String) {
         self.shared().events.post(&self.last, severity, reason, message);
+    }
+}
+
+fn restart_of(policy: Option<&str>) -> Restart {
+    match policy {
+        Some("Never") => Restart::Never,
+        Some("OnFailure") => Restart::OnFailure,
+        _ => Restart::Always,
     }
 }
 

@@ -194,3 +194,28 @@ fn a_container_among_the_hosts_processes_sees_them() {
     let own = std::fs::read_to_string("/proc/self/comm").unwrap();
     assert_eq!((code, text), (0, format!("{own}{pid}\n")));
 }
+
+#[test]
+fn groups_of_the_pod_and_of_the_image_come_together() {
+    let fixture = Fixture::new(Some(MAPPING));
+    let group = fixture.directory.path().join("layer/etc/group");
+    std::fs::write(group, "root:x:0:\napp:x:70:\nstaff:x:50:app\nothers:x:51:root\n").unwrap();
+    let ids = |user: Option<&str>, name: Option<&str>| {
+        let mut config = value(&["sh", "-c", "id -u; id -g; id -G"]);
+        config["process"]["user"]["additionalGids"] = json!([2000, 50]);
+        if let Some(name) = name {
+            config["process"]["user"]["username"] = json!(name);
+        }
+        let (code, text) = fixture.run(&serde_json::from_value(config).unwrap(), user);
+        assert_eq!(code, 0, "{text}");
+        text.lines().collect::<Vec<_>>().join(" / ")
+    };
+    assert_eq!(ids(None, None), "0 / 0 / 0 50 2000");
+    assert_eq!(ids(Some("app"), None), "70 / 70 / 70 50 2000");
+    assert_eq!(ids(Some("70"), None), "70 / 70 / 70 50 2000");
+    assert_eq!(ids(Some(""), None), "0 / 0 / 0 50 51 2000");
+    // As `-u` of docker has it, a group given drops those of the image, unless they are asked for.
+    assert_eq!(ids(Some("0:7"), None), "0 / 7 / 7 50 2000");
+    assert_eq!(ids(Some("0:7"), Some("0")), "0 / 7 / 7 50 51 2000");
+    assert_eq!(ids(Some("12345:7"), Some("12345")), "12345 / 7 / 7 50 2000");
+}

@@ -1,0 +1,123 @@
+//! What a pod asks for and this node cannot do. It is refused by the name of the field: a pod that runs without what it asked for
+//! is worse than one that does not run.
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext};
+
+use crate::config::Cause;
+
+/// Refuses a container for what it or its pod asks for.
+///
+/// # Errors
+/// Names the field.
+pub fn check(pod: &Pod, container: &Container) -> Result<(), Cause> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    let found = of_pod(spec).or_else(|| of_container(container));
+    found.map_or(Ok(()), |what| Err(Cause::config(format!("{what} on this node"))))
+}
+
+fn of_pod(spec: &PodSpec) -> Option<String> {
+    let unsupported = |field: &str| Some(format!("spec.{field} is not supported"));
+    if let Some(class) = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
+        return Some(format!("spec.runtimeClassName: there is no runtime `{class}`"));
+    }
+    if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        return unsupported("resourceClaims");
+    }
+    if spec.resources.as_ref().is_some_and(|all| all.limits.is_some() || all.requests.is_some()) {
+        return unsupported("resources");
+    }
+    if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
+        return Some(format!("spec.os.name: `{}` does not run", os.name));
+    }
+    let context = spec.security_context.as_ref()?;
+    if context.supplemental_groups_policy.as_deref() == Some("Strict") {
+        return unsupported("securityContext.supplementalGroupsPolicy: Strict");
+    }
+    let app_armor = context.app_armor_profile.as_ref();
+    if app_armor.is_some_and(|profile| profile.type_ == "Localhost") {
+        return unsupported("securityContext.appArmorProfile: Localhost");
+    }
+    (context.se_linux_options.is_some() && has_se_linux())
+        .then(|| unsupported("securityContext.seLinuxOptions"))
+        .flatten()
+}
+
+fn of_container(container: &Container) -> Option<String> {
+    let name = &container.name;
+    let unsupported =
+        |field: &str| Some(format!("spec.containers[{name}].{field} is not supported"));
+    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return unsupported("volumeDevices");
+    }
+    if container.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty()) {
+        return unsupported("restartPolicyRules");
+    }
+    let resources = container.resources.as_ref();
+    if resources.is_some_and(|all| all.claims.as_ref().is_some_and(|claims| !claims.is_empty())) {
+        return unsupported("resources.claims");
+    }
+    let mut limits = resources.iter().flat_map(|all| all.limits.iter().flatten());
+    if let Some((page, _)) = limits.find(|(name, _)| name.starts_with("hugepages-")) {
+        return unsupported(&format!("resources.limits.{page}"));
+    }
+    of_context(container.security_context.as_ref()?).and_then(|field| unsupported(&field))
+}
+
+fn of_context(context: &SecurityContext) -> Option<String> {
+    let app_armor = context.app_armor_profile.as_ref();
+    if app_armor.is_some_and(|profile| profile.type_ == "Localhost") {
+        return Some("securityContext.appArmorProfile: Localhost".to_owned());
+    }
+    (context.se_linux_options.is_some() && has_se_linux())
+        .then(|| "securityContext.seLinuxOptions".to_owned())
+}
+
+/// Without it in the kernel its labels mean nothing anywhere.
+fn has_se_linux() -> bool {
+    std::path::Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn refused(spec: Value, container: Value) -> Option<String> {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": spec})).unwrap();
+        let container: Container = serde_json::from_value(container).unwrap();
+        check(&pod, &container).err().map(|cause| cause.message)
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        let (pod, main) = (json!({"containers": []}), json!({"name": "main"}));
+        assert_eq!(refused(pod.clone(), main.clone()), None);
+        for (field, value, wanted) in [
+            (
+                "runtimeClassName",
+                json!("gvisor"),
+                "spec.runtimeClassName: there is no runtime `gvisor`",
+            ),
+            ("resourceClaims", json!([{"name": "x"}]), "spec.resourceClaims is not supported"),
+            ("os", json!({"name": "windows"}), "spec.os.name: `windows` does not run"),
+        ] {
+            let mut pod = pod.clone();
+            pod[field] = value;
+            assert_eq!(refused(pod, main.clone()), Some(format!("{wanted} on this node")));
+        }
+        for (field, value, wanted) in [
+            ("volumeDevices", json!([{"name": "d", "devicePath": "/dev/x"}]), "volumeDevices"),
+            (
+                "resources",
+                json!({"limits": {"hugepages-2Mi": "4Mi"}}),
+                "resources.limits.hugepages-2Mi",
+            ),
+        ] {
+            let mut main = main.clone();
+            main[field] = value;
+            let wanted = format!("spec.containers[main].{wanted} is not supported on this node");
+            assert_eq!(refused(pod.clone(), main), Some(wanted));
+        }
+    }
+}
