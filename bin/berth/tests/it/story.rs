@@ -1,5 +1,6 @@
 //! What the README promises, run as a user would: the real binary, kubectl, real Redis and PostgreSQL.
 
+mod abuse;
 mod account;
 mod backup;
 mod bad_input;

@@ -150,7 +150,7 @@ impl Access {
         };
         let found = self.find(namespace, pod, container)?;
         match *verb {
-            "containerLogs" => Self::logs(found, container, &query),
+            "containerLogs" => self.logs(found, container, &query, &mut request),
             "exec" => stream::exec(found, &query, &mut request, self.closing),
             "attach" => stream::attach(found, &query, &mut request, self.closing),
             other => Err(Refusal {
@@ -160,7 +160,13 @@ impl Access {
         }
     }
 
-    fn logs(found: Found, container: &str, query: &Query) -> Result<Response<Body>, Refusal> {
+    fn logs<B>(
+        self,
+        found: Found,
+        container: &str,
+        query: &Query,
+        request: &mut Request<B>,
+    ) -> Result<Response<Body>, Refusal> {
         let mut instance = found.instance.clone();
         if query.flag("previous") {
             let starts = found.record.containers[container].starts;
@@ -189,8 +195,12 @@ impl Access {
         let running = move || directory.path().exists() && directory.exit(&instance).is_none();
         let (sink, lines) = mpsc::channel(64);
         tokio::spawn(log::stream(path, wanted, sink, running));
-        let lines = tokio_stream::wrappers::ReceiverStream::new(lines)
-            .map(|line| line.map(Frame::data).map_err(BoxError::from));
+        let lines = tokio_stream::wrappers::ReceiverStream::new(lines);
+        let lines = lines.map(|line| line.map_err(BoxError::from));
+        if stream::wants_socket(request) {
+            return stream::reader(request, lines, self.closing);
+        }
+        let lines = lines.map(|line| line.map(Frame::data));
         let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
         response
             .headers_mut()

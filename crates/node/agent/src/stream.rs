@@ -11,16 +11,20 @@ mod websocket;
 
 use berth_shim::Shim;
 use berth_shim::protocol::Exec;
+use bytes::Bytes;
+use futures::{SinkExt, Stream, StreamExt};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::access::{Body, Found, Query, Refusal, Remembered, full};
+use crate::access::{Body, BoxError, Found, Query, Refusal, Remembered, full};
 
 use line::{Line, Wanted};
 
@@ -70,6 +74,15 @@ pub(crate) fn exec<B>(
     })
 }
 
+/// How clients read what is not in channels: as bytes, as texts, or as bytes because they do not say.
+const READERS: [&str; 3] = ["binary.k8s.io", "base64.binary.k8s.io", PLAIN];
+const PLAIN: &str = "";
+
+/// Whether a client wants to read over WebSocket.
+pub(crate) fn wants_socket<B>(request: &Request<B>) -> bool {
+    offered(request, &header::UPGRADE).iter().any(|wish| wish.eq_ignore_ascii_case("websocket"))
+}
+
 /// Connects to a container's own streams.
 pub(crate) fn attach<B>(
     found: Found,
@@ -96,6 +109,41 @@ pub(crate) fn port_forward<B>(
             forward::serve(tunnel::Tunnel::new(*socket), shim, closing).await;
         }
         Connection::Spdy(stream) => forward::serve(stream, shim, closing).await,
+    })
+}
+
+/// Sends what is only read over WebSocket: each piece as a message, in base64 where the client asks for texts.
+pub(crate) fn reader<B>(
+    request: &mut Request<B>,
+    mut pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + Unpin + 'static,
+    closing: CancellationToken,
+) -> Result<Response<Body>, Refusal> {
+    let chosen = choose(&offered(request, &header::SEC_WEBSOCKET_PROTOCOL), &READERS);
+    let texts = chosen == Some(READERS[1]);
+    upgrade(request, &READERS, &[], async move |connection| {
+        let Connection::Socket(socket) = connection else { return };
+        let (mut sink, mut source) = socket.split();
+        let writing = async {
+            while let Some(Ok(piece)) = pieces.next().await {
+                let message = match texts {
+                    true => Message::text(berth_objects::base64_encode(&piece)),
+                    false => Message::Binary(piece),
+                };
+                if sink.send(message).await.is_err() {
+                    return;
+                }
+            }
+        };
+        // The client says nothing but that it has gone.
+        let gone = async { while let Some(Ok(_)) = source.next().await {} };
+        tokio::select! {
+            () = writing => {}
+            () = gone => {}
+            () = closing.cancelled() => {}
+        }
+        let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        let _gone = sink.send(Message::Close(Some(normal))).await;
+        let _gone = sink.close().await;
     })
 }
 
@@ -161,6 +209,10 @@ where
     } else {
         let protocol = choose(&offered(request, &header::SEC_WEBSOCKET_PROTOCOL), sockets);
         let key = request.headers().get(header::SEC_WEBSOCKET_KEY);
+        // Who only reads need not say how.
+        let plain = sockets.contains(&PLAIN)
+            && !request.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+        let protocol = protocol.or_else(|| plain.then_some(PLAIN));
         let (Some(protocol), Some(key)) = (protocol, key) else {
             return Err(unspoken("WebSocket", sockets));
         };
@@ -168,7 +220,9 @@ where
             .map_err(|_| Refusal::bad("the WebSocket key is not valid"))?;
         answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        if !protocol.is_empty() {
+            answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        }
     }
     let pending = request
         .extensions_mut()

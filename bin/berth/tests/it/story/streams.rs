@@ -1,7 +1,7 @@
 //! kubectl's exec, cp, attach, run and port-forward, over SPDY (up to 1.29) and over WebSocket (from 1.30 and 1.31 on).
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -34,6 +34,58 @@ fn every_kubectl_reaches_into_containers() {
         });
     }
     a_prompt_is_seen(&berth);
+    logs_are_read_over_websocket(&berth);
+}
+
+/// As client libraries do, through `kubectl proxy`, which needs no certificate.
+fn logs_are_read_over_websocket(berth: &Berth) {
+    let script = "echo first; sleep 0.2; echo second";
+    berth.berth(&["run", "-d", "--name", "teller", "busybox", "sh", "-c", script]).good();
+    let mut proxy =
+        berth.kubectl_command(&["proxy", "--port=0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(proxy.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let address = said.trim().rsplit(' ').next().unwrap().to_owned();
+    for (protocol, first, opcode) in [
+        ("Sec-WebSocket-Protocol: binary.k8s.io\r\n", "first\n", 2),
+        ("Sec-WebSocket-Protocol: base64.binary.k8s.io\r\n", "Zmlyc3QK", 1),
+        ("", "first\n", 2),
+    ] {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(SHORT)).unwrap();
+        let head = format!(
+            "GET /api/v1/namespaces/berth-run/pods/teller/log?follow=true HTTP/1.1\r\nHost: localhost\r\n\
+            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            answer.push(byte[0]);
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 101") && answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+            "{answer}"
+        );
+        assert_eq!(answer.to_lowercase().contains("sec-websocket-protocol"), !protocol.is_empty());
+        let mut frame = || {
+            let mut head = [0; 2];
+            stream.read_exact(&mut head).unwrap();
+            let mut content = vec![0; head[1].into()];
+            stream.read_exact(&mut content).unwrap();
+            (head[0] & 15, content)
+        };
+        assert_eq!(frame(), (opcode, first.as_bytes().to_vec()));
+        assert_eq!(frame().0, opcode);
+        // The log ends with its container, and says so.
+        assert_eq!(frame().0, 8);
+    }
+    proxy.kill().unwrap();
+    proxy.wait().unwrap();
+    berth.berth(&["rm", "teller"]).good();
 }
 
 /// Runs with this on its standard input.

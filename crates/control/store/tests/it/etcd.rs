@@ -190,6 +190,80 @@ async fn a_paused_etcd_is_an_error_in_time_and_nothing_is_missed() {
     assert_eq!(last, ("b".into(), "2".into()));
 }
 
+/// A wire to etcd that can be cut: connections stay open and carry nothing more.
+struct Wire {
+    port: u16,
+    whole: tokio::sync::watch::Sender<bool>,
+}
+
+impl Wire {
+    async fn to(target: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (whole, seen) = tokio::sync::watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let seen = seen.clone();
+                tokio::spawn(async move {
+                    let far = tokio::net::TcpStream::connect(("127.0.0.1", target)).await?;
+                    let (near, far) = (near.into_split(), far.into_split());
+                    let both = (carry(near.0, far.1, seen.clone()), carry(far.0, near.1, seen));
+                    tokio::try_join!(both.0, both.1)
+                });
+            }
+        });
+        Self { port, whole }
+    }
+}
+
+async fn carry(
+    mut from: impl tokio::io::AsyncRead + Unpin,
+    mut to: impl tokio::io::AsyncWrite + Unpin,
+    mut whole: tokio::sync::watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut bytes = [0; 4096];
+    loop {
+        let count = from.read(&mut bytes).await?;
+        // The test that holds the other end is over.
+        if count == 0 || whole.wait_for(|whole| *whole).await.is_err() {
+            return to.shutdown().await;
+        }
+        to.write_all(&bytes[..count]).await?;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_cut_off_from_etcd_fails_in_time_and_misses_nothing() {
+    let member = Member::start();
+    let other = member.store().await;
+    let wire = Wire::to(member.client).await;
+    let url = format!("http://127.0.0.1:{}", wire.port);
+    let store = Etcd::open(EtcdOptions::new(vec![url])).await.unwrap();
+    let mut seen = store.watch(Bytes::new(), store.current()).await.unwrap();
+    let before = persist(&other, "a", "1").await;
+    assert_eq!(next_put(&mut seen).await, ("a".into(), "1".into()));
+    wire.whole.send(false).unwrap();
+    let begun = Instant::now();
+    store.commit(vec![put("a", "lost", Expect::Revision(before))]).await.unwrap_err();
+    store.get("a".into(), None).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(16), "{:?}", begun.elapsed());
+    // The others go on meanwhile, also with what this one wanted to change.
+    let after = persist(&other, "a", "2").await;
+    for number in 0..50 {
+        persist(&other, &format!("b{number}"), "3").await;
+    }
+    wire.whole.send(true).unwrap();
+    assert_eq!(next_put(&mut seen).await, ("a".into(), "2".into()));
+    for number in 0..50 {
+        assert_eq!(next_put(&mut seen).await.0, format!("b{number}"));
+    }
+    // What was on the wire arrives late, and is refused: it was for an older state.
+    persist(&store, "c", "4").await;
+    let found = store.get("a".into(), None).await.unwrap().record.unwrap();
+    assert_eq!((&found.value[..], found.revision), (&b"2"[..], after));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_missed_too_much_begins_anew() {
     let mut member = Member::start();
