@@ -156,6 +156,15 @@ fn each_reaches_the_nodes_of_all(one: &Berth, two: &Berth) {
             assert!(berth.kubectl(&["get", "--raw", &path]).good().contains("root:"));
         }
     }
+    // And what they use, all of it from each.
+    for berth in [one, two] {
+        for (what, count) in [("node", 2), ("pod", 2)] {
+            until("both nodes tell", SHORT, || {
+                let said = berth.kubectl(&["top", what, "--no-headers"]);
+                said.code == 0 && said.output.lines().count() == count
+            });
+        }
+    }
     one.kubectl(&["delete", "pod", "on-one", "on-two", "--force"]).good();
 }
 
