@@ -13,7 +13,7 @@ const MINORS: [&str; 3] = ["1.29", "1.31", "1.33"];
 
 #[test]
 fn copies_and_nodes_are_looked_into() {
-    let berth = Berth::new("debug", 178);
+    let berth = Berth::new("debug", 196);
     berth.berth(&["image", "bootstrap", "busybox"]).good();
     berth.kubectl(&["create", "namespace", "look"]).good();
     let serve = "mkdir /www && echo hi > /www/index.html && httpd -f -p 8000 -h /www";

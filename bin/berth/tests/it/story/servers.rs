@@ -87,7 +87,11 @@ fn two_servers_are_one_cluster_and_either_may_die() {
     each_reaches_the_nodes_of_all(&one, &two);
     services_at_once(&one, &two);
 
+    let orphan = running_on(&one, "one");
     let (leader, follower) = takeover(&mut one, &two);
+    // A pod that goes while nobody is there to end it is ended by who comes back.
+    two.kubectl(&["delete", "pod", "orphan", "--force", "--grace-period=0"]).good();
+    assert!(!one.processes(&orphan).is_empty(), "it still runs");
     // A key that is made while it is away is known to it when it comes back.
     two.berth(&["secret", "rotate"]).good();
     two.kubectl(&["create", "secret", "generic", "late", "--from-literal=k=hidden"]).good();
@@ -100,6 +104,7 @@ fn two_servers_are_one_cluster_and_either_may_die() {
     assert_eq!(keys(Path::new(&key)).lines().count(), 4);
     assert_eq!(keys(Path::new(&key)), keys(&copy));
     assert_eq!(holder(&one, "kube-scheduler"), follower);
+    until("the orphan is gone", SHORT, || one.processes(&orphan).is_empty());
     one.kubectl(&["delete", "deployment", "after", "--wait=false"]).good();
     until("pods are gone", TAKEOVER, || {
         one.kubectl(&["get", "pods", "-o", "name"]).good().is_empty()
@@ -114,6 +119,17 @@ fn two_servers_are_one_cluster_and_either_may_die() {
     let said = join(&store, &words);
     assert!(said.contains("does not fit the store"), "{said}");
     drop(one);
+}
+
+/// Starts a pod on a node and returns its UID.
+fn running_on(berth: &Berth, node: &str) -> String {
+    let chosen = format!(r#"{{"spec": {{"nodeName": "{node}"}}}}"#);
+    let image = ["--image=busybox", "--image-pull-policy=Never"];
+    let words = ["--overrides", &chosen, "--", "sleep", "1000"];
+    berth.kubectl(&[&["run", "orphan"], &image[..], &words[..]].concat()).good();
+    let ready = ["wait", "--for=condition=Ready", "--timeout=30s", "pod/orphan"];
+    berth.kubectl(&ready).good();
+    berth.kubectl(&["get", "pod", "orphan", "-o", "jsonpath={.metadata.uid}"]).good()
 }
 
 /// Logs, commands and streams of a pod, asked of the server that has it not.
@@ -154,6 +170,15 @@ fn each_reaches_the_nodes_of_all(one: &Berth, two: &Berth) {
         let path = format!("/api/v1/namespaces/default/pods/{pod}:8000/proxy/passwd");
         for berth in [one, two] {
             assert!(berth.kubectl(&["get", "--raw", &path]).good().contains("root:"));
+        }
+    }
+    // And what they use, all of it from each.
+    for berth in [one, two] {
+        for (what, count) in [("node", 2), ("pod", 2)] {
+            until("both nodes tell", SHORT, || {
+                let said = berth.kubectl(&["top", what, "--no-headers"]);
+                said.code == 0 && said.output.lines().count() == count
+            });
         }
     }
     one.kubectl(&["delete", "pod", "on-one", "on-two", "--force"]).good();

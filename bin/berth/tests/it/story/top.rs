@@ -10,7 +10,7 @@ const MINORS: [&str; 3] = ["1.29", "1.31", "1.33"];
 
 #[test]
 fn every_kubectl_sees_what_is_used() {
-    let berth = Berth::new("top", 180);
+    let berth = Berth::new("top", 198);
     berth.berth(&["image", "bootstrap", "busybox"]).good();
     berth.kubectl(&["create", "namespace", "used"]).good();
     let run = |name: &str, line: &str| {

@@ -407,15 +407,13 @@ impl Worker {
 
     /// Begins a container's end: with its hook, else with the signal.
     async fn terminate(&mut self, name: &str) -> Result<(), Cause> {
-        let Some(container) = self.container(name) else { return Ok(()) };
         let grace = self.grace(name);
         self.event(Severity::Normal, "Killing", format!("Stopping container {name}"));
         self.hooks.remove(name);
-        let hook = hook::of(&container, Moment::Stop).filter(|_| grace > SignedDuration::ZERO);
         let deadline = Timestamp::now() + grace;
-        if hook.is_none() {
-            return self.signal_until(name, deadline).await;
-        }
+        let container = self.container(name).filter(|_| grace > SignedDuration::ZERO);
+        let hooked = container.filter(|container| hook::of(container, Moment::Stop).is_some());
+        let Some(container) = hooked else { return self.signal_until(name, deadline).await };
         // The hook ends by itself when the time is up, and the signal follows.
         if let Some(view) = self.observed.containers.get_mut(name) {
             view.starting = false;
@@ -434,11 +432,12 @@ impl Worker {
     }
 
     async fn signal_until(&mut self, name: &str, deadline: Timestamp) -> Result<(), Cause> {
-        let Some(container) = self.container(name) else { return Ok(()) };
-        let image = container.image.as_deref().unwrap_or_default();
-        let image = self.shared().images.store().resolve(image).ok();
-        let at_once = deadline <= Timestamp::now();
-        let signal = if at_once { 9 } else { stop_signal(&container, image.as_ref()) };
+        // Of a pod that was deleted while no agent ran nothing is known but its record.
+        let container = self.container(name).filter(|_| deadline > Timestamp::now());
+        let signal = container.map_or(9, |container| {
+            let image = container.image.as_deref().unwrap_or_default();
+            stop_signal(&container, self.shared().images.store().resolve(image).ok().as_ref())
+        });
         self.workshop.signal(&self.instance(name), signal).await?;
         if let Some(view) = self.observed.containers.get_mut(name) {
             view.hooked = false;
