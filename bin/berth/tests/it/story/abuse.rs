@@ -123,7 +123,6 @@ fn nobody_gets_out_of_a_container() {
     no_user_id_is_gained(&berth, &program, &bind);
     no_directory_is_left(&berth, &marker);
     the_engines_program_stays_what_it_is(&berth, &bind);
-    a_pods_account_may_nothing(&berth);
 }
 
 /// A set-user-id program, as anybody.
@@ -176,24 +175,4 @@ fn the_engines_program_stays_what_it_is(berth: &Berth, bind: &str) {
     let said = berth.kubectl(&["-n", "berth-run", "logs", "-f", "waiter"]).good();
     assert!(said.contains("engine-program: denied"), "{said}");
     assert!(before == sum(), "the engine's program was changed");
-}
-
-/// What is in every pod, a token, opens nothing.
-fn a_pods_account_may_nothing(berth: &Berth) {
-    let folder = "/var/run/secrets/kubernetes.io/serviceaccount";
-    let overrides = format!(
-        r#"{{"spec": {{"terminationGracePeriodSeconds": 0, "containers": [{{"name": "c", "image": "busybox",
-        "imagePullPolicy": "Never", "command": ["sleep", "1000"]}}]}}, "metadata": {{"annotations": {{"folder": "{folder}"}}}}}}"#
-    );
-    berth.kubectl(&["run", "account", "--image=busybox", "--overrides", &overrides]).good();
-    berth.kubectl(&["wait", "--for=condition=Ready", "pod/account", "--timeout=30s"]).good();
-    for path in
-        ["api/v1/secrets", "api/v1/nodes/node/proxy/pods", "api/v1/namespaces/kube-system/secrets"]
-    {
-        let script = format!(
-            "wget -q -O - --no-check-certificate --header \"Authorization: Bearer $(cat {folder}/token)\" https://kubernetes.default/{path} 2>&1; true"
-        );
-        let said = berth.kubectl(&["exec", "account", "--", "sh", "-c", &script]).good();
-        assert!(said.contains("403"), "{path}: {said}");
-    }
 }
