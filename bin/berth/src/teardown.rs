@@ -96,7 +96,8 @@ fn remove(data: &Path) -> Result<(), TeardownError> {
 }
 
 fn remove_if_there(path: &Path, directory: bool) -> Result<(), TeardownError> {
-    let result = if directory { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    let result =
+        if directory { berth_runtime::remove_tree(path) } else { std::fs::remove_file(path) };
     match result {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(TeardownError::Data { path: path.to_owned(), source })

@@ -56,6 +56,26 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes every descriptor from `first` on but `kept`. For a child as below.
+pub fn close_from_but(first: u32, kept: u32) {
+    if kept > first {
+        // SAFETY: as below.
+        unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
+    }
+    close_from(kept.max(first.saturating_sub(1)) + 1);
+}
+
+/// Whether the working directory lies within the root directory.
+///
+/// # Errors
+/// When it has been removed, or its path is too long to be told.
+pub fn is_inside_root() -> io::Result<bool> {
+    let mut path = [0_u8; 4096];
+    // SAFETY: the buffer has the length that is passed. The C library's own function would hide that a path is unreachable.
+    crate::check(unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) })?;
+    Ok(path[0] == b'/')
+}
+
 /// Closes every descriptor from `first` on. For a child that makes system calls on prepared values only: whatever owned
 /// them is never run again.
 pub fn close_from(first: u32) {

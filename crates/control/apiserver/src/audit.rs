@@ -218,8 +218,8 @@ impl Trail {
         self.event["requestReceivedTimestamp"] = precise(self.received);
         self.event["stageTimestamp"] = precise(now);
         debug_assert_eq!(self.event["auditID"], self.id.as_str());
-        self.ended = true;
         self.audit.journal.record(&self.event).await;
+        self.ended = true;
         response
     }
 
@@ -262,8 +262,8 @@ impl Drop for Trail {
         let Some(runtime) = Handle::try_current().ok().filter(|_| !self.ended) else { return };
         let mut event = self.event.take();
         event["stage"] = "Panic".into();
-        event["responseStatus"] = json!({"metadata": {}, "status": "Failure", "code": 499,
-            "message": "the client went away before it was answered"});
+        event["responseStatus"] = json!({"metadata": {}, "code": 499,
+            "message": "the client went away before it was answered; what it asked for may have been done"});
         event["requestReceivedTimestamp"] = precise(self.received);
         event["stageTimestamp"] = precise(Timestamp::now());
         let journal = self.audit.journal.clone();

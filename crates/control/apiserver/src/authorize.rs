@@ -3,14 +3,15 @@
 //! An answer never waits, with two exceptions that make access predictable: a refusal is judged once more when the index has
 //! seen everything that was written before the question, and who writes a role or binding is answered when it is in force.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use berth_access::{Attributes, Identity, Policy, Verdict};
-use berth_objects::{Resource, Status};
+use berth_objects::{Object, Resource, Status};
 use berth_store::{Event, Range, Revision, Store};
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 struct Source {
     resource: &'static Resource<'static>,
     seen: watch::Sender<Revision>,
+    /// Namespaces and names of all there are, to know what is gone after a gap.
+    known: Mutex<BTreeSet<(String, String)>>,
+}
+
+impl Source {
+    fn known(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn place(object: &Value) -> (String, String) {
+    (object.namespace().to_owned(), object.name().to_owned())
 }
 
 /// Who may do what, as of now.
@@ -47,7 +60,8 @@ impl Access {
         for (group, plural) in SOURCES {
             let resource = berth_rules::find(group, "v1", plural)
                 .ok_or_else(|| Status::internal("a kind that access needs is not served"))?;
-            sources.push(Source { resource, seen: watch::Sender::new(Revision(0)) });
+            let seen = watch::Sender::new(Revision(0));
+            sources.push(Source { resource, seen, known: Mutex::default() });
         }
         let access = Self { policy: RwLock::default(), sources };
         for source in &access.sources {
@@ -63,7 +77,19 @@ impl Access {
         let objects: Result<Vec<Value>, Status> =
             page.records.iter().map(|record| registry::decode(source.resource, record)).collect();
         let objects = objects?;
-        self.change(|policy| objects.iter().for_each(|object| policy.put(object)));
+        let mut known = source.known();
+        let now = objects.iter().map(place).collect();
+        let gone: Vec<Value> = known
+            .difference(&now)
+            .map(|(namespace, name)| {
+                json!({"kind": source.resource.kind, "metadata": {"namespace": namespace, "name": name}})
+            })
+            .collect();
+        self.change(|policy| {
+            gone.iter().for_each(|object| policy.remove(object));
+            objects.iter().for_each(|object| policy.put(object));
+        });
+        *known = now;
         source.seen.send_replace(page.revision);
         Ok(())
     }
@@ -74,16 +100,6 @@ impl Access {
             self.sources.iter().map(|source| Part { access: &self, source }).collect();
         let all = parts.iter().map(|part| follow(part, store.clone()));
         stop.run_until_cancelled(futures::future::join_all(all)).await;
-    }
-
-    async fn rebuild(&self, store: &dyn Store) -> Result<(), Status> {
-        let fresh = Self::load(store).await?;
-        let policy = fresh.policy.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.change(|old| *old = policy);
-        for (own, fresh) in self.sources.iter().zip(&fresh.sources) {
-            own.seen.send_replace(*fresh.seen.borrow());
-        }
-        Ok(())
     }
 
     fn change(&self, change: impl FnOnce(&mut Policy)) {
@@ -145,9 +161,9 @@ impl Follower for Part<'_> {
         &self.source.seen
     }
 
-    /// All of it: what is gone meanwhile is only known by rebuilding.
+    /// This kind alone: the others go on meanwhile, and what they know is newer.
     async fn load(&self, store: &dyn Store) -> Result<(), Status> {
-        self.access.rebuild(store).await
+        self.access.read_all(store, self.source).await
     }
 
     async fn take(&self, event: &Event) -> Result<(), Status> {
@@ -156,10 +172,12 @@ impl Follower for Part<'_> {
             Event::Put { record, .. } => {
                 let object = registry::decode(resource, record)?;
                 self.access.change(|policy| policy.put(&object));
+                self.source.known().insert(place(&object));
             }
             Event::Delete { previous, .. } => {
                 let object = registry::decode(resource, previous)?;
                 self.access.change(|policy| policy.remove(&object));
+                self.source.known().remove(&place(&object));
             }
             Event::Progress(_) | Event::Compacted(_) => {}
         }

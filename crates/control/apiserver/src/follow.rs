@@ -53,8 +53,11 @@ pub(crate) async fn follow<F: Follower>(follower: &F, store: Weak<dyn Store>) {
         // The watch fell behind what the store keeps: read afresh.
         tokio::time::sleep(pause).await;
         let Some(opened) = store.upgrade() else { return };
-        if let Err(error) = follower.load(&*opened).await {
+        let read = follower.load(&*opened).await;
+        drop(opened);
+        if let Err(error) = read {
             tracing::error!(%error, what = F::WHAT, "cannot read again");
+            tokio::time::sleep(AWAY).await;
         }
     }
 }
@@ -65,7 +68,9 @@ async fn take_all<F: Follower>(
 ) {
     while let Some(event) = events.next().await {
         if let Err(error) = follower.take(&event).await {
+            // What was not taken in must not count as known: all is read again.
             tracing::error!(%error, what = F::WHAT, "a change cannot be read");
+            return;
         }
         // A commit may hold several changes; only progress says that all of it was told.
         if let Event::Progress(revision) = event {

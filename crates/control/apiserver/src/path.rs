@@ -67,7 +67,8 @@ impl Query {
     }
 
     pub fn flag(&self, name: &str) -> bool {
-        self.0.contains_key(name) && !matches!(self.text(name), "false" | "0")
+        self.0.contains_key(name)
+            && !matches!(self.text(name).to_lowercase().as_str(), "false" | "0")
     }
 
     pub fn number(&self, name: &str) -> Result<Option<u64>, Status> {

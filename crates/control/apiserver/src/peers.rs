@@ -110,11 +110,18 @@ pub(crate) async fn servers(shared: &Shared) -> Result<Vec<String>, Status> {
     let prefix = registry::prefix(slices()?, "default").into();
     let page = shared.store.range(Range { prefix, ..Range::default() }).await;
     let records = page.map_err(status::store)?.records;
-    let names = records.iter().filter_map(|record| {
-        let key = std::str::from_utf8(&record.key).ok()?;
-        key.rsplit('/').next()?.strip_prefix("kubernetes-").map(str::to_owned)
-    });
-    Ok(names.collect())
+    let mut names = Vec::new();
+    for record in &records {
+        let slice = registry::decode(slices()?, record)?;
+        let labels = slice.labels().and_then(|labels| labels.get("kubernetes.io/service-name"));
+        let node = slice.list(&["endpoints"]).first().map_or("", |it| it.text(&["nodeName"]));
+        // Other Services may have names that begin alike.
+        let ours = slice.name() == format!("kubernetes-{node}");
+        if ours && labels.is_some_and(|of| of == "kubernetes") {
+            names.push(node.to_owned());
+        }
+    }
+    Ok(names)
 }
 
 fn slices() -> Result<&'static Resource<'static>, Status> {

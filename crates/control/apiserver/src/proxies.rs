@@ -19,6 +19,10 @@ use crate::service::Cookies;
 use crate::transport::{Connector, Place};
 use crate::{Body, body, callout, peers, pods};
 
+/// So many endpoints of a Service are tried, of so many that are looked at.
+const TRIES: usize = 3;
+const LOOKS: usize = 20;
+
 /// `[scheme:]name[:port]`, taken apart.
 #[derive(Debug, PartialEq, Eq)]
 struct Named<'a> {
@@ -229,38 +233,36 @@ async fn of_service(call: &Call, service: &Value, port: &str) -> Result<Vec<Sock
     let wanted = wanted.ok_or_else(|| {
         unavailable(format!("no service port \"{port}\" found for service \"{name}\""))
     })?;
-    let mut found = Vec::new();
+    let mut all = Vec::new();
     for slice in callout::slices_of(&*call.shared.store, &call.namespace, name).await? {
-        let ports = slice.list(&["ports"]).iter();
-        let numbers: Vec<u16> = ports
-            .filter(|it| it.text(&["name"]) == wanted.text(&["name"]))
-            .filter_map(|it| it.integer(&["port"]).and_then(|port| u16::try_from(port).ok()))
-            .collect();
-        for endpoint in slice.list(&["endpoints"]) {
-            if endpoint.at(&["conditions", "ready"]) == Some(&Value::Bool(false)) {
-                continue;
-            }
+        let mut ports = slice.list(&["ports"]).iter();
+        let port = ports.find(|it| it.text(&["name"]) == wanted.text(&["name"]));
+        let number = port.and_then(|it| it.integer(&["port"]));
+        let Some(number) = number.and_then(|port| u16::try_from(port).ok()) else { continue };
+        let ready = |it: &&Value| it.at(&["conditions", "ready"]) != Some(&Value::Bool(false));
+        for endpoint in slice.list(&["endpoints"]).iter().filter(ready) {
             let addresses = endpoint.list(&["addresses"]).iter().filter_map(Value::as_str);
-            for address in addresses {
-                if let Ok(ip) = address.parse::<IpAddr>()
-                    && is_of_pod(call, endpoint, address).await?
-                {
-                    found.extend(numbers.iter().map(|port| SocketAddr::new(ip, *port)));
-                }
-            }
+            let known = addresses.filter_map(|it| Some(SocketAddr::new(it.parse().ok()?, number)));
+            all.extend(known.map(|address| (address, endpoint["targetRef"].clone())));
+        }
+    }
+    let first = if all.is_empty() { 0 } else { rand::random_range(0..all.len()) };
+    all.rotate_left(first);
+    let mut found = Vec::new();
+    // A few to try are enough, and each costs a look.
+    for (address, target) in all.into_iter().take(LOOKS) {
+        if found.len() < TRIES && is_of_pod(call, &target, address.ip()).await? {
+            found.push(address);
         }
     }
     if found.is_empty() {
         return Err(unavailable(format!("no endpoints available for service \"{name}\"")));
     }
-    let first = rand::random_range(0..found.len());
-    found.rotate_left(first);
     Ok(found)
 }
 
-/// Whether an endpoint is a pod of the namespace that has this address.
-async fn is_of_pod(call: &Call, endpoint: &Value, address: &str) -> Result<bool, Status> {
-    let target = &endpoint["targetRef"];
+/// Whether what an endpoint names is a pod of the namespace that has this address.
+async fn is_of_pod(call: &Call, target: &Value, address: IpAddr) -> Result<bool, Status> {
     let namespace = target.text(&["namespace"]);
     if target.text(&["kind"]) != "Pod" || !(namespace.is_empty() || namespace == call.namespace) {
         return Ok(false);
@@ -268,11 +270,10 @@ async fn is_of_pod(call: &Call, endpoint: &Value, address: &str) -> Result<bool,
     let pods = berth_rules::find("", "v1", "pods")
         .ok_or_else(|| Status::internal("pods are not served"))?;
     let found = call.shared.fetch(pods, &call.namespace, target.text(&["name"])).await?;
+    let has = |text: &str| text.parse() == Ok(address);
     Ok(found.is_some_and(|(pod, _)| {
         let all = pod.list(&["status", "podIPs"]).iter();
-        all.map(|it| it.text(&["ip"]))
-            .chain([pod.text(&["status", "podIP"])])
-            .any(|it| it == address)
+        all.map(|it| it.text(&["ip"])).chain([pod.text(&["status", "podIP"])]).any(has)
     }))
 }
 

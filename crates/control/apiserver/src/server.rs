@@ -199,12 +199,14 @@ impl ApiServer {
         tokio::spawn(closing.run_until_cancelled_owned(async move {
             follow(&*api_services, store).await;
         }));
+        // Known before the first request: what is not served yet must not look as if it were gone.
+        aggregation::refresh(&server.shared);
         if let Err(error) = aggregation::own(&server.shared).await {
             tracing::warn!(%error, "cannot make the API services of this server yet");
         }
         let closing = server.shared.closing.clone();
         tokio::spawn(aggregation::keep(Arc::downgrade(&server.shared), closing));
-        flow::begin(&server.shared).await.map_err(StartError::Bootstrap)?;
+        flow::begin(&server.shared).await;
         let closing = server.shared.closing.clone();
         tokio::spawn(quota::keep(Arc::downgrade(&server.shared), closing));
         Ok(server)

@@ -308,7 +308,7 @@ async fn elsewhere(
 ) -> Result<Response<Body>, Status> {
     let path = request.uri().path().to_owned();
     let query = Query::parse(request.uri().query());
-    let plain = aggregation::plain_path(parts, &query)?;
+    let plain = aggregation::plain_path(parts, request.uri().query(), &query)?;
     let wanted = aggregation::Wanted::parse(parts, request.method(), &query);
     let attributes = wanted.attributes(&path);
     let mut turn = shared.flow.admit(shared, identity, &attributes).await?;
@@ -316,7 +316,9 @@ async fn elsewhere(
         turn.seat = None;
     }
     let reason = check(shared, identity, &attributes).await?;
-    let mut response = remote.serve(shared, identity, &plain, request).await?;
+    // A refusal of the other server's was allowed here, too.
+    let answered = remote.serve(shared, identity, &plain, request).await;
+    let mut response = answered.unwrap_or_else(|status| refusal(&status));
     turn.note(&mut response);
     response.extensions_mut().insert(Reason(reason));
     Ok(response)

@@ -100,7 +100,7 @@ impl Connector {
                 why.insert(format!("{address} means something else on every machine"));
                 continue;
             }
-            match tokio::time::timeout(patience, self.connect(address)).await {
+            match tokio::time::timeout(CONNECT, self.connect(address, patience)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => why.insert(error.to_string()),
                 Err(_) => why.insert("no connection in time".to_owned()),
@@ -110,8 +110,8 @@ impl Connector {
         Err(if why.is_empty() { "there is no address".into() } else { why.join("; ").into() })
     }
 
-    async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
-        let stream = TcpStream::connect(address).await?;
+    async fn connect(&self, address: SocketAddr, patience: Duration) -> io::Result<Stream> {
+        let stream = tokio::time::timeout(patience, TcpStream::connect(address)).await??;
         stream.set_nodelay(true)?;
         sockopt::set_socket_keepalive(&stream, true)?;
         sockopt::set_tcp_keepidle(&stream, SILENCE)?;

@@ -70,6 +70,10 @@ pub struct Catalogue {
 /// Kinds whose objects own nothing, come in great numbers and go by themselves.
 const IGNORED: [&str; 2] = ["events.", "events.events.k8s.io"];
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
+/// How long the first list of a kind may take before the others go on without it.
+const LISTING: Duration = Duration::from_secs(30);
+/// How often it is asked what kinds there are.
+const AGAIN: Duration = Duration::from_secs(45);
 const SERVICES: &str = "apiservices.apiregistration.k8s.io";
 
 impl Catalogue {
@@ -160,12 +164,18 @@ impl Catalogue {
             let mirrors: Vec<_> =
                 self.followed().values().map(|followed| followed.mirror.clone()).collect();
             let mut synced =
-                std::pin::pin!(futures::future::join_all(mirrors.iter().map(Mirror::synced)));
+                std::pin::pin!(futures::future::join_all(mirrors.iter().map(|mirror| {
+                    // One kind that cannot be listed holds nobody up for ever.
+                    tokio::time::timeout(LISTING, mirror.synced())
+                })));
+            // What other servers serve changes without any object of ours.
+            let mut again = std::pin::pin!(tokio::time::sleep(AGAIN));
             let mut waiting = true;
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = self.stale.notified() => break,
+                    () = &mut again => break,
                     _ = &mut synced, if waiting => {
                         waiting = false;
                         self.synced.send_replace(true);
@@ -217,12 +227,33 @@ impl Catalogue {
     }
 }
 
+/// Versions of groups that other servers answer for and that cannot be asked just now.
+pub async fn unreachable(client: &Client) -> Result<Vec<String>, kube::Error> {
+    const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let request = http::Request::get("/apis").header(http::header::ACCEPT, AGGREGATED);
+    let request = request.body(Vec::new()).map_err(kube::Error::HttpError)?;
+    let all: serde_json::Value = client.request(request).await?;
+    let mut found = Vec::new();
+    for group in all["items"].as_array().into_iter().flatten() {
+        let versions = group["versions"].as_array().into_iter().flatten();
+        for version in versions.filter(|version| version["freshness"] == "Stale") {
+            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            found.push(format!(
+                "{}/{}",
+                text(&group["metadata"]["name"]),
+                text(&version["version"])
+            ));
+        }
+    }
+    Ok(found)
+}
+
 /// All kinds whose objects can be listed, watched and deleted, by their ids.
 pub async fn kinds(client: &Client) -> Result<BTreeMap<String, Kind>, kube::Error> {
     let discovery = Discovery::new(client.clone()).run_aggregated().await?;
     let mut kinds = BTreeMap::new();
     for (resource, capabilities) in
-        discovery.groups().flat_map(kube::discovery::ApiGroup::recommended_resources)
+        discovery.groups().flat_map(kube::discovery::ApiGroup::resources_by_stability)
     {
         let needed = [verbs::LIST, verbs::WATCH, verbs::DELETE];
         if needed.iter().all(|verb| capabilities.supports_operation(verb)) {

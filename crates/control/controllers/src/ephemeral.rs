@@ -82,6 +82,7 @@ async fn reconcile(context: &Context, key: Key) -> Result<Option<Duration>, kube
         return Ok(None);
     };
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
+    let mut failed = None;
     for claim in claims(&pod) {
         let name = claim.name_any();
         let known = context.mirrors.claims.get(&Key::new(&key.namespace, &name));
@@ -98,10 +99,16 @@ async fn reconcile(context: &Context, key: Key) -> Result<Option<Duration>, kube
                     context.recorder.record(pod.as_ref(), Level::Warning, "FailedBinding", why);
                 }
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                if let kube::Error::Api(status) = &error {
+                    let why = format!("cannot create claim {name}: {}", status.message);
+                    context.recorder.record(pod.as_ref(), Level::Warning, "FailedBinding", why);
+                }
+                failed = Some(error);
+            }
         }
     }
-    Ok(None)
+    failed.map_or(Ok(None), Err)
 }
 
 #[cfg(test)]

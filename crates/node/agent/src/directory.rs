@@ -146,10 +146,7 @@ impl PodDirectory {
     /// Removes everything, memory that is mounted in it included.
     pub fn remove(&self) -> io::Result<()> {
         crate::volume::unmount_below(&self.0)?;
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        berth_runtime::remove_tree(&self.0)
     }
 }
 

@@ -32,6 +32,9 @@ pub enum Severity {
 
 const QUEUE: usize = 1024;
 
+/// The longest message, in bytes; upstream's own bound.
+const LONGEST: usize = 1024;
+
 impl Events {
     /// The sender, and the task that posts until `stop`.
     pub fn new(
@@ -59,7 +62,9 @@ impl Events {
     }
 
     /// Posts an event about a pod.
-    pub fn post(&self, pod: &Pod, severity: Severity, reason: &str, message: String) {
+    pub fn post(&self, pod: &Pod, severity: Severity, reason: &str, mut message: String) {
+        // What a container says is in it at times.
+        message.truncate(message.floor_char_boundary(LONGEST));
         let now = Timestamp::now();
         let namespace = pod.namespace().unwrap_or_default();
         let event = Event {

@@ -2,7 +2,6 @@
 //!
 //! The control plane deletes the volume; only the node can remove the data, and says so by clearing the finalizer.
 
-use std::io;
 use std::path::Path;
 
 use futures::StreamExt;
@@ -72,10 +71,7 @@ async fn look(
             return Err(format!("`{}` is not a volume of this node", path.display()).into());
         }
         let path = path.to_owned();
-        let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        });
+        let removed = tokio::task::spawn_blocking(move || berth_runtime::remove_tree(&path));
         removed.await??;
         info!(volume = %volume.name_any(), "removed the volume's directory");
     }

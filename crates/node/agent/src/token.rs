@@ -50,6 +50,12 @@ struct Held {
     want: Want,
     file: PathBuf,
     due: Timestamp,
+    /// The token, until the next agent: what is in the file may be an older one.
+    #[serde(skip)]
+    token: Option<Vec<u8>>,
+    /// When it was given.
+    #[serde(default)]
+    since: Timestamp,
     /// Its pod was woken for it, and is left alone until then.
     #[serde(skip)]
     woken: Option<Timestamp>,
@@ -126,7 +132,8 @@ impl Tokens {
         };
         let file = volume.join(&source.path);
         let known = self.lock().get(&file).cloned().filter(|known| known.want == want);
-        let content = known.as_ref().and_then(|_| std::fs::read(&file).ok());
+        let kept = known.as_ref().and_then(|known| known.token.clone());
+        let content = kept.or_else(|| known.as_ref().and_then(|_| std::fs::read(&file).ok()));
         if let Some(content) = &content
             && known.is_some_and(|known| known.due > Timestamp::now())
         {
@@ -147,13 +154,16 @@ impl Tokens {
         };
         debug!(pod = %want.pod, "got a token");
         let due = due(Timestamp::now(), end);
-        let held = Held { want, file: file.clone(), due, woken: None };
+        let since = Timestamp::now();
+        let token = token.into_bytes();
+        let held =
+            Held { want, file: file.clone(), due, since, token: Some(token.clone()), woken: None };
         self.lock().insert(file, held);
         self.note(directory).map_err(|error| {
             Cause::create(format!("cannot write down the pod's tokens: {error}"))
         })?;
         self.changed.notify_one();
-        Ok(token.into_bytes())
+        Ok(token)
     }
 
     /// A pod is gone with its files.
@@ -185,7 +195,16 @@ impl Tokens {
         };
         match serde_json::from_slice::<Vec<Held>>(&text) {
             Ok(found) => {
-                self.lock().extend(found.into_iter().map(|held| (held.file.clone(), held)));
+                let mut all = self.lock();
+                for mut held in found {
+                    // An agent may have ended between the note and the file.
+                    let written = std::fs::metadata(&held.file).and_then(|it| it.modified()).ok();
+                    let written = written.and_then(|it| Timestamp::try_from(it).ok());
+                    if written.is_none_or(|written| written < held.since) {
+                        held.due = Timestamp::UNIX_EPOCH;
+                    }
+                    all.insert(held.file.clone(), held);
+                }
             }
             Err(error) => warn!(%error, "cannot read which tokens a pod has"),
         }

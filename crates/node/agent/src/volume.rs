@@ -8,6 +8,7 @@ mod follow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -18,7 +19,9 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::api::Api;
 use kube::{Client, ResourceExt};
-use rustix::fs::{FileType, Mode, OFlags, fchmod, fstat, mkdirat, open, openat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, chownat, fchmod, fstat, mkdirat, open, openat,
+};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
@@ -102,11 +105,21 @@ pub async fn prepare(
             prepared.insert(volume.name.clone(), Source::Files(path));
             continue;
         }
-        let path = prepare_one(&shared.client, pod, volume, directory).await?;
+        // Once for a pod: what its containers set afterwards is theirs to set.
+        let marker = directory.etc(&format!("volume-{}", volume.name));
+        let is_new = !marker.exists();
+        let (path, ours) = prepare_one(&shared.client, pod, volume, directory, is_new).await?;
+        let failed = |error: io::Error| disk(&volume.name, &error);
         if let Some(group) = group
-            && volume.host_path.is_none()
+            && is_new
+            && ours
         {
-            give_to_group(&path, group, always).map_err(|error| disk(&volume.name, &error))?;
+            let path = path.clone();
+            let given = tokio::task::spawn_blocking(move || give_to_group(&path, group, always));
+            given.await.map_err(io::Error::other).flatten().map_err(failed)?;
+        }
+        if is_new {
+            fs::write(&marker, "").map_err(failed)?;
         }
         prepared.insert(volume.name.clone(), Source::Path(path));
     }
@@ -128,9 +141,9 @@ pub async fn refresh(
         let gathered = gather(shared, pod, volume, directory, facts).await;
         let written = gathered.and_then(|files| {
             let Some(mut files) = files else { return Ok(()) };
+            files.write(&path, group_of(pod)).map_err(|error| disk(&volume.name, &error))?;
             read.append(&mut files.read);
-            let written = files.write(&path, group_of(pod));
-            written.map(drop).map_err(|error| disk(&volume.name, &error))
+            Ok(())
         });
         if outcome.is_ok() {
             outcome = written;
@@ -166,13 +179,14 @@ fn disk(volume: &str, error: &io::Error) -> Cause {
     Cause::create(format!("cannot prepare volume `{volume}`: {error}"))
 }
 
-/// The directory of a volume that containers may write to.
+/// The directory of a volume that containers may write to, and whether it is one that belongs to pods.
 async fn prepare_one(
     client: &Client,
     pod: &Pod,
     volume: &Volume,
     directory: &PodDirectory,
-) -> Result<PathBuf, Cause> {
+    is_new: bool,
+) -> Result<(PathBuf, bool), Cause> {
     let path = directory.volume(&volume.name);
     let namespace = pod.namespace().unwrap_or_default();
     let failed = |error: io::Error| disk(&volume.name, &error);
@@ -186,16 +200,20 @@ async fn prepare_one(
         }
         fs::create_dir_all(&path).map_err(failed)?;
         if medium == "Memory" {
-            let limit = empty.size_limit.as_ref().and_then(|size| {
+            let own = empty.size_limit.as_ref().and_then(|size| {
                 u64::try_from(crate::config::parse_quantity(&size.0)?.value()).ok()
             });
+            // What containers write there outlives them, so their limits are its own.
+            let limit = own.into_iter().chain(memory_of(pod)).min();
             in_memory(&path, limit).map_err(failed)?;
         }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
-        return Ok(path);
+        if is_new {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
+        }
+        return Ok((path, true));
     }
     if let Some(host) = &volume.host_path {
-        return host_path(&host.path, host.type_.as_deref());
+        return Ok((host_path(&host.path, host.type_.as_deref())?, false));
     }
     if let Some(claim) = &volume.persistent_volume_claim {
         return claimed(client, &namespace, &claim.claim_name, None).await;
@@ -206,6 +224,16 @@ async fn prepare_one(
     }
     let name = &volume.name;
     Err(Cause::config(format!("volume `{name}` is of a kind this node does not support yet")))
+}
+
+/// The memory that all containers of a pod may use together, if each has a limit.
+fn memory_of(pod: &Pod) -> Option<u64> {
+    let spec = pod.spec.as_ref()?;
+    let limit = |container: &Container| {
+        let limits = container.resources.as_ref()?.limits.as_ref()?;
+        u64::try_from(crate::config::parse_quantity(&limits.get("memory")?.0)?.value()).ok()
+    };
+    spec.containers.iter().map(limit).sum()
 }
 
 /// Memory that all containers of the pod share. It goes with the pod's directory.
@@ -359,7 +387,7 @@ async fn claimed(
     namespace: &str,
     name: &str,
     owner: Option<&Pod>,
-) -> Result<PathBuf, Cause> {
+) -> Result<(PathBuf, bool), Cause> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let failed = |error: kube::Error| {
         Cause::config(format!("cannot read claim `{name}`: {}", crate::status::chain(&error)))
@@ -382,39 +410,72 @@ async fn claimed(
         let path = PathBuf::from(local.path);
         // The directory of a provisioned volume is made by the node it belongs to, when it is first used.
         fs::create_dir_all(&path).map_err(|error| disk(name, &error))?;
-        return Ok(path);
+        return Ok((path, true));
     }
     if let Some(host) = spec.host_path {
-        return host_path(&host.path, host.type_.as_deref());
+        return Ok((host_path(&host.path, host.type_.as_deref())?, false));
     }
     Err(Cause::config(format!(
         "PersistentVolume `{volume}` is of a kind this node does not support yet"
     )))
 }
 
-/// `fsGroup`: the group may read and write, and new files inherit it. Not always done where the top is already so.
+/// How deep a volume's directories are given to a group.
+const DEEPEST: usize = 200;
+
+/// `fsGroup`: the group may read and write, and new files inherit it. Not always done where the top is already so. Containers may be
+/// changing what is there: everything is opened first and no link is followed.
 fn give_to_group(path: &Path, group: u32, always: bool) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(path)?;
-    if !always && metadata.gid() == group && metadata.mode() & 0o2060 == 0o2060 {
+    let top = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let found = fstat(&top)?;
+    if !always && found.st_gid == group && found.st_mode & 0o2060 == 0o2060 {
         return Ok(());
     }
-    give_tree(path, group)
+    give_folder(top, group, 0)
 }
 
-fn give_tree(path: &Path, group: u32) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(path)?;
-    std::os::unix::fs::lchown(path, None, Some(group))?;
-    if metadata.is_symlink() {
-        return Ok(());
-    }
-    let mode = metadata.permissions().mode();
-    if metadata.is_dir() {
-        for entry in fs::read_dir(path)? {
-            give_tree(&entry?.path(), group)?;
+fn give_folder(folder: OwnedFd, group: u32, depth: usize) -> io::Result<()> {
+    let inner =
+        openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in Dir::new(inner)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
         }
-        return fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o2770));
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = match openat(&folder, name, flags, Mode::empty()) {
+            Ok(found) => found,
+            // It went meanwhile.
+            Err(Errno::NOENT) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let mode = fstat(&found)?.st_mode;
+        match FileType::from_raw_mode(mode) {
+            FileType::Directory if depth < DEEPEST => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                match openat(&found, ".", flags, Mode::empty()) {
+                    Ok(inner) => give_folder(inner, group, depth + 1)?,
+                    Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            FileType::RegularFile => {
+                chownat(&found, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
+                set_mode(&found, mode & 0o7777 | 0o060)?;
+            }
+            _ => chownat(&found, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?,
+        }
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o060))
+    let mode = fstat(&folder)?.st_mode;
+    chownat(&folder, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
+    set_mode(&folder, mode & 0o7777 | 0o2770)
+}
+
+/// Sets the mode of what is open, which nobody can exchange.
+fn set_mode(what: &OwnedFd, mode: u32) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", what.as_raw_fd());
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// The mounts of one container.

@@ -218,8 +218,10 @@ pub fn become_process(
             redirect([peer.into_raw_fd(); 3])?;
         }
     }
-    // Everything else closes with a successful execve, and stays open to report a failed one.
+    // What is open leads to the host: nothing of it may be left when the container can look, or be a working directory.
+    // The one that reports a failure closes with a successful execve.
     exec::close_on_exec_from(3).map_err(Failure::at(Step::Stdio, 3))?;
+    exec::close_from_but(3, end.as_raw_fd().cast_unsigned());
     for (index, (resource, limit)) in process.limits.iter().enumerate() {
         rustix::process::setrlimit(*resource, *limit).map_err(Failure::at(Step::Limit, index))?;
     }
@@ -236,6 +238,9 @@ pub fn become_process(
     take_identity(process)?;
     rustix::process::chdir(process.directory.as_c_str())
         .map_err(Failure::at(Step::Directory, 1))?;
+    if !exec::is_inside_root().map_err(Failure::at(Step::Directory, 2))? {
+        return Err(Failure::at(Step::Directory, 3)(Errno::XDEV));
+    }
     exec::reset_signals();
     // Last, since the filter may forbid what came before.
     if process.no_new_privileges {

@@ -365,7 +365,12 @@ fn start(
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             let end = theirs.as_fd();
-            let outcome = child::enter_cgroup(&entries).and_then(|()| {
+            // Nobody in the container may look into this process before it is the program; execve lifts it.
+            let hidden = rustix::process::set_dumpable_behavior(
+                rustix::process::DumpableBehavior::NotDumpable,
+            );
+            let hidden = hidden.map_err(Failure::at(Step::Credentials, 9));
+            let outcome = hidden.and_then(|()| child::enter_cgroup(&entries)).and_then(|()| {
                 if two_stage {
                     // What it clones starts in its cgroup.
                     return intermediate(end, namespaces, &join, &mut run);

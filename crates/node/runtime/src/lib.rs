@@ -8,6 +8,7 @@
 pub mod cgroup;
 pub mod container;
 pub mod namespaces;
+mod removal;
 pub mod rootfs;
 pub mod seccomp;
 pub mod user;
@@ -21,6 +22,7 @@ mod process;
 pub use container::{Container, CreateError, CreateRequest, ExecRequest, Processes, Stdio};
 pub use mounts::SUB_PATH;
 pub use namespaces::{IdMapping, Namespaces};
+pub use removal::remove_tree;
 pub use rootfs::Rootfs;
 
 /// Capabilities of every container and build step that asks for no others. Raw sockets, device nodes and the audit log are not among them.

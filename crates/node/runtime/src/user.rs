@@ -52,10 +52,10 @@ pub fn resolve(root: BorrowedFd<'_>, user: &str) -> Result<Account, UserError> {
         None => (user, None),
     };
     let name = if name.is_empty() { "0" } else { name };
-    let entry = passwd
-        .lines()
-        .filter_map(PasswdEntry::parse)
-        .find(|entry| entry.name == name || name.parse::<u32>().is_ok_and(|uid| uid == entry.uid));
+    // A number is nobody's name, whatever the image says.
+    let number = name.parse::<u32>().ok();
+    let mut entries = passwd.lines().filter_map(PasswdEntry::parse);
+    let entry = entries.find(|entry| number.map_or(entry.name == name, |uid| uid == entry.uid));
     let (uid, entry_gid) = match (&entry, name.parse::<u32>()) {
         (Some(entry), _) => (entry.uid, entry.gid),
         (None, Ok(uid)) => (uid, 0),
@@ -79,11 +79,9 @@ pub fn resolve(root: BorrowedFd<'_>, user: &str) -> Result<Account, UserError> {
 /// Unreadable account files.
 pub fn groups_of(root: BorrowedFd<'_>, user: &str) -> Result<Vec<u32>, UserError> {
     let passwd = read(root, "etc/passwd")?;
-    let number = user.parse::<u32>();
-    let entry = passwd.lines().filter_map(PasswdEntry::parse);
-    let entry = entry
-        .into_iter()
-        .find(|entry| entry.name == user || number.as_ref().is_ok_and(|uid| *uid == entry.uid));
+    let number = user.parse::<u32>().ok();
+    let mut entries = passwd.lines().filter_map(PasswdEntry::parse);
+    let entry = entries.find(|entry| number.map_or(entry.name == user, |uid| uid == entry.uid));
     let Some(entry) = entry else { return Ok(Vec::new()) };
     Ok(memberships(&read(root, "etc/group")?, entry.name))
 }

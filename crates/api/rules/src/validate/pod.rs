@@ -12,7 +12,8 @@ pub(crate) fn spec(spec: &Place<'_>, errors: &mut Errors) {
     spec.field("dnsPolicy").one_of(&policies, errors);
     spec.field("terminationGracePeriodSeconds").not_negative(errors);
     let deadline = spec.field("activeDeadlineSeconds");
-    if deadline.value.as_i64().is_some_and(|seconds| seconds < 1) {
+    if deadline.value.as_i64().is_some_and(|seconds| !(1..=i64::from(i32::MAX)).contains(&seconds))
+    {
         deadline.invalid("must be between 1 and 2147483647, inclusive", errors);
     }
     names::labels(&spec.field("nodeSelector"), errors);

@@ -11,7 +11,11 @@ use crate::service::verb_of;
 ///
 /// # Errors
 /// When a part is empty, leads elsewhere, or holds what separates parts.
-pub(crate) fn plain_path(parts: &[String], query: &Query) -> Result<String, Status> {
+pub(crate) fn plain_path(
+    parts: &[String],
+    raw: Option<&str>,
+    query: &Query,
+) -> Result<String, Status> {
     let last = parts.len().saturating_sub(1);
     let mut path = String::new();
     for (at, part) in parts.iter().enumerate() {
@@ -31,12 +35,37 @@ pub(crate) fn plain_path(parts: &[String], query: &Query) -> Result<String, Stat
             }
         }
     }
+    // Some servers leave out a pair that they cannot read, and then answer another question.
+    if raw.is_some_and(|raw| !is_plain(raw)) {
+        let message = "the query has a `;` or a percent sign without two hexadecimal digits of a text behind it";
+        return Err(Status::bad_request(message));
+    }
     for name in ["watch", "fieldSelector"] {
         if query.all(name).len() > 1 {
             return Err(Status::bad_request(format!("the parameter {name} may be said only once")));
         }
     }
     Ok(path)
+}
+
+fn is_plain(raw: &str) -> bool {
+    let mut decoded = Vec::with_capacity(raw.len());
+    let mut bytes = raw.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b';' => return false,
+            b'%' => {
+                let digits = [bytes.next().unwrap_or(b'-'), bytes.next().unwrap_or(b'-')];
+                let value = std::str::from_utf8(&digits).ok().filter(|it| !it.starts_with('+'));
+                let Some(byte) = value.and_then(|it| u8::from_str_radix(it, 16).ok()) else {
+                    return false;
+                };
+                decoded.push(byte);
+            }
+            byte => decoded.push(byte),
+        }
+    }
+    std::str::from_utf8(&decoded).is_ok()
 }
 
 /// What is asked for. The group is the first, the version the second of what is behind `/apis`.
@@ -142,7 +171,7 @@ mod tests {
             let (path, query) = path.split_once('?').unwrap_or((path, ""));
             let parts: Vec<String> =
                 path.split('/').skip(1).map(|it| crate::path::decode(it, false)).collect();
-            plain_path(&parts, &Query::parse(Some(query)))
+            plain_path(&parts, Some(query), &Query::parse(Some(query)))
         };
         assert_eq!(plain("/apis/g/v1/a:b@c/%41 %C3%A9/").unwrap(), "/apis/g/v1/a:b@c/A%20%C3%A9/");
         for bad in [
@@ -155,6 +184,10 @@ mod tests {
             "/apis/g/v1/x%00",
             "/apis/g/v1/x?fieldSelector=&fieldSelector=metadata.name%3Dmine",
             "/apis/g/v1/x?watch=1&watch=0",
+            "/apis/g/v1/x?watch=%zz",
+            "/apis/g/v1/x?watch=1;",
+            "/apis/g/v1/x?a=%",
+            "/apis/g/v1/x?a=%ff",
         ] {
             assert!(plain(bad).is_err(), "{bad}");
         }

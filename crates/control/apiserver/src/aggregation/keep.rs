@@ -47,12 +47,16 @@ pub(crate) async fn keep(shared: Weak<Shared>, stop: CancellationToken) {
                 tokio::spawn(stop.clone().run_until_cancelled_owned(task));
             }
         }
-        if let Err(error) = own(&opened).await {
+        let kept = own(&opened).await;
+        drop(opened);
+        if let Err(error) = &kept {
             tracing::warn!(%error, "cannot keep the API services of this server");
         }
-        drop(opened);
+        // Another server may have ended meanwhile that would have done it.
+        let again = tokio::time::sleep(if kept.is_ok() { CALM } else { EAGER });
         tokio::select! {
             () = stop.cancelled() => return,
+            () = again => {}
             changed = objects.changed() => if changed.is_err() { return },
             changed = definitions.changed() => if changed.is_err() { return },
         }

@@ -63,12 +63,15 @@ impl Follower for Changes {
 }
 
 /// Brings all schemas up to date, and looks after them until told to stop.
-pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<(), Status> {
+pub(crate) async fn begin(shared: &Arc<Shared>) {
     let changes = Arc::clone(&shared.flow.changes);
     changes.seen.send_replace(shared.store.current());
-    settle(shared).await?;
+    if let Err(error) = settle(shared).await {
+        // A server has to start on a full disk, too.
+        tracing::warn!(%error, "cannot give flow schemas their status yet");
+        changes.woken.notify_one();
+    }
     tokio::spawn(keep(Arc::downgrade(shared), shared.closing.clone()));
-    Ok(())
 }
 
 async fn keep(shared: Weak<Shared>, stop: CancellationToken) {

@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::observe::{ACCOUNT, Content, Observed, ROOT_CA, ROOT_CA_KEY};
 use super::plan::Step;
-use crate::catalogue::{Meta, kinds};
+use crate::catalogue::{Meta, kinds, unreachable};
 use crate::context::{Context, is_absent, is_present, or_absent};
 
 /// Why a step could not be carried out.
@@ -29,6 +29,9 @@ pub enum ApplyError {
         /// How many at least.
         count: usize,
     },
+    /// Another server does not say what it has.
+    #[error("the server of {0} cannot be asked what it has in the namespace")]
+    Unreachable(String),
 }
 
 /// Carries all steps out, deletions at once.
@@ -110,6 +113,10 @@ async fn delete(context: &Context, namespace: &str, content: &Content) -> Result
 
 /// Lets the namespace go, after a last look at the server itself. Events are not mirrored and go here.
 async fn finalize(context: &Context, namespace: &str) -> Result<(), ApplyError> {
+    // What cannot be asked may have objects here, which nobody would find afterwards.
+    if let Some(version) = unreachable(&context.client).await?.into_iter().next() {
+        return Err(ApplyError::Unreachable(version));
+    }
     for kind in kinds(&context.client).await?.into_values().filter(|kind| kind.namespaced) {
         let api: Api<Meta> = kind.api(&context.client, namespace);
         if kind.resource.plural == "events" {

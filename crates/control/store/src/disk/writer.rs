@@ -43,6 +43,9 @@ pub(super) struct Writer {
     pub looked: Instant,
 }
 
+/// More than this takes too long to be moved while others wait.
+const LARGEST: u64 = 64 << 20;
+
 /// How often the size of the file is looked at, unless somebody asks for history to be forgotten.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -65,7 +68,13 @@ impl Writer {
         self.looked = Instant::now();
         let size = file::size(&self.path);
         // A file that could not be made smaller is left alone until it has grown.
-        if size < self.floor + file::SPARE || !file::is_large(size, self.shared.read().bytes()) {
+        if size < self.floor + file::SPARE {
+            return;
+        }
+        let needed = self.shared.read().bytes();
+        // Nobody writes meanwhile, so what would take long waits for the next start.
+        if needed > LARGEST || !file::is_large(size, needed) {
+            self.floor = size;
             return;
         }
         let Some(mut file) = self.file.take() else { return };

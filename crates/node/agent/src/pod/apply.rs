@@ -10,6 +10,7 @@ use berth_content::{Image, LeaseName};
 use berth_network::Attachment;
 use berth_registry::Credentials;
 use berth_runtime::cgroup::Cgroup;
+use berth_runtime::remove_tree;
 use berth_shim::Shim;
 use berth_shim::client::ShimError;
 use berth_shim::protocol::{Root, Sandbox, Start, Visibility};
@@ -354,6 +355,8 @@ impl Workshop {
                 remove_busy(&Cgroup::at(&shared.hierarchies, &prefix.join(instance)))?;
             }
             remove_busy(&Cgroup::at(&shared.hierarchies, &prefix))?;
+            // Memory that nobody uses any more.
+            crate::volume::unmount_below(&directory.path().join("volumes"))?;
             remove_tree(&directory.path().join("scratch"))
         })
         .await?;
@@ -423,13 +426,6 @@ fn remove_busy(group: &Cgroup) -> io::Result<()> {
     }
 }
 
-fn remove_tree(path: &std::path::Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// By default every pod has its own; not those that share the host's other namespaces or are privileged. Who says, has it.
 fn wants_user_namespace(spec: &PodSpec) -> bool {
     if let Some(host) = spec.host_users {
@@ -456,6 +452,8 @@ fn sandbox(spec: &PodSpec, record: &Record, hostname: String) -> Sandbox {
         .security_context
         .iter()
         .flat_map(|context| context.sysctls.iter().flatten())
+        // Containers of a pod that asks for others do not start.
+        .filter(|sysctl| refuse::is_own(spec, &sysctl.name))
         .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
         .collect();
     if !host_network {

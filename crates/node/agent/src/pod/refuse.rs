@@ -30,6 +30,14 @@ fn of_pod(spec: &PodSpec) -> Option<String> {
         return Some(format!("spec.os.name: `{}` does not run", os.name));
     }
     let context = spec.security_context.as_ref()?;
+    for sysctl in context.sysctls.iter().flatten() {
+        if !is_own(spec, &sysctl.name) {
+            return Some(format!(
+                "spec.securityContext.sysctls: `{}` is not the pod's own",
+                sysctl.name
+            ));
+        }
+    }
     if context.supplemental_groups_policy.as_deref() == Some("Strict") {
         return unsupported("securityContext.supplementalGroupsPolicy: Strict");
     }
@@ -40,6 +48,16 @@ fn of_pod(spec: &PodSpec) -> Option<String> {
     (context.se_linux_options.is_some() && has_se_linux())
         .then(|| unsupported("securityContext.seLinuxOptions"))
         .flatten()
+}
+
+/// Whether a setting of the kernel belongs to a namespace that the pod has for itself.
+pub fn is_own(spec: &PodSpec, name: &str) -> bool {
+    const MESSAGES: [&str; 4] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+    let name = name.replace('/', ".");
+    if name.starts_with("net.") {
+        return !spec.host_network.unwrap_or(false);
+    }
+    MESSAGES.iter().any(|own| name.starts_with(own)) && !spec.host_ipc.unwrap_or(false)
 }
 
 fn of_container(container: &Container) -> Option<String> {

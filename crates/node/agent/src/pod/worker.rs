@@ -46,6 +46,12 @@ enum Happening {
 const STOP: &str = "berth.dev/stop";
 /// How long a container may take to end when its pod does not say.
 const GRACE: i64 = 30;
+/// Longer times than this mean never; upstream's own bound.
+const LONGEST: i64 = i32::MAX as i64;
+/// How long the making of a running pod's volumes may take, and the first and longest pause before another attempt.
+const REFRESH: std::time::Duration = std::time::Duration::from_secs(30);
+const FIRST_REFRESH: SignedDuration = SignedDuration::from_secs(2);
+const LAST_REFRESH: SignedDuration = SignedDuration::from_secs(120);
 /// Pause after a step that failed for a reason outside the pod.
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
 /// How long a container has at least between the end of its hook and being killed.
@@ -70,6 +76,8 @@ pub struct Worker {
     wake: Arc<Notify>,
     /// Whether the files of volumes may differ from what they are made from.
     stale: bool,
+    /// When that is tried again after it failed, and after which pause.
+    refresh: Option<(Timestamp, SignedDuration)>,
 }
 
 impl Worker {
@@ -125,6 +133,7 @@ impl Worker {
             retry: None,
             wake,
             stale,
+            refresh: None,
         };
         worker.resume_probes();
         worker
@@ -142,6 +151,8 @@ impl Worker {
             self.refresh().await;
             self.take_census();
             self.report().await;
+            let again = self.refresh.map(|(at, _)| at);
+            let wake = wake.into_iter().chain(again).min();
             let sleep = async {
                 match wake {
                     Some(at) => {
@@ -185,7 +196,9 @@ impl Worker {
 
     /// Brings volumes up to date, if something may have changed and a container has them.
     async fn refresh(&mut self) {
-        if !std::mem::take(&mut self.stale)
+        let now = Timestamp::now();
+        let due = self.refresh.is_some_and(|(at, _)| at <= now);
+        if !(std::mem::take(&mut self.stale) || due)
             || self.goal().deleting
             || !self.observed.containers.values().any(View::is_running)
         {
@@ -193,10 +206,21 @@ impl Worker {
         }
         let facts = self.workshop.facts(&self.record);
         let (pod, directory) = (self.last.clone(), &self.workshop.directory);
-        if let Err(cause) = crate::volume::refresh(self.shared(), &pod, directory, &facts).await {
+        let refreshed = crate::volume::refresh(self.shared(), &pod, directory, &facts);
+        let outcome = match tokio::time::timeout(REFRESH, refreshed).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Cause::create("the server does not answer in time".to_owned())),
+        };
+        let Err(cause) = outcome else {
+            self.refresh = None;
+            return;
+        };
+        let pause = self.refresh.map_or(FIRST_REFRESH, |(_, pause)| (pause * 2).min(LAST_REFRESH));
+        if self.refresh.is_none() {
             let message = format!("a volume is not up to date: {cause}");
             self.event(Severity::Warning, "FailedMount", message);
         }
+        self.refresh = Some((now + pause, pause));
     }
 
     /// Says what runs, to those who count.
@@ -373,7 +397,7 @@ impl Worker {
         if goal.deleting || is_finished(goal, &self.record, &self.observed) {
             return None;
         }
-        let at = since + SignedDuration::from_secs(seconds);
+        let at = since + SignedDuration::from_secs(seconds.min(LONGEST));
         if at > now {
             return Some(at);
         }
@@ -402,7 +426,7 @@ impl Worker {
         let seconds = view
             .and_then(|view| view.grace)
             .or(spec.and_then(|spec| spec.termination_grace_period_seconds));
-        SignedDuration::from_secs(seconds.unwrap_or(GRACE))
+        SignedDuration::from_secs(seconds.unwrap_or(GRACE).min(LONGEST))
     }
 
     /// Begins a container's end: with its hook, else with the signal.

@@ -112,16 +112,20 @@ impl Files {
     pub fn write(&self, directory: &Path, group: Option<u32>) -> io::Result<bool> {
         fs::create_dir_all(directory)?;
         let current = fs::read_link(directory.join(DATA)).ok();
-        if let Some(current) = &current
-            && self.are_in(&directory.join(current), group)
-        {
-            return Ok(false);
-        }
-        let now = Timestamp::now();
-        let fresh =
-            format!("{}.{:09}", now.strftime("..%Y_%m_%d_%H_%M_%S"), now.subsec_nanosecond());
-        self.fill(&directory.join(&fresh), group)?;
-        turn(Path::new(&fresh), &directory.join(DATA))?;
+        // An earlier change may have been interrupted behind this step, so what follows is done in any case.
+        let same = current.filter(|current| self.are_in(&directory.join(current), group));
+        let is_new = same.is_none();
+        let fresh = match same.and_then(|name| name.into_os_string().into_string().ok()) {
+            Some(name) => name,
+            None => {
+                let now = Timestamp::now();
+                let time = now.strftime("..%Y_%m_%d_%H_%M_%S");
+                let fresh = format!("{time}.{:09}", now.subsec_nanosecond());
+                self.fill(&directory.join(&fresh), group)?;
+                turn(Path::new(&fresh), &directory.join(DATA))?;
+                fresh
+            }
+        };
         let tops: BTreeSet<&Path> = self
             .files
             .keys()
@@ -147,7 +151,7 @@ impl Files {
                 false => fs::remove_file(entry.path())?,
             }
         }
-        Ok(true)
+        Ok(is_new)
     }
 
     fn mode_of(&self, own: Option<i32>, group: Option<u32>) -> u32 {
@@ -282,6 +286,10 @@ mod tests {
         assert_eq!(&seen[1..], ["..data", "a", "c"]);
         // Who holds the old directory open has it whole or empty, never mixed.
         assert_eq!(open.metadata().unwrap().nlink(), 0);
+        // What an interrupted change did not come to is done by the next attempt.
+        fs::remove_file(directory.join("a")).unwrap();
+        assert!(!write(&[("a", "2"), ("c", "2")]));
+        assert_eq!(text(&directory.join("a")), "2");
         // What an interrupted change left goes with the next.
         fs::create_dir(directory.join("..2020_01_01")).unwrap();
         symlink("nowhere", directory.join("..new")).unwrap();
