@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use berth_runtime::cgroup::{Cgroup, CgroupError, Hierarchies};
 use berth_runtime::{Container, ExecRequest};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, pidfd_send_signal, waitid};
 use serde_json::{Value, json};
@@ -97,6 +97,38 @@ pub(crate) fn clear(cgroup: &Cgroup) -> Result<(), CgroupError> {
             outcome => return outcome,
         }
     }
+}
+
+/// Stops the processes of a container where they are, or lets them go on.
+pub(crate) fn freeze(global: &Global, name: &str, frozen: bool) -> Result<(), OciError> {
+    let state = State::load(&global.root, name)?;
+    let (wanted, action) = if frozen { ("running", "pause") } else { ("paused", "resume") };
+    match state.status(&global.root) {
+        status if status == wanted => Ok(cgroup(&state)?.freeze(frozen)?),
+        status => Err(refuse(&state, action, status)),
+    }
+}
+
+/// The pids of a container.
+pub(crate) fn processes(global: &Global, name: &str) -> Result<Value, OciError> {
+    let all = cgroup(&State::load(&global.root, name)?)?.processes()?;
+    Ok(all.iter().map(|pid| pid.as_raw_nonzero().get()).collect())
+}
+
+/// Gives a container other limits.
+pub(crate) fn update(global: &Global, name: &str, path: &Path) -> Result<(), OciError> {
+    let state = State::load(&global.root, name)?;
+    if state.status(&global.root) == "stopped" {
+        return Err(refuse(&state, "update", "stopped"));
+    }
+    let text = match path.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()),
+        _ => fs::read_to_string(path),
+    };
+    let text = text.map_err(OciError::file("read", path))?;
+    let resources: LinuxResources = serde_json::from_str(&text)
+        .map_err(|source| OciError::Bundle { path: path.to_owned(), source: source.into() })?;
+    Ok(cgroup(&state)?.limit(&resources)?)
 }
 
 /// Removes all that is left of a container.

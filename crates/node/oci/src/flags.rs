@@ -63,6 +63,10 @@ pub(crate) enum Command {
     Kill { name: String, signal: String, all: bool },
     Delete { name: String, force: bool },
     Exec(Enter),
+    Pause { name: String },
+    Resume { name: String },
+    Processes { name: String },
+    Update { name: String, resources: PathBuf },
     List,
     Features,
     Version,
@@ -214,7 +218,24 @@ fn parse_command(command: &str, rest: &[String]) -> Result<Command, OciError> {
             Command::Delete { name: flags.one()?, force: flags.is(&["force", "f"]) }
         }
         "exec" => Command::Exec(enter(rest)?),
-        "list" | "ps" if rest.is_empty() => Command::List,
+        "pause" => Command::Pause { name: flags(&[], &[])?.one()? },
+        "resume" => Command::Resume { name: flags(&[], &[])?.one()? },
+        "ps" => {
+            let flags = flags(&["format", "f"], &[])?;
+            match flags.text(&["format", "f"]).as_deref() {
+                Some("json") => Command::Processes { name: flags.one()? },
+                _ => {
+                    return Err(OciError::Unsupported("ps in any other form than json".to_owned()));
+                }
+            }
+        }
+        "update" => {
+            let flags = flags(&["resources", "r"], &[])?;
+            let resources = flags.path(&["resources", "r"]);
+            let resources = resources.ok_or_else(|| usage("update needs --resources"))?;
+            Command::Update { name: flags.one()?, resources }
+        }
+        "list" if rest.is_empty() => Command::List,
         "features" if rest.is_empty() => Command::Features,
         other => {
             return Err(OciError::Unsupported(format!(

@@ -1,4 +1,5 @@
-//! The container runtime as a command: `create`, `start`, `state`, `kill`, `delete`, `run`, `exec`, `list`, `features`.
+//! The container runtime as a command: `create`, `start`, `state`, `kill`, `delete`, `run`, `exec`,
+//! `pause`, `resume`, `update`, `ps`, `list`, `features`.
 //!
 //! Engines such as podman drive runtimes by this command line, and so can foreign conformance suites drive ours. There is no
 //! process that stays: all that is known of a container lies in a directory of its own, and what the kernel says of its first
@@ -24,7 +25,7 @@ pub const SUBCOMMAND: &str = "oci";
 pub enum OciError {
     /// The command line.
     #[error(
-        "{0}; usage: berth oci [--root DIR] [--log FILE] [--log-format text|json] create|start|state|kill|delete|run|exec|list|features …"
+        "{0}; usage: berth oci [--root DIR] [--log FILE] [--log-format text|json] create|start|state|kill|delete|run|exec|pause|resume|update|ps|list|features …"
     )]
     Usage(String),
     /// Something that is asked for and not there.
@@ -139,6 +140,10 @@ fn run(global: &Global, command: Command, output: &mut dyn Write) -> Result<u8, 
         Command::Kill { name, signal, all } => act::kill(global, &name, &signal, all).map(|()| 0),
         Command::Delete { name, force } => act::delete(global, &name, force).map(|()| 0),
         Command::Exec(asked) => act::exec(global, &asked),
+        Command::Pause { name } => act::freeze(global, &name, true).map(|()| 0),
+        Command::Resume { name } => act::freeze(global, &name, false).map(|()| 0),
+        Command::Processes { name } => say(&act::processes(global, &name)?).map(|()| 0),
+        Command::Update { name, resources } => act::update(global, &name, &resources).map(|()| 0),
         Command::List => say(&act::list(global)?).map(|()| 0),
         Command::Features => say(&bundle::features()).map(|()| 0),
         Command::Version => {

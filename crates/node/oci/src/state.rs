@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use berth_runtime::cgroup::{Cgroup, Hierarchies};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -101,8 +102,13 @@ impl State {
         match (self.lives(), gate(&self.folder(root)).exists()) {
             (false, _) => "stopped",
             (true, true) => "created",
+            (true, false) if self.is_frozen() => "paused",
             (true, false) => "running",
         }
+    }
+
+    fn is_frozen(&self) -> bool {
+        Hierarchies::detect().is_ok_and(|it| Cgroup::at(&it, &self.cgroup).is_frozen())
     }
 
     /// A handle on its first process, which can be nobody else's.

@@ -100,3 +100,43 @@ fn a_terminal_goes_to_whoever_waits_for_it() {
     terminal.read_exact(&mut said).unwrap();
     assert_eq!(&said, b"here\r\n");
 }
+
+#[test]
+fn a_container_is_paused_looked_into_and_given_other_limits() {
+    let line = "while :; do echo tick; done > /dev/null & sleep 1000";
+    let fixture = Fixture::new(line, &json!({}));
+    fixture.create();
+    assert!(fixture.bad(&["pause", &fixture.name]).contains("it is created"));
+    fixture.good(&["start", &fixture.name]);
+    fixture.good(&["pause", &fixture.name]);
+    assert_eq!(fixture.state()["status"], "paused");
+    assert!(fixture.bad(&["exec", &fixture.name, "echo"]).contains("it is paused"));
+    let pid = fixture.state()["pid"].clone();
+    let listed = fixture.good(&["ps", "--format", "json", &fixture.name]);
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).unwrap();
+    assert!(listed.contains(&pid), "{listed:?}");
+    fixture.good(&["resume", &fixture.name]);
+    assert_eq!(fixture.state()["status"], "running");
+    assert!(fixture.bad(&["resume", &fixture.name]).contains("it is running"));
+
+    let limits = fixture.path("limits");
+    fs::write(&limits, json!({"pids": {"limit": 17}}).to_string()).unwrap();
+    let limits = limits.display().to_string();
+    fixture.good(&["update", "--resources", &limits, &fixture.name]);
+    let below = format!("berth-test/{}/pids.max", fixture.name);
+    let places = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
+    let found = places.iter().find_map(|place| fs::read_to_string(format!("{place}/{below}")).ok());
+    assert_eq!(found.unwrap().trim(), "17");
+    fixture.good(&["delete", "--force", &fixture.name]);
+    assert!(fixture.bad(&["update", "--resources", &limits, &fixture.name]).contains("not exist"));
+}
+
+#[test]
+fn a_paused_container_can_be_ended() {
+    let fixture = Fixture::new("sleep 1000", &json!({}));
+    fixture.create();
+    fixture.good(&["start", &fixture.name]);
+    fixture.good(&["pause", &fixture.name]);
+    fixture.good(&["delete", "--force", &fixture.name]);
+    assert_eq!(fixture.good(&["list"]).trim(), "[]");
+}
