@@ -24,6 +24,10 @@ fn main() -> ExitCode {
             return exit_code(berth_shim::zygote::main());
         }
         Some(word) if word == names::SUBCOMMAND => return names::main(),
+        Some(word) if word == berth_oci::SUBCOMMAND => {
+            let words = std::env::args_os().skip(2);
+            return ExitCode::from(berth_oci::main(words, &mut std::io::stdout()));
+        }
         _ => {}
     }
     let cli = match berth_cli::parse(std::env::args_os()) {

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Pid;
 
@@ -246,6 +247,43 @@ impl Cgroup {
             let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
         Ok(())
+    }
+
+    /// Stops all its processes where they are, or lets them go on, and returns once that is so. Only version 2 can.
+    ///
+    /// # Errors
+    /// When there is no version 2, or the kernel has not done it within ten seconds.
+    pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
+        const PATIENCE: rustix::event::Timespec =
+            rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+        let action = "freeze or thaw";
+        let Some(path) = &self.unified else {
+            return Err(failed(action, Path::new("/"))(io::ErrorKind::Unsupported.into()));
+        };
+        let wanted = u8::from(frozen);
+        // Opened first, so that no change of it is missed.
+        let events = path.join("cgroup.events");
+        let file = fs::File::open(&events).map_err(failed("open", &events))?;
+        write(&path.join("cgroup.freeze"), &wanted.to_string())?;
+        let line = format!("frozen {wanted}");
+        loop {
+            let text = fs::read_to_string(&events).map_err(failed("read", &events))?;
+            if text.lines().any(|known| known == line) {
+                return Ok(());
+            }
+            let mut waiting = [PollFd::new(&file, PollFlags::PRI)];
+            let changed = rustix::io::retry_on_intr(|| poll(&mut waiting, Some(&PATIENCE)));
+            if changed.map_err(|error| failed(action, path)(error.into()))? == 0 {
+                return Err(failed(action, path)(io::ErrorKind::TimedOut.into()));
+            }
+        }
+    }
+
+    /// Whether its processes are stopped, or on their way there.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        let file = self.unified.as_ref().map(|path| path.join("cgroup.freeze"));
+        file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() == "1")
     }
 
     /// How many times the kernel killed a process of it for lack of memory.

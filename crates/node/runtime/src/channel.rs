@@ -36,9 +36,10 @@ pub enum Step {
     Exec,
     Hostname,
     Cgroup,
+    Gate,
 }
 
-const STEPS: [Step; 26] = [
+const STEPS: [Step; 27] = [
     Step::Wait,
     Step::JoinUser,
     Step::JoinNamespace,
@@ -65,6 +66,7 @@ const STEPS: [Step; 26] = [
     Step::Exec,
     Step::Hostname,
     Step::Cgroup,
+    Step::Gate,
 ];
 
 /// One failed step: which, the position in its list where it has one, and the kernel's reason.
@@ -94,6 +96,7 @@ impl Failure {
 const KIND_FAILURE: u8 = 1;
 const KIND_PID: u8 = 2;
 const KIND_TERMINAL: u8 = 3;
+const KIND_HELD: u8 = 4;
 
 /// What the parent hears.
 #[derive(Debug)]
@@ -101,6 +104,8 @@ pub enum Message {
     Failed(Failure),
     Pid(i32),
     Terminal(OwnedFd),
+    /// All is made; the child waits to be let on to its program.
+    Held,
     /// The child's end closed: `execve` succeeded, or the child died.
     Closed,
 }
@@ -145,6 +150,11 @@ pub fn send_terminal(end: BorrowedFd<'_>, terminal: BorrowedFd<'_>) -> io::Resul
     berth_sys::socket::send(end, &[KIND_TERMINAL, 0, 0, 0, 0, 0, 0, 0], &[terminal]).map(drop)
 }
 
+/// Child: says that it waits.
+pub fn send_held(end: BorrowedFd<'_>) -> io::Result<()> {
+    berth_sys::socket::send(end, &[KIND_HELD, 0, 0, 0, 0, 0, 0, 0], &[]).map(drop)
+}
+
 /// Parent: the next message.
 pub fn receive(end: impl AsFd) -> io::Result<Message> {
     let mut bytes = [0_u8; 8];
@@ -156,6 +166,7 @@ pub fn receive(end: impl AsFd) -> io::Result<Message> {
     match (length, bytes[0]) {
         (0, _) => Ok(Message::Closed),
         (8, KIND_PID) => Ok(Message::Pid(number)),
+        (8, KIND_HELD) => Ok(Message::Held),
         (8, KIND_FAILURE) => Ok(Message::Failed(Failure {
             step: *STEPS.get(usize::from(bytes[1])).unwrap_or(&Step::Wait),
             index: u16::from_le_bytes([bytes[2], bytes[3]]),

@@ -206,6 +206,7 @@ fn mask(path: &CStr) -> Result<(), Errno> {
 pub fn become_process(
     process: &PreparedProcess,
     stdio: ChildStdio,
+    gate: Option<BorrowedFd<'_>>,
     end: BorrowedFd<'_>,
 ) -> Result<Infallible, Failure> {
     rustix::process::setsid().map_err(Failure::at(Step::Session, 0))?;
@@ -242,6 +243,9 @@ pub fn become_process(
         return Err(Failure::at(Step::Directory, 3)(Errno::XDEV));
     }
     exec::reset_signals();
+    if let Some(gate) = gate {
+        hold(gate, end)?;
+    }
     // Last, since the filter may forbid what came before.
     if process.no_new_privileges {
         filter(1)?;
@@ -255,6 +259,17 @@ pub fn become_process(
         }
     }
     Err(Failure { step: Step::Exec, index: 0, errno: worst })
+}
+
+/// Waits at the gate for a byte, however long that takes.
+fn hold(gate: BorrowedFd<'_>, end: BorrowedFd<'_>) -> Result<(), Failure> {
+    channel::send_held(end).map_err(Failure::at(Step::Gate, 0))?;
+    let mut byte = [0_u8; 1];
+    match rustix::io::retry_on_intr(|| rustix::io::read(gate, &mut byte)) {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(Failure::at(Step::Gate, 1)(Errno::PIPE)),
+        Err(error) => Err(Failure::at(Step::Gate, 1)(error)),
+    }
 }
 
 /// Creates the working directory if the image lacks it. Only the first process of a container does, as root.

@@ -168,6 +168,22 @@ impl Container {
     /// # Errors
     /// See [`CreateError`].
     pub fn create(request: CreateRequest<'_>) -> Result<Self, CreateError> {
+        Self::make(request, None)
+    }
+
+    /// Makes the container and returns once all is in place but its program, which runs when a byte can be read from the gate.
+    /// The caller may be gone by then.
+    ///
+    /// # Errors
+    /// See [`CreateError`]; but that the program cannot be executed only shows later, as exit code 128.
+    pub fn create_held(
+        request: CreateRequest<'_>,
+        gate: BorrowedFd<'_>,
+    ) -> Result<Self, CreateError> {
+        Self::make(request, Some(gate))
+    }
+
+    fn make(request: CreateRequest<'_>, gate: Option<BorrowedFd<'_>>) -> Result<Self, CreateError> {
         let spec = request.spec;
         let user = request.namespaces.user.as_ref().map(AsFd::as_fd);
         let root = request.rootfs.mount(user.zip(request.mapping))?;
@@ -195,7 +211,7 @@ impl Container {
             |end| {
                 child::enter_root(&mut prepared)?;
                 child::make_working_directory(&process)?;
-                child::become_process(&process, stdio, end)
+                child::become_process(&process, stdio, gate, end)
             },
             || child::join(user, &namespaces),
             process.out_of_memory_score,
@@ -230,7 +246,7 @@ impl Container {
             true,
             0,
             request.cgroup,
-            |end| child::become_process(&process, stdio, end),
+            |end| child::become_process(&process, stdio, None, end),
             || {
                 child::join(None, &[(target, flags)])?;
                 if mapped {
@@ -391,7 +407,7 @@ fn start(
     let moved = settle(pid, &ours, score).and_then(|()| match channel::receive(&ours) {
         Ok(Message::Pid(sibling)) => Ok(sibling),
         Ok(Message::Failed(failure)) => Err(StartError::Child(failure)),
-        Ok(Message::Terminal(_) | Message::Closed) => Err(StartError::Died),
+        Ok(Message::Terminal(_) | Message::Held | Message::Closed) => Err(StartError::Died),
         Err(error) => Err(StartError::Clone(error)),
     });
     discard(&pidfd);
@@ -437,7 +453,7 @@ fn finish(pid: Pid, pidfd: OwnedFd, ours: &OwnedFd) -> Result<Container, StartEr
     loop {
         match channel::receive(ours) {
             Ok(Message::Terminal(controller)) => terminal = Some(controller),
-            Ok(Message::Closed) => return Ok(Container { pid, pidfd, terminal }),
+            Ok(Message::Closed | Message::Held) => return Ok(Container { pid, pidfd, terminal }),
             Ok(Message::Failed(failure)) => {
                 discard(&pidfd);
                 return Err(StartError::Child(failure));
@@ -520,6 +536,7 @@ fn explain(
         Step::Seccomp => ("install the seccomp filter", String::new()),
         Step::Hostname => ("set the host name", String::new()),
         Step::Cgroup => ("enter its cgroup", String::new()),
+        Step::Gate => ("wait to be let on", String::new()),
     };
     CreateError::Child { step, detail, source }
 }

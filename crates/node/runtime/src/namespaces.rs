@@ -216,7 +216,7 @@ fn collect(
                 _ => NamespacesError::Create(source),
             });
         }
-        Message::Terminal(_) | Message::Closed => {
+        Message::Terminal(_) | Message::Held | Message::Closed => {
             return Err(NamespacesError::Create(io::Error::other("the helper process died")));
         }
     }

@@ -101,3 +101,23 @@ fn a_bad_mount_says_which() {
     assert_eq!(error.to_string(), "cannot open the file system for `/data`");
     assert!(fixture.cgroup.processes().unwrap().is_empty());
 }
+
+#[test]
+fn a_held_container_is_made_and_runs_nothing_until_it_is_let_on() {
+    let fixture = Fixture::new(Some(MAPPING));
+    let (gate, opener) = rustix::pipe::pipe().unwrap();
+    let (stdio, output) = captured();
+    let line = spec(&["sh", "-c", "echo on"]);
+    let container = fixture.hold(&line, stdio, gate.as_fd()).unwrap();
+    let proc = std::path::PathBuf::from(format!("/proc/{}", container.pid.as_raw_nonzero()));
+    assert!(proc.join("root/bin/busybox").exists(), "it is inside");
+    let program = || std::fs::read_link(proc.join("exe")).unwrap();
+    assert!(!program().ends_with("busybox"), "{:?}", program());
+    rustix::io::write(&opener, b"1").unwrap();
+    assert_eq!(finish(&container, output), (0, "on\n".to_owned()));
+
+    // Who is not let on can be ended like any other.
+    let container = fixture.hold(&line, captured().0, gate.as_fd()).unwrap();
+    pidfd_send_signal(&container.pidfd, Signal::KILL).unwrap();
+    assert_eq!(wait(&container), 137);
+}

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -101,6 +101,28 @@ impl Fixture {
         user: Option<&str>,
         stdio: Stdio,
     ) -> Result<Container, CreateError> {
+        self.request(processes, spec, user, stdio, Container::create)
+    }
+
+    /// Makes a container that waits at a gate.
+    pub fn hold(
+        &self,
+        spec: &Spec,
+        stdio: Stdio,
+        gate: BorrowedFd<'_>,
+    ) -> Result<Container, CreateError> {
+        let make = |request: CreateRequest<'_>| Container::create_held(request, gate);
+        self.request(Processes::Own, spec, None, stdio, make)
+    }
+
+    fn request(
+        &self,
+        processes: Processes<'_>,
+        spec: &Spec,
+        user: Option<&str>,
+        stdio: Stdio,
+        make: impl FnOnce(CreateRequest<'_>) -> Result<Container, CreateError>,
+    ) -> Result<Container, CreateError> {
         self.starts.set(self.starts.get() + 1);
         let scratch = self.scratch();
         fs::create_dir(&scratch).unwrap();
@@ -109,7 +131,7 @@ impl Fixture {
             upper: scratch.join("upper"),
             work: scratch.join("work"),
         };
-        Container::create(CreateRequest {
+        make(CreateRequest {
             processes,
             spec,
             rootfs: &rootfs,

@@ -1,0 +1,159 @@
+//! The container runtime as a command: `create`, `start`, `state`, `kill`, `delete`, `run`, `exec`,
+//! `pause`, `resume`, `update`, `ps`, `list`, `features`.
+//!
+//! Engines such as podman drive runtimes by this command line, and so can foreign conformance suites drive ours. There is no
+//! process that stays: all that is known of a container lies in a directory of its own, and what the kernel says of its first
+//! process is asked anew each time. What a bundle or a flag asks for is either done or refused, never passed over.
+
+mod act;
+mod bundle;
+mod create;
+mod flags;
+mod state;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use flags::{Command, Global};
+
+/// The word after the program's name that leads here.
+pub const SUBCOMMAND: &str = "oci";
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OciError {
+    /// The command line.
+    #[error(
+        "{0}; usage: berth oci [--root DIR] [--log FILE] [--log-format text|json] create|start|state|kill|delete|run|exec|pause|resume|update|ps|list|features …"
+    )]
+    Usage(String),
+    /// Something that is asked for and not there.
+    #[error("{0} is not supported")]
+    Unsupported(String),
+    /// The name of a container.
+    #[error("`{0}` is no name of a container: letters, digits and `+-_.` only")]
+    Name(String),
+    /// No such container.
+    #[error("container `{0}` does not exist")]
+    Absent(String),
+    /// There is one already.
+    #[error("container `{0}` exists already")]
+    Present(String),
+    /// It is not in the state for that.
+    #[error("cannot {action} container `{name}`: it is {status}")]
+    State {
+        /// What was asked.
+        action: &'static str,
+        /// Of which.
+        name: String,
+        /// What it is.
+        status: &'static str,
+    },
+    /// The configuration.
+    #[error("cannot read `{}`", path.display())]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file of ours, or one we were told to write.
+    #[error("cannot {action} `{}`", path.display())]
+    File {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The filter of system calls.
+    #[error("the filter of system calls cannot be used")]
+    Seccomp(#[source] berth_runtime::seccomp::SeccompError),
+    /// The namespaces.
+    #[error(transparent)]
+    Namespaces(#[from] berth_runtime::namespaces::NamespacesError),
+    /// The cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] berth_runtime::cgroup::CgroupError),
+    /// The container.
+    #[error(transparent)]
+    Create(#[from] berth_runtime::CreateError),
+    /// A signal was refused.
+    #[error("cannot signal container `{name}`")]
+    Signal {
+        /// Which.
+        name: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+impl OciError {
+    pub(crate) fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { action, path, source }
+    }
+}
+
+/// Carries out a command line, without the program's name and [`SUBCOMMAND`]. What is asked for goes to `output`; a failure to standard
+/// error and to the log that the command line names. Returns the exit code.
+///
+/// The caller should have one thread: containers are cloned from it.
+pub fn main(words: impl Iterator<Item = OsString>, output: &mut dyn Write) -> u8 {
+    let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    let (global, outcome) = match flags::parse(&words) {
+        Ok((global, command)) => {
+            let outcome = run(&global, command, output);
+            (Some(global), outcome)
+        }
+        Err(error) => (None, Err(error)),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            let text = berth_report::chain(&error);
+            let _nobody_listens = writeln!(io::stderr(), "error: {text}");
+            if let Some(global) = global {
+                global.log(&text);
+            }
+            if matches!(error, OciError::Usage(_)) { 2 } else { 1 }
+        }
+    }
+}
+
+fn run(global: &Global, command: Command, output: &mut dyn Write) -> Result<u8, OciError> {
+    let mut say = |value: &serde_json::Value| {
+        writeln!(output, "{value:#}").map_err(OciError::file("write to", "standard output"))
+    };
+    match command {
+        Command::Create(asked) => create::create(global, &asked).map(|()| 0),
+        Command::Run(asked) => act::run(global, &asked),
+        Command::Start { name } => act::start(global, &name).map(|()| 0),
+        Command::State { name } => {
+            say(&state::State::load(&global.root, &name)?.to_value(&global.root)).map(|()| 0)
+        }
+        Command::Kill { name, signal, all } => act::kill(global, &name, &signal, all).map(|()| 0),
+        Command::Delete { name, force } => act::delete(global, &name, force).map(|()| 0),
+        Command::Exec(asked) => act::exec(global, &asked),
+        Command::Pause { name } => act::freeze(global, &name, true).map(|()| 0),
+        Command::Resume { name } => act::freeze(global, &name, false).map(|()| 0),
+        Command::Processes { name } => say(&act::processes(global, &name)?).map(|()| 0),
+        Command::Update { name, resources } => act::update(global, &name, &resources).map(|()| 0),
+        Command::List => say(&act::list(global)?).map(|()| 0),
+        Command::Features => say(&bundle::features()).map(|()| 0),
+        Command::Version => {
+            let text = format!(
+                "berth oci version {}\nspec: {}",
+                env!("CARGO_PKG_VERSION"),
+                bundle::VERSION
+            );
+            writeln!(output, "{text}").map_err(OciError::file("write to", "standard output"))?;
+            Ok(0)
+        }
+    }
+}
