@@ -56,13 +56,17 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes every descriptor from `first` on but `kept`. For a child as below.
-pub fn close_from_but(first: u32, kept: u32) {
-    if kept > first {
-        // SAFETY: as below.
-        unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
+/// Closes every descriptor from `first` on but two. For a child as below.
+pub fn close_from_but(first: u32, kept: [u32; 2]) {
+    let mut next = first;
+    for kept in [kept[0].min(kept[1]), kept[0].max(kept[1])] {
+        if kept > next {
+            // SAFETY: as below.
+            unsafe { libc::syscall(libc::SYS_close_range, next, kept - 1, 0) };
+        }
+        next = next.max(kept + 1);
     }
-    close_from(kept.max(first.saturating_sub(1)) + 1);
+    close_from(next);
 }
 
 /// Whether the working directory lies within the root directory.

@@ -222,7 +222,8 @@ pub fn become_process(
     // What is open leads to the host: nothing of it may be left when the container can look, or be a working directory.
     // The one that reports a failure closes with a successful execve.
     exec::close_on_exec_from(3).map_err(Failure::at(Step::Stdio, 3))?;
-    exec::close_from_but(3, end.as_raw_fd().cast_unsigned());
+    let number = |file: BorrowedFd<'_>| file.as_raw_fd().cast_unsigned();
+    exec::close_from_but(3, [number(end), number(gate.unwrap_or(end))]);
     for (index, (resource, limit)) in process.limits.iter().enumerate() {
         rustix::process::setrlimit(*resource, *limit).map_err(Failure::at(Step::Limit, index))?;
     }
