@@ -6,9 +6,11 @@ mod files;
 mod follow;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -253,18 +255,35 @@ fn in_memory(path: &Path, limit: Option<u64>) -> io::Result<()> {
 /// # Errors
 /// When the table of mounts cannot be read, or something cannot be unmounted.
 pub fn unmount_below(directory: &Path) -> io::Result<()> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    // The fifth field is where, with blanks and the like in octal.
-    let places = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|place| {
-        let escaped = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-        PathBuf::from(
-            escaped.iter().fold(place.to_owned(), |text, (code, it)| text.replace(code, it)),
-        )
-    });
+    let table = fs::read("/proc/self/mountinfo")?;
+    // The fifth field is where. Names may be any bytes, blanks and the like in octal.
+    let lines = table.split(|byte| *byte == b'\n');
+    let places = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescaped);
     let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
     let below: Vec<PathBuf> = places.filter(|place| place.starts_with(&directory)).collect();
     // The last mounted first.
     below.iter().rev().try_for_each(|place| Ok(unmount(place, UnmountFlags::DETACH)?))
+}
+
+/// A path as the table of mounts writes it.
+fn unescaped(text: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        let octal = after.get(..3).filter(|_| *first == b'\\');
+        let octal = octal.and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 /// The files of a volume that is made from objects; nothing for other volumes.
@@ -615,6 +634,12 @@ mod tests {
         for bad in ["b", "../x", "/etc/passwd", "a/../a/key"] {
             assert!(made_path(directory.path(), bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn mount_points_have_any_name() {
+        let path = unescaped(b"/a\\040b\\134\xff\\9");
+        assert_eq!(path.into_os_string().into_vec(), b"/a b\\\xff\\9");
     }
 
     #[test]

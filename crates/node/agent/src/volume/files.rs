@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use jiff::Timestamp;
@@ -167,7 +167,10 @@ impl Files {
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent)?;
             }
-            fs::write(&target, content)?;
+            // Nobody reads it before it has its mode: containers may see the directory already.
+            let mut options = fs::OpenOptions::new();
+            let mut file = options.write(true).create_new(true).mode(0o600).open(&target)?;
+            file.write_all(content)?;
             std::os::unix::fs::chown(&target, None, group)?;
             fs::set_permissions(&target, fs::Permissions::from_mode(self.mode_of(*mode, group)))?;
         }
