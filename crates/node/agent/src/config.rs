@@ -143,7 +143,7 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
         "user": ids,
         "args": arguments(container, image, &environment)?,
         "env": environment,
-        "cwd": directory(container, image),
+        "cwd": directory(container, image)?,
         "noNewPrivileges": no_new_privileges,
         "capabilities": {
             "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
@@ -323,14 +323,19 @@ fn arguments(
     Ok(line)
 }
 
-fn directory(container: &Container, image: &Image) -> String {
+/// Where the container's program begins. What lies below `/proc` leads to other processes, and they may lead anywhere.
+fn directory(container: &Container, image: &Image) -> Result<String, Cause> {
     let from_image = image.config.config().as_ref().and_then(|config| config.working_dir().clone());
-    container
-        .working_dir
-        .clone()
-        .or(from_image)
-        .filter(|directory| !directory.is_empty())
-        .unwrap_or_else(|| "/".to_owned())
+    let directory = container.working_dir.clone().or(from_image);
+    let directory = directory.filter(|directory| !directory.is_empty());
+    let directory = directory.unwrap_or_else(|| "/".to_owned());
+    let mut parts = std::path::Path::new(&directory).components();
+    let first = parts.find(|part| matches!(part, std::path::Component::Normal(_)));
+    if first.is_some_and(|part| part.as_os_str() == "proc") {
+        let why = format!("the working directory `{directory}` lies below /proc, which is refused");
+        return Err(Cause::config(why));
+    }
+    Ok(directory)
 }
 
 fn all_mounts(spec: &PodSpec, mounts: &[Mounted], privileged: bool) -> Vec<Value> {

@@ -151,7 +151,7 @@ fn no_user_id_is_gained(berth: &Berth, program: &Path, bind: &str) {
 
 /// CVE-2024-21626: a working directory that is a descriptor the engine left open.
 fn no_directory_is_left(berth: &Berth, marker: &str) {
-    for number in 3..40 {
+    for number in 3..6 {
         let folder = format!("/proc/self/fd/{number}");
         let path = format!("../../../../../../../..{marker}");
         let said = berth.berth(&["run", "--rm", "-w", &folder, "busybox", "ls", &path]);

@@ -104,6 +104,26 @@ fn links_in_the_image_cannot_lead_a_mount_outside() {
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
+/// CVE-2024-21626: a working directory that is a descriptor of the host's, which the engine has open.
+#[test]
+fn no_working_directory_leads_to_the_host() {
+    for mapping in [None, Some(MAPPING)] {
+        let fixture = Fixture::new(mapping);
+        let marker = fixture.directory.path().join("marker");
+        std::fs::write(&marker, "host").unwrap();
+        let path = format!("../../../../../../../..{}", marker.display());
+        for number in 3..40 {
+            let mut config = value(&["cat", &path]);
+            config["process"]["cwd"] = json!(format!("/proc/self/fd/{number}"));
+            let (stdio, output) = captured();
+            let config = serde_json::from_value(config).unwrap();
+            let Ok(container) = fixture.start(&config, None, stdio) else { continue };
+            let (code, said) = finish(&container, output);
+            assert!(code != 0 && !said.contains("host\n") && said != "host", "{number}: {said}");
+        }
+    }
+}
+
 /// CVE-2017-1002101 and CVE-2021-25741: a volume's path is a directory when it is looked at and a link when it is mounted.
 #[test]
 fn a_link_that_comes_and_goes_leads_no_mount_out_of_its_volume() {
