@@ -71,11 +71,6 @@ impl Graph {
         }
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// Whether a pod is bound to a node.
     #[must_use]
     pub fn has_pod(&self, node: &str, namespace: &str, name: &str) -> bool {

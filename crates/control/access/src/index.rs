@@ -73,11 +73,6 @@ impl Index {
         }
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     fn unbind(&mut self, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         for place in self.places.remove(&key).unwrap_or_default() {

@@ -1,13 +1,10 @@
 //! The objects every cluster has.
 
 use berth_objects::{Object, Status};
-use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::call::Call;
-use crate::path::{Query, ResourceTarget};
 use crate::server::ApiServer;
-use crate::{Identity, aggregation, flow, write};
+use crate::{aggregation, definitions, flow, write};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -71,16 +68,7 @@ async fn ensure(
 ) -> Result<(), Status> {
     let resource = berth_rules::find(group, "v1", plural)
         .ok_or_else(|| Status::internal("a kind the server needs is not served"))?;
-    let target = ResourceTarget {
-        handle: resource.into(),
-        namespace: namespace.to_owned(),
-        name: object.name().to_owned(),
-        subresource: None,
-        watch: false,
-    };
-    let query = Query::parse(Some("fieldManager=berth"));
-    let identity = Identity::new("system:apiserver", &[berth_access::MASTERS]);
-    let mut call = Call::new(server.shared.clone(), identity, target, query, &HeaderMap::new())?;
+    let mut call = definitions::own(&server.shared, resource.into(), namespace, object.name())?;
     // No webhook can be asked before the server runs that its pod needs.
     call.own = true;
     call.fit(&mut object)?;

@@ -287,14 +287,20 @@ mod tests {
         .unwrap()
     }
 
-    #[tokio::test]
-    async fn a_token_is_used_again_and_renewed_in_its_file_also_by_the_next_agent() {
+    /// A pod's directory with a volume, and what is to be in it.
+    fn place() -> (tempfile::TempDir, PodDirectory, PathBuf, ServiceAccountTokenProjection) {
         let folder = tempfile::tempdir().unwrap();
         let directory = PodDirectory::of(folder.path(), "u1");
         directory.create().unwrap();
         let volume = directory.volume("v");
         std::fs::create_dir_all(&volume).unwrap();
         let source = ServiceAccountTokenProjection { path: "t".into(), ..Default::default() };
+        (folder, directory, volume, source)
+    }
+
+    #[tokio::test]
+    async fn a_token_is_used_again_and_renewed_in_its_file_also_by_the_next_agent() {
+        let (_folder, directory, volume, source) = place();
         let (client, asked) = server(3);
         let first = Tokens::default();
         let project = async |tokens: &Tokens| {
@@ -324,12 +330,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_that_cannot_be_renewed_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let directory = PodDirectory::of(folder.path(), "u1");
-        directory.create().unwrap();
-        let volume = directory.volume("v");
-        std::fs::create_dir_all(&volume).unwrap();
-        let source = ServiceAccountTokenProjection { path: "t".into(), ..Default::default() };
+        let (_folder, directory, volume, source) = place();
         let tokens = Tokens::default();
         let (good, _) = server(-1);
         let refusing = tower::service_fn(|_: Request<Body>| async {

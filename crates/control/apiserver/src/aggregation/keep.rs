@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use berth_objects::{Object, Status, time};
 use futures::FutureExt;
-use http::HeaderMap;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -14,9 +13,8 @@ use super::check::{FAILED, Found, check};
 use super::local::{DEFINED, MANAGED, objects};
 use super::{Remote, Remotes, services};
 use crate::call::Call;
-use crate::path::{Query, ResourceTarget};
 use crate::server::Shared;
-use crate::{Identity, delete, write};
+use crate::{definitions, delete, write};
 
 /// How often a server is asked that could be asked last time.
 const CALM: Duration = Duration::from_secs(30);
@@ -128,19 +126,20 @@ pub(crate) async fn own(shared: &Arc<Shared>) -> Result<(), Status> {
         make(shared, name, object).boxed()
     });
     futures::future::try_join_all(made).await?;
-    if !writes(shared).await? {
+    // What is built in may be another server's of a newer version, and stays.
+    let gone: Vec<_> = known
+        .iter()
+        .filter(|(name, object)| {
+            let how = object.labels().and_then(|labels| labels.get(MANAGED));
+            let local = !object["spec"]["service"].is_object();
+            let ours = how.is_some_and(|how| how == DEFINED) && local;
+            ours && !wanted.contains_key(*name) && !object.deleting()
+        })
+        .collect();
+    if gone.is_empty() || !writes(shared).await? {
         return Ok(());
     }
-    for (name, object) in &known {
-        // What is built in may be another server's of a newer version, and stays.
-        let ours = object
-            .labels()
-            .and_then(|labels| labels.get(MANAGED))
-            .is_some_and(|how| how == DEFINED);
-        let local = !object["spec"]["service"].is_object();
-        if !ours || !local || wanted.contains_key(name) || object.deleting() {
-            continue;
-        }
+    for (name, object) in gone {
         // The definition may have come after what is known of the kinds.
         shared.kinds.caught_up(shared.store.current()).await;
         let (group, version) = (object.text(&["spec", "group"]), object.text(&["spec", "version"]));
@@ -173,18 +172,8 @@ fn call(
     name: &str,
     part: Option<berth_objects::Subresource>,
 ) -> Result<Call, Status> {
-    let target = ResourceTarget {
-        handle: services()?.into(),
-        namespace: String::new(),
-        name: name.to_owned(),
-        subresource: part,
-        watch: false,
-    };
-    let identity = Identity::new("system:apiserver", &[berth_access::MASTERS]);
-    let query = Query::parse(Some("fieldManager=berth"));
-    let mut call = Call::new(Arc::clone(shared), identity, target, query, &HeaderMap::new())?;
-    call.own = true;
-    Ok(call)
+    let call = definitions::own(shared, services()?.into(), "", name)?;
+    Ok(Call { own: true, subresource: part, ..call })
 }
 
 /// Writes what was found out, if that is news and nothing has changed meanwhile.

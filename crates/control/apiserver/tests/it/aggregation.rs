@@ -246,6 +246,24 @@ async fn reason(client: &Client, wanted: &str) -> Value {
     }
 }
 
+/// An extension that can be asked, and the server that hands requests on to it.
+async fn published() -> (Extension, Client) {
+    let extension = Extension::serve().await;
+    let client = Client::with(extension.options()).await;
+    extension.publish(&client).await;
+    reason(&client, "Passed").await;
+    (extension, client)
+}
+
+/// The same for clients that need the network.
+async fn published_on_network() -> (Extension, Network) {
+    let extension = Extension::serve().await;
+    let network = Network::with(extension.options()).await;
+    extension.publish(&network.client).await;
+    reason(&network.client, "Passed").await;
+    (extension, network)
+}
+
 #[tokio::test]
 async fn another_server_answers_for_its_group() {
     let extension = Extension::serve().await;
@@ -278,10 +296,7 @@ async fn another_server_answers_for_its_group() {
 
 #[tokio::test]
 async fn who_asks_is_judged_here_and_told_there() {
-    let extension = Extension::serve().await;
-    let client = Client::with(extension.options()).await;
-    extension.publish(&client).await;
-    reason(&client, "Passed").await;
+    let (extension, client) = published().await;
     let mut jane = Identity::new("jane", &["team"]);
     jane.extra.insert("scope".to_owned(), vec!["x".to_owned()]);
     let jane = client.as_user(jane);
@@ -313,10 +328,7 @@ async fn who_asks_is_judged_here_and_told_there() {
 
 #[tokio::test]
 async fn what_it_serves_is_told_with_the_rest() {
-    let extension = Extension::serve().await;
-    let client = Client::with(extension.options()).await;
-    extension.publish(&client).await;
-    reason(&client, "Passed").await;
+    let (_extension, client) = published().await;
     let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     let all = client.get_as("/apis", aggregated).await.expect(200);
     let names: Vec<_> = all["items"]
@@ -447,10 +459,7 @@ async fn the_own_groups_are_local_and_stay_so() {
 
 #[tokio::test]
 async fn answers_of_others_are_streamed_and_not_kept() {
-    let extension = Extension::serve().await;
-    let client = Client::with(extension.options()).await;
-    extension.publish(&client).await;
-    reason(&client, "Passed").await;
+    let (_extension, client) = published().await;
     let request = Request::get(format!("{FLUNDERS}/endless"))
         .header("accept-encoding", "gzip")
         .header("accept", "application/yaml")
@@ -467,10 +476,7 @@ async fn answers_of_others_are_streamed_and_not_kept() {
 
 #[tokio::test]
 async fn a_client_cannot_hide_who_it_is_or_what_it_asks_for() {
-    let extension = Extension::serve().await;
-    let network = Network::with(extension.options()).await;
-    extension.publish(&network.client).await;
-    reason(&network.client, "Passed").await;
+    let (extension, network) = published_on_network().await;
     let ask = async |path: &str, headers: &str| {
         let mut stream = network.connect("admin").await;
         let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
@@ -572,10 +578,7 @@ async fn others_can_read_whom_to_believe() {
 
 #[tokio::test]
 async fn upgrades_and_kubectl_reach_it() {
-    let extension = Extension::serve().await;
-    let network = Network::with(extension.options()).await;
-    extension.publish(&network.client).await;
-    reason(&network.client, "Passed").await;
+    let (_extension, network) = published_on_network().await;
 
     let out = network.ok("get apiservice v1.wardle.example.com --no-headers").await;
     assert!(out.contains("default/wardle") && out.contains("True"), "{out}");
