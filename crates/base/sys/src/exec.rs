@@ -38,6 +38,46 @@ pub fn execve(path: &CStr, args: &StringArray, env: &StringArray) -> io::Result<
     Err(io::Error::last_os_error())
 }
 
+/// Where the kernel finds the arguments that `/proc/PID/cmdline` shows of this process and of its forks.
+#[derive(Debug, Clone, Copy)]
+pub struct ShownArguments {
+    start: usize,
+    length: usize,
+}
+
+impl ShownArguments {
+    /// Finds them in `/proc/self/stat`, see proc_pid_stat(5).
+    ///
+    /// # Errors
+    /// When the file cannot be read or has another form.
+    pub fn find() -> io::Result<Self> {
+        let stat = std::fs::read_to_string("/proc/self/stat")?;
+        // The second field is in parentheses and may hold anything; fields 48 and 49 are the bounds.
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(45);
+        let mut bound = || fields.next().and_then(|field| field.parse::<usize>().ok());
+        match (bound(), bound()) {
+            (Some(start), Some(end)) if start > 0 && end > start => {
+                Ok(Self { start, length: end - start })
+            }
+            _ => Err(io::Error::other("/proc/self/stat does not say where the arguments are")),
+        }
+    }
+
+    /// Replaces them by `name`, as much of it as fits, in this process alone. Nothing may read the arguments afterwards.
+    ///
+    /// # Safety
+    /// No other thread runs in this process, and it neither reads its arguments again nor has moved them.
+    pub unsafe fn replace(self, name: &[u8]) {
+        let memory = ptr::with_exposed_provenance_mut::<u8>(self.start);
+        for at in 0..self.length {
+            // The last byte stays zero, so that the kernel sees an argument that ends.
+            let byte = if at + 1 < self.length { name.get(at).copied().unwrap_or(0) } else { 0 };
+            // SAFETY: the kernel wrote the arguments to this writable part of the stack, which is never unmapped.
+            unsafe { memory.add(at).write_volatile(byte) };
+        }
+    }
+}
+
 /// Ends the process at once: no destructors, no exit handlers.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.

@@ -1,12 +1,12 @@
 //! The first process of a pid namespace that several containers share: it reaps what they leave, and does nothing else.
 //!
 //! Containers see it as process 1 and may come near it with `ptrace` and `/proc/1`, so there must be nothing to find: it
-//! has an empty read-only root of its own, no open files, no capabilities and cannot be dumped. It is a fork of its caller
-//! and shares all memory with it, since executing even a tiny program would cost more.
+//! has an empty read-only root of its own, no open files, no capabilities, shows none of its caller's arguments and cannot
+//! be dumped. It is a fork of its caller and shares all memory with it, since executing even a tiny program would cost more.
 
 use std::os::fd::AsFd;
 
-use berth_sys::exec;
+use berth_sys::exec::{self, ShownArguments};
 use berth_sys::mount::{Attributes, set_attributes};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -23,6 +23,9 @@ use rustix::thread::{
 use crate::channel::{Failure, Step};
 use crate::child;
 
+/// What lists of processes show.
+const NAME: &std::ffi::CStr = c"pause";
+
 /// Child: gives up everything but its place in the namespaces.
 pub fn prepare() -> Result<(), Failure> {
     berth_sys::namespace::unshare(libc::CLONE_NEWNS).map_err(Failure::at(Step::Clone, 2))?;
@@ -33,7 +36,7 @@ pub fn prepare() -> Result<(), Failure> {
     set_attributes(old.as_fd(), c"", private).map_err(Failure::at(Step::Propagation, 1))?;
     let root = empty_root().map_err(Failure::at(Step::Root, 1))?;
     child::pivot(root.as_fd(), old.as_fd())?;
-    rustix::thread::set_name(c"pause").map_err(Failure::at(Step::Credentials, 5))?;
+    rustix::thread::set_name(NAME).map_err(Failure::at(Step::Credentials, 5))?;
     exec::reap_nothing();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(Failure::at(Step::Credentials, 3))?;
@@ -42,8 +45,10 @@ pub fn prepare() -> Result<(), Failure> {
         .map_err(Failure::at(Step::Credentials, 4))
 }
 
-/// Child: closes every file and waits to be killed.
-pub fn stay() -> ! {
+/// Child: forgets its caller's arguments, closes every file and waits to be killed.
+pub fn stay(arguments: ShownArguments) -> ! {
+    // SAFETY: a child has one thread, and this one does nothing more than to wait.
+    unsafe { arguments.replace(NAME.to_bytes()) };
     exec::close_from(0);
     loop {
         rustix::event::pause();

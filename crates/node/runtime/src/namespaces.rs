@@ -98,6 +98,8 @@ impl Namespaces {
             .map_err(NamespacesError::Create)?;
         let hostname = request.hostname.as_deref().unwrap_or_default().as_bytes();
         let flags = flags(request);
+        let arguments =
+            berth_sys::exec::ShownArguments::find().map_err(NamespacesError::Create)?;
         let (ours, theirs) = channel::pair().map_err(NamespacesError::Create)?;
         // SAFETY: the child makes system calls on prepared values and exits.
         let cloned =
@@ -113,7 +115,7 @@ impl Namespaces {
                     berth_sys::exec::exit_now(1);
                 }
                 if request.processes {
-                    init::stay();
+                    init::stay(arguments);
                 }
                 // Stays until it is killed, so that /proc still names its namespaces.
                 let _killed = channel::wait(end);
