@@ -54,6 +54,7 @@ mod restrict;
 mod reviews;
 mod roles;
 mod room;
+mod runtimes;
 mod scale;
 mod server;
 mod service;

@@ -14,7 +14,7 @@ use crate::call::Call;
 use crate::registry::{ATTEMPTS, Change};
 use crate::{
     Body, accounts, aggregation, claims, classes, definitions, delete, flow, guard, limits,
-    priority, quota, scale, standards,
+    priority, quota, runtimes, scale, standards,
 };
 
 /// Letters and digits that spell no words and are not mistaken for each other.
@@ -137,6 +137,7 @@ async fn complete(call: &Call, object: &mut Value) -> Result<(), Status> {
     match (resource.group, resource.kind) {
         ("", "Pod") => {
             priority::resolve(call, object).await?;
+            runtimes::resolve(call, object).await?;
             accounts::admit(call, object).await?;
             // Limits stand for requests that are not there, which the cluster's own must not get before.
             berth_rules::default(resource, object);

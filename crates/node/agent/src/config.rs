@@ -8,6 +8,7 @@ use std::path::Path;
 
 use berth_content::Image;
 use berth_runtime::DEFAULT_CAPABILITIES;
+use berth_runtime::user::STRICT;
 use berth_shim::protocol::Filter;
 use k8s_openapi::api::core::v1::{
     Container, Pod, PodSpec, ResourceFieldSelector, ResourceRequirements, SeccompProfile,
@@ -118,6 +119,8 @@ pub struct Ingredients<'a> {
     pub mounts: Vec<Mounted>,
     /// Where profiles of the node are.
     pub profiles: &'a Path,
+    /// The memory that the pod's containers share, where it is not the host's.
+    pub shared_memory: &'a Path,
 }
 
 /// A container ready for its shim.
@@ -130,7 +133,8 @@ pub struct Prepared {
 
 /// Makes the configuration.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
-    let Ingredients { pod, container, image, environment, mounts, profiles } = ingredients;
+    let Ingredients { pod, container, image, environment, mounts, profiles, shared_memory } =
+        ingredients;
     let pod_spec = pod.spec.as_ref().ok_or_else(|| Cause::config("the pod has no spec"))?;
     let context = container.security_context.as_ref();
     let privileged = is_privileged(container);
@@ -163,7 +167,7 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
             "readonly": context.and_then(|context| context.read_only_root_filesystem).unwrap_or(false),
         },
         "process": process,
-        "mounts": all_mounts(pod_spec, &mounts, privileged),
+        "mounts": all_mounts(pod_spec, &mounts, privileged, shared_memory),
         "linux": {
             "maskedPaths": if masks { MASKED.as_slice() } else { &[] },
             "readonlyPaths": if masks { READONLY.as_slice() } else { &[] },
@@ -224,7 +228,20 @@ fn user(pod: &Pod, spec: &PodSpec, container: &Container, image: &Image) -> Resu
     if non_root {
         must_not_be_root(uid, &name)?;
     }
-    Ok(user_of(uid, gid, &name, &groups))
+    let policy = shared.and_then(|shared| shared.supplemental_groups_policy.as_deref());
+    let (user, ids) = user_of(uid, gid, &name, &groups);
+    if policy == Some("Strict") {
+        return Ok(strictly(user, ids));
+    }
+    Ok((user, ids))
+}
+
+/// `supplementalGroupsPolicy: Strict`: the pod's groups and no others, whatever the image says.
+fn strictly(user: Option<String>, mut ids: Value) -> User {
+    if let Some(ids) = ids.as_object_mut() {
+        ids.remove("username");
+    }
+    (Some(format!("{STRICT}{}", user.unwrap_or_default())), ids)
 }
 
 /// Refuses root, and whoever might be it.
@@ -338,7 +355,12 @@ fn directory(container: &Container, image: &Image) -> Result<String, Cause> {
     Ok(directory)
 }
 
-fn all_mounts(spec: &PodSpec, mounts: &[Mounted], privileged: bool) -> Vec<Value> {
+fn all_mounts(
+    spec: &PodSpec,
+    mounts: &[Mounted],
+    privileged: bool,
+    shared_memory: &Path,
+) -> Vec<Value> {
     let sys = if privileged { "rw" } else { "ro" };
     let mut all = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
@@ -353,11 +375,10 @@ fn all_mounts(spec: &PodSpec, mounts: &[Mounted], privileged: bool) -> Vec<Value
         all.push(json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", sys] }));
     }
     let own_shm = mounts.iter().any(|mount| mount.destination == Path::new("/dev/shm"));
-    if spec.host_ipc.unwrap_or(false) && !own_shm {
-        all.push(json!({ "destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["rbind", "nosuid", "noexec", "nodev", "rw"] }));
-    } else if !own_shm {
-        all.push(json!({ "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-                         "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] }));
+    if !own_shm {
+        let of_host = spec.host_ipc.unwrap_or(false);
+        let source = if of_host { Path::new("/dev/shm") } else { shared_memory };
+        all.push(json!({ "destination": "/dev/shm", "type": "bind", "source": source, "options": ["rbind", "nosuid", "noexec", "nodev", "rw"] }));
     }
     let mut volumes: Vec<&Mounted> = mounts.iter().collect();
     // Outer mounts first, or they would hide the inner ones.

@@ -94,7 +94,7 @@ impl PodDirectory {
 
     /// Makes it.
     pub fn create(&self) -> io::Result<()> {
-        for name in ["logs", "scratch", "volumes", "etc"] {
+        for name in ["logs", "scratch", "volumes", "etc", "shm"] {
             fs::create_dir_all(self.0.join(name))?;
         }
         Ok(())
@@ -118,6 +118,11 @@ impl PodDirectory {
     /// Where a volume lies.
     pub fn volume(&self, name: &str) -> PathBuf {
         self.0.join("volumes").join(name)
+    }
+
+    /// The memory that the pod's containers share as `/dev/shm`.
+    pub fn shared_memory(&self) -> PathBuf {
+        self.0.join("shm")
     }
 
     /// A generated file such as `hosts`.

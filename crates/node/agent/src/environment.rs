@@ -1,5 +1,7 @@
 //! A container's environment, from all its sources, with `$(NAME)` expanded.
 
+mod file;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -11,6 +13,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
 use crate::config::Cause;
+use crate::volume::Volumes;
 
 /// What the downward API can say about a pod.
 #[derive(Debug, Clone)]
@@ -32,6 +35,7 @@ pub async fn resolve(
     container: &Container,
     image: &[String],
     facts: &Facts,
+    volumes: &Volumes,
 ) -> Result<Vec<String>, Cause> {
     let mut values: Vec<(String, String)> = Vec::new();
     for entry in image {
@@ -71,9 +75,12 @@ pub async fn resolve(
         }
     }
     for variable in container.env.iter().flatten() {
-        if let Some(value) =
-            variable_value(client, pod, container, variable, facts, &values).await?
-        {
+        let of_file = variable.value_from.as_ref().and_then(|from| from.file_key_ref.as_ref());
+        let value = match of_file {
+            Some(selector) => file::value(volumes, selector)?,
+            None => variable_value(client, pod, container, variable, facts, &values).await?,
+        };
+        if let Some(value) = value {
             set(&mut values, &variable.name, value);
         }
     }

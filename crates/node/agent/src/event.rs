@@ -3,16 +3,21 @@
 //! Posting must never hold up a pod, so events go through a bounded queue to one task; when the queue is full they are
 //! counted and the loss is logged.
 
+mod correlate;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
-use kube::api::{Api, PostParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+
+use self::correlate::{Correlator, Verdict};
 
 /// Posts events of this node's pods.
 #[derive(Debug, Clone)]
@@ -44,15 +49,14 @@ impl Events {
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (queue, mut waiting) = mpsc::channel::<Event>(QUEUE);
         let post = async move {
+            let mut correlator = Correlator::default();
             loop {
                 let event = tokio::select! {
                     event = waiting.recv() => event,
                     () = stop.cancelled() => None,
                 };
                 let Some(event) = event else { return };
-                let namespace = event.metadata.namespace.clone().unwrap_or_default();
-                let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-                if let Err(error) = api.create(&PostParams::default(), &event).await {
+                if let Err(error) = write(&client, &mut correlator, event).await {
                     // A namespace that is being deleted takes no events any more.
                     tracing::debug!(%error, "event not posted");
                 }
@@ -68,11 +72,7 @@ impl Events {
         let now = Timestamp::now();
         let namespace = pod.namespace().unwrap_or_default();
         let event = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", pod.name_any())),
-                namespace: Some(namespace.clone()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { namespace: Some(namespace.clone()), ..ObjectMeta::default() },
             involved_object: ObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("Pod".to_owned()),
@@ -102,4 +102,41 @@ impl Events {
             warn!(reason, "event queue is full, an event is lost");
         }
     }
+}
+
+/// Writes an event, or counts it on the object that says the same.
+async fn write(
+    client: &Client,
+    correlator: &mut Correlator,
+    mut event: Event,
+) -> Result<(), kube::Error> {
+    let namespace = event.metadata.namespace.clone().unwrap_or_default();
+    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    for _ in 0..2 {
+        let of = &event.involved_object;
+        let pod = (of.uid.as_deref().unwrap_or_default(), of.name.as_deref().unwrap_or_default());
+        let kind = event.type_.as_deref().unwrap_or_default();
+        let what = (kind, event.reason.as_deref().unwrap_or_default());
+        let message = event.message.clone().unwrap_or_default();
+        match correlator.decide(pod, what, message, Timestamp::now()) {
+            Verdict::Drop => return Ok(()),
+            Verdict::New { name, message } => {
+                event.metadata.name = Some(name);
+                event.message = Some(message);
+                api.create(&PostParams::default(), &event).await?;
+                return Ok(());
+            }
+            Verdict::Again { name, count } => {
+                let patch = json!({ "count": count, "lastTimestamp": event.last_timestamp });
+                let patched =
+                    api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+                match patched {
+                    // Events go after a while: then it is told anew.
+                    Err(kube::Error::Api(status)) if status.code == 404 => correlator.forget(&name),
+                    other => return other.map(|_| ()),
+                }
+            }
+        }
+    }
+    Ok(())
 }

@@ -99,39 +99,46 @@ impl Images {
         &self.store
     }
 
-    /// The image under this name, pulled if need be, by somebody with these credentials.
-    pub async fn ensure(
+    /// The image under this name if it is here and need not be asked for; nothing if it is to be pulled.
+    ///
+    /// # Errors
+    /// When the name is none, or the image is not here and may not be pulled.
+    pub fn at_hand(&self, name: &str, policy: PullPolicy) -> Result<Option<Image>, ImageError> {
+        let _checked: Reference = name.parse().map_err(|error| ImageError {
+            reason: "InvalidImageName",
+            message: crate::status::chain(&error),
+        })?;
+        match (policy, self.present(name)) {
+            (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, None) => Ok(None),
+            (_, Some(image)) => Ok(Some(image)),
+            (PullPolicy::Never, None) => Err(ImageError {
+                reason: "ErrImageNeverPull",
+                message: format!("image `{name}` is not on this node and the pull policy is Never"),
+            }),
+        }
+    }
+
+    /// Pulls the image under this name as somebody with these credentials. Another may have done so meanwhile.
+    pub async fn pull(
         &self,
         name: &str,
         policy: PullPolicy,
         credentials: Option<Credentials>,
     ) -> Result<Image, ImageError> {
+        let failed = |error: berth_registry::RegistryError| ImageError {
+            reason: "ErrImagePull",
+            message: crate::status::chain(&error),
+        };
         let reference: Reference = name.parse().map_err(|error| ImageError {
             reason: "InvalidImageName",
             message: crate::status::chain(&error),
         })?;
-        if policy != PullPolicy::Always
-            && let Some(image) = self.present(name)
-        {
-            return Ok(image);
-        }
-        if policy == PullPolicy::Never {
-            return Err(ImageError {
-                reason: "ErrImageNeverPull",
-                message: format!("image `{name}` is not on this node and the pull policy is Never"),
-            });
-        }
         let lock = self.pulling.lock().await.entry(name.to_owned()).or_default().clone();
         let _turn = lock.lock().await;
-        if policy != PullPolicy::Always
-            && let Some(image) = self.present(name)
-        {
+        if let Some(image) = self.at_hand(name, policy)? {
             return Ok(image);
         }
-        let client = self.client(credentials).map_err(|error| ImageError {
-            reason: "ErrImagePull",
-            message: crate::status::chain(&error),
-        })?;
+        let client = self.client(credentials).map_err(failed)?;
         let mut options = berth_registry::PullOptions::new(client);
         options.policy = berth_registry::PullPolicy::Always;
         let pulled = berth_registry::pull(&self.store, &reference, &options).await;
@@ -142,9 +149,7 @@ impl Images {
                 tracing::warn!(image = name, error = %error, "registry not reached, the image at hand is used");
                 Ok(image)
             }
-            (Err(error), _) => {
-                Err(ImageError { reason: "ErrImagePull", message: crate::status::chain(&error) })
-            }
+            (Err(error), _) => Err(failed(error)),
         }
     }
 

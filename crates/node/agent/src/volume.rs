@@ -11,10 +11,10 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use berth_runtime::SUB_PATH;
+use berth_runtime::{LAYER, LAYERS, SUB_PATH};
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, PersistentVolume, PersistentVolumeClaim, Pod,
     ProjectedVolumeSource, Volume, VolumeMount,
@@ -40,6 +40,8 @@ use crate::environment::{Facts, config_map, expand, field_value, resource_value,
 pub struct Mounted {
     /// What, on the node.
     pub source: PathBuf,
+    /// The layers of an image, lowest first, in place of that.
+    pub layers: Vec<PathBuf>,
     /// The path below it that is meant, without links.
     pub inside: Option<String>,
     /// Where.
@@ -68,11 +70,19 @@ pub enum Source {
     Path(PathBuf),
     /// On the node, in files that this agent alone writes.
     Files(PathBuf),
+    /// In the layers of an image, lowest first.
+    Layers(Vec<PathBuf>),
 }
 
 impl Mounted {
     /// As an entry of the OCI configuration.
     pub fn to_oci(&self) -> Value {
+        let inside = self.inside.as_ref().map(|inside| format!("{SUB_PATH}{inside}"));
+        if !self.layers.is_empty() {
+            let layers = self.layers.iter().map(|layer| format!("{LAYER}{}", layer.display()));
+            let options: Vec<String> = layers.chain(inside).collect();
+            return json!({ "destination": self.destination, "type": LAYERS, "options": options });
+        }
         let access = if self.readonly { "ro" } else { "rw" };
         let propagation = match self.propagation {
             Propagation::Private => "rprivate",
@@ -80,7 +90,7 @@ impl Mounted {
             Propagation::Shared => "rshared",
         };
         let mut options = vec!["rbind".to_owned(), access.to_owned(), propagation.to_owned()];
-        options.extend(self.inside.as_ref().map(|inside| format!("{SUB_PATH}{inside}")));
+        options.extend(inside);
         json!({ "destination": self.destination, "type": "bind", "source": self.source, "options": options })
     }
 }
@@ -105,6 +115,10 @@ pub async fn prepare(
             files.write(&path, group).map_err(|error| disk(&volume.name, &error))?;
             read.append(&mut files.read);
             prepared.insert(volume.name.clone(), Source::Files(path));
+            continue;
+        }
+        // Those are pulled before, by whom they are for.
+        if volume.image.is_some() {
             continue;
         }
         // Once for a pod: what its containers set afterwards is theirs to set.
@@ -207,7 +221,7 @@ async fn prepare_one(
             });
             // What containers write there outlives them, so their limits are its own.
             let limit = own.into_iter().chain(memory_of(pod)).min();
-            in_memory(&path, limit).map_err(failed)?;
+            in_memory(&path, limit, "777").map_err(failed)?;
         }
         if is_new {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
@@ -238,14 +252,22 @@ fn memory_of(pod: &Pod) -> Option<u64> {
     spec.containers.iter().map(limit).sum()
 }
 
+/// Size of a pod's `/dev/shm`, in bytes; what people know from docker.
+const SHARED_MEMORY: u64 = 64 << 20;
+
+/// The memory that a pod's containers share as `/dev/shm`.
+pub fn share_memory(path: &Path) -> io::Result<()> {
+    in_memory(path, Some(SHARED_MEMORY), "1777")
+}
+
 /// Memory that all containers of the pod share. It goes with the pod's directory.
-fn in_memory(path: &Path, limit: Option<u64>) -> io::Result<()> {
+fn in_memory(path: &Path, limit: Option<u64>, mode: &str) -> io::Result<()> {
     let outside = path.parent().map(fs::metadata).transpose()?;
     if outside.is_some_and(|outside| fs::metadata(path).is_ok_and(|it| it.dev() != outside.dev())) {
         return Ok(());
     }
     let size = limit.map(|limit| format!(",size={limit}")).unwrap_or_default();
-    let options = std::ffi::CString::new(format!("mode=777{size}"))?;
+    let options = std::ffi::CString::new(format!("mode={mode}{size}"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     Ok(mount("tmpfs", path, "tmpfs", flags, options.as_c_str())?)
 }
@@ -391,10 +413,22 @@ fn host_path(path: &str, kind: Option<&str>) -> Result<PathBuf, Cause> {
         "DirectoryOrCreate" => fs::create_dir_all(&path).map_err(failed)?,
         "Directory" if !path.is_dir() => return Err(wrong("a directory")),
         "File" if !path.is_file() => return Err(wrong("a file")),
+        // What is there is looked at and not opened: a pipe would wait for a writer.
+        "FileOrCreate" if path.exists() && !path.is_file() => return Err(wrong("a file")),
         "FileOrCreate" => {
             fs::OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
         }
-        "Directory" | "File" | "Socket" | "CharDevice" | "BlockDevice" => {}
+        "Directory" | "File" => {}
+        kind @ ("Socket" | "CharDevice" | "BlockDevice") => {
+            let (is, name): (fn(&fs::FileType) -> bool, _) = match kind {
+                "Socket" => (FileTypeExt::is_socket, "a socket"),
+                "CharDevice" => (FileTypeExt::is_char_device, "a character device"),
+                _ => (FileTypeExt::is_block_device, "a block device"),
+            };
+            if !fs::metadata(&path).is_ok_and(|found| is(&found.file_type())) {
+                return Err(wrong(name));
+            }
+        }
         other => return Err(Cause::config(format!("host path type `{other}` is not known"))),
     }
     Ok(path)
@@ -522,6 +556,24 @@ pub fn mounts(
         let (path, ours) = match source {
             Source::Path(path) => (path, false),
             Source::Files(path) => (path, true),
+            Source::Layers(layers) => {
+                let normal = |path: &String| {
+                    Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+                };
+                if let Some(below) = below.as_ref().filter(|below| !normal(below)) {
+                    let why = format!("`{below}` is not a path within its volume");
+                    return Err(Cause::config(why));
+                }
+                mounted.push(Mounted {
+                    source: PathBuf::new(),
+                    layers: layers.clone(),
+                    inside: below,
+                    destination: PathBuf::from(&mount.mount_path),
+                    readonly: true,
+                    propagation: Propagation::Private,
+                });
+                continue;
+            }
         };
         let (source, inside) = match below {
             None => (path.clone(), None),
@@ -530,6 +582,7 @@ pub fn mounts(
         };
         mounted.push(Mounted {
             source,
+            layers: vec![],
             inside,
             destination: PathBuf::from(&mount.mount_path),
             // What is made from objects is nobody's to change.
@@ -647,9 +700,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a b");
         fs::create_dir(&path).unwrap();
-        in_memory(&path, Some(1 << 20)).unwrap();
+        in_memory(&path, Some(1 << 20), "777").unwrap();
         fs::write(path.join("file"), "kept").unwrap();
-        in_memory(&path, Some(1 << 20)).unwrap();
+        in_memory(&path, Some(1 << 20), "777").unwrap();
         assert_eq!(fs::read(path.join("file")).unwrap(), b"kept");
         assert!(fs::write(path.join("large"), vec![0; 2 << 20]).is_err(), "it has a limit");
         unmount_below(directory.path()).unwrap();

@@ -16,10 +16,12 @@ pub mod user;
 mod channel;
 mod child;
 mod init;
+mod layers;
 mod mounts;
 mod process;
 
 pub use container::{Container, CreateError, CreateRequest, ExecRequest, Processes, Stdio};
+pub use layers::{LAYER, LAYERS};
 pub use mounts::SUB_PATH;
 pub use namespaces::{IdMapping, Namespaces};
 pub use removal::remove_tree;

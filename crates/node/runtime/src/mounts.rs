@@ -33,6 +33,14 @@ pub enum MountError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The layers of an image.
+    #[error("cannot mount an image at `{}`", destination.display())]
+    Layers {
+        /// In the container.
+        destination: PathBuf,
+        /// The reason.
+        source: crate::rootfs::RootfsError,
+    },
     /// Destination not absolute, or with `..`, or within `/proc`.
     #[error("mount destination `{}` is not allowed", .0.display())]
     Destination(PathBuf),
@@ -171,6 +179,9 @@ fn prepare_one(mount: &Mount, user: Option<BorrowedFd<'_>>) -> Result<PreparedMo
     }
     let options = parse_options(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().as_deref().unwrap_or("bind");
+    if kind == crate::layers::LAYERS {
+        return crate::layers::prepare(mount, user);
+    }
     if options.bind || kind == "bind" {
         return bind(mount, &options, user);
     }

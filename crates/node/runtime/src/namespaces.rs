@@ -98,8 +98,7 @@ impl Namespaces {
             .map_err(NamespacesError::Create)?;
         let hostname = request.hostname.as_deref().unwrap_or_default().as_bytes();
         let flags = flags(request);
-        let arguments =
-            berth_sys::exec::ShownArguments::find().map_err(NamespacesError::Create)?;
+        let arguments = berth_sys::exec::ShownArguments::find().map_err(NamespacesError::Create)?;
         let (ours, theirs) = channel::pair().map_err(NamespacesError::Create)?;
         // SAFETY: the child makes system calls on prepared values and exits.
         let cloned =

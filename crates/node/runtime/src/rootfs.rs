@@ -96,6 +96,29 @@ fn overlay(
         std::os::unix::fs::chown(upper, Some(root), Some(root))
             .map_err(|source| layer(upper, source))?;
     }
+    stack(lower, Some((upper, work)), user.map(|(user, _)| user))
+}
+
+/// Layers, lowest first, as one detached tree that nobody can write to.
+///
+/// # Errors
+/// See [`RootfsError`].
+pub(crate) fn read_only(
+    lower: &[PathBuf],
+    user: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, RootfsError> {
+    match lower {
+        // An overlay that nobody writes to wants two.
+        [only] => clone_tree(only, false, user).map_err(|source| layer(only, source)),
+        _ => stack(lower, None, user),
+    }
+}
+
+fn stack(
+    lower: &[PathBuf],
+    writable: Option<(&Path, &Path)>,
+    user: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, RootfsError> {
     let unheard = |error: rustix::io::Errno| RootfsError::Overlay {
         layers: lower.len(),
         complaint: String::new(),
@@ -111,13 +134,13 @@ fn overlay(
     // A detached mount lives as long as its descriptor, and the overlay takes its own copies only when it is created.
     let mut trees = Vec::with_capacity(lower.len());
     for path in lower.iter().rev() {
-        let tree = clone_tree(path, false, user.map(|(user, _)| user))
-            .map_err(|source| layer(path, source))?;
+        let tree = clone_tree(path, false, user).map_err(|source| layer(path, source))?;
         fsconfig_set_fd(context.as_fd(), "lowerdir+", tree.as_fd())
             .map_err(|error| layer(path, error.into()))?;
         trees.push(tree);
     }
-    for (key, path) in [("upperdir", upper), ("workdir", work)] {
+    let places = writable.map(|(upper, work)| [("upperdir", upper), ("workdir", work)]);
+    for (key, path) in places.into_iter().flatten() {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory =
             open(path, flags, Mode::empty()).map_err(|error| layer(path, error.into()))?;
@@ -128,8 +151,10 @@ fn overlay(
     for option in ["redirect_dir", "metacopy"] {
         fsconfig_set_string(context.as_fd(), option, "off").map_err(failed)?;
     }
-    // What a container wrote is gone with it, so nothing is synced for it at its end.
-    fsconfig_set_flag(context.as_fd(), "volatile").map_err(failed)?;
+    if writable.is_some() {
+        // What a container wrote is gone with it, so nothing is synced for it at its end.
+        fsconfig_set_flag(context.as_fd(), "volatile").map_err(failed)?;
+    }
     fsconfig_create(context.as_fd()).map_err(failed)?;
     drop(trees);
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(failed)

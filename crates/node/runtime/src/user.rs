@@ -40,13 +40,18 @@ pub enum UserError {
 /// Account files beyond this size are refused: they are read into memory.
 const LIMIT: u64 = 4 << 20;
 
-/// Resolves `user`, `uid`, `user:group` or `uid:gid` against the root filesystem behind `root`. Empty means root.
+/// What stands before a user whom the image's groups do not count.
+pub const STRICT: char = '=';
+
+/// Resolves `user`, `uid`, `user:group` or `uid:gid` against the root filesystem behind `root`. Empty means root. After
+/// [`STRICT`] the user is in no group of the image but the first.
 ///
 /// # Errors
 /// An unknown name, or unreadable account files. A number needs no entry.
 pub fn resolve(root: BorrowedFd<'_>, user: &str) -> Result<Account, UserError> {
     let passwd = read(root, "etc/passwd")?;
     let group = read(root, "etc/group")?;
+    let (strict, user) = user.strip_prefix(STRICT).map_or((false, user), |user| (true, user));
     let (name, group_name) = match user.split_once(':') {
         Some((name, group)) => (name, Some(group)),
         None => (user, None),
@@ -66,7 +71,7 @@ pub fn resolve(root: BorrowedFd<'_>, user: &str) -> Result<Account, UserError> {
         Some(wanted) => group_id(&group, wanted)?,
     };
     let groups = match (&entry, group_name) {
-        (Some(entry), None) => memberships(&group, entry.name),
+        (Some(entry), None) if !strict => memberships(&group, entry.name),
         _ => Vec::new(),
     };
     let home = entry.map_or("/", |entry| entry.home).to_owned();

@@ -324,6 +324,37 @@ async fn pods_get_the_priority_of_their_class() {
 }
 
 #[tokio::test]
+async fn pods_get_what_their_runtime_class_says() {
+    let client = Client::start().await;
+    let class = json!({"metadata": {"name": "boxed"}, "handler": "berth",
+        "overhead": {"podFixed": {"memory": "64Mi"}},
+        "scheduling": {"nodeSelector": {"boxes": "yes"},
+            "tolerations": [{"key": "boxes", "operator": "Exists"}]}});
+    client.post("/apis/node.k8s.io/v1/runtimeclasses", &class).await.expect(201);
+    let pod = |name: &str, class: &str, more: Value| {
+        let mut spec = json!({"containers": [{"name": "c", "image": "x"}]});
+        if !class.is_empty() {
+            spec["runtimeClassName"] = json!(class);
+        }
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"metadata": {"name": name}, "spec": spec})
+    };
+    let boxed = client.post(PODS, &pod("a", "boxed", json!({}))).await.expect(201);
+    assert_eq!(boxed["spec"]["overhead"], json!({"memory": "64Mi"}));
+    assert_eq!(boxed["spec"]["nodeSelector"], json!({"boxes": "yes"}));
+    let tolerations = boxed["spec"]["tolerations"].as_array().unwrap();
+    assert!(tolerations.contains(&json!({"key": "boxes", "operator": "Exists"})), "{boxed}");
+    for (name, class, more) in [
+        ("b", "unknown", json!({})),
+        ("c", "boxed", json!({"overhead": {"memory": "1Mi"}})),
+        ("d", "", json!({"overhead": {"memory": "1Mi"}})),
+        ("e", "boxed", json!({"nodeSelector": {"boxes": "no"}})),
+    ] {
+        client.post(PODS, &pod(name, class, more)).await.expect(403);
+    }
+}
+
+#[tokio::test]
 async fn what_nothing_acts_on_comes_with_a_warning() {
     let client = Client::start().await;
     let sample = samples();

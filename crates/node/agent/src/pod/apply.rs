@@ -19,13 +19,14 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::ResourceExt;
 
 use super::names::{self, Resolver};
+use super::worker::Images;
 use super::{ephemeral, refuse};
 use crate::agent::Shared;
 use crate::command::Target;
 use crate::config::{self, Cause, Ingredients};
 use crate::directory::{PodDirectory, Record};
 use crate::environment::{self, Facts};
-use crate::image::{ImageError, PullPolicy, credentials_of};
+use crate::image::credentials_of;
 use crate::status::chain;
 use crate::volume::{self, Mounted, Propagation};
 
@@ -85,9 +86,17 @@ impl Workshop {
 
     pub async fn create_sandbox(&self, pod: &Pod, record: &mut Record) -> Result<(), Cause> {
         let spec = pod.spec.as_ref().ok_or_else(|| Cause::config("the pod has no spec"))?;
+        if let Some(class) = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
+            refuse::runtime(&self.shared.client, class).await?;
+        }
         self.directory
             .create()
             .map_err(|error| Cause::create(format!("cannot make the pod's directory: {error}")))?;
+        if !spec.host_ipc.unwrap_or(false) {
+            volume::share_memory(&self.directory.shared_memory()).map_err(|error| {
+                Cause::create(format!("cannot make the pod's shared memory: {error}"))
+            })?;
+        }
         let own_network = !spec.host_network.unwrap_or(false);
         if own_network && record.address.is_none() {
             let address =
@@ -140,17 +149,6 @@ impl Workshop {
         write("resolv.conf", &resolver.with(spec).render()).map_err(failed)
     }
 
-    /// The image of a container, pulled if need be and protected from collection while the pod is here.
-    pub async fn image(
-        &self,
-        container: &Container,
-        credentials: Option<Credentials>,
-    ) -> Result<Image, ImageError> {
-        let name = container.image.clone().unwrap_or_default();
-        let policy = PullPolicy::of(container.image_pull_policy.as_deref(), &name);
-        self.shared.images.ensure(&name, policy, credentials).await
-    }
-
     /// Who the pod is to registries, and what is wrong with its Secrets: an image may be had without them.
     pub async fn credentials(&self, pod: &Pod) -> (Option<Credentials>, Vec<String>) {
         let spec = pod.spec.as_ref();
@@ -177,36 +175,16 @@ impl Workshop {
         &self,
         pod: &Pod,
         container: &Container,
-        image: Image,
+        images: Images,
         record: &Record,
     ) -> Result<Started, Cause> {
         refuse::check(pod, container)?;
         let known = record.containers.get(&container.name).cloned().unwrap_or_default();
         let instance = known.instance(&container.name);
         let facts = self.facts(record);
-        let store = self.shared.images.store();
-        let lease = LeaseName::parse(&format!("{}.{}", record.uid, container.name))
-            .map_err(|error| Cause::create(chain(&error)))?;
-        store.lease(&lease, &[&image]).map_err(|error| Cause::create(chain(&error)))?;
-        let layers = store.layer_dirs(&image).map_err(|error| Cause::create(chain(&error)))?;
-        let from_image = image.config.config().as_ref().and_then(|config| config.env().clone());
-        let client = &self.shared.client;
-        let environment =
-            environment::resolve(client, pod, container, &from_image.unwrap_or_default(), &facts)
-                .await?;
-        let volumes = volume::prepare(&self.shared, pod, &self.directory, &facts).await?;
-        let mut mounts = volume::mounts(container, &volumes, &environment)?;
-        self.own_mounts(container, &instance, &mut mounts).map_err(|error| {
-            Cause::create(format!("cannot write the container's files: {error}"))
-        })?;
+        let layers = self.hold(record, container, &images)?;
         let resources = config::resources(pod, container)?;
-        let profiles = &self.shared.settings.data.join("seccomp");
-        let ingredients =
-            Ingredients { pod, container, image: &image, environment, mounts, profiles };
-        let prepared = config::prepare(ingredients)?;
-        self.remember(container, &instance, &prepared).map_err(|error| {
-            Cause::create(format!("cannot write the container's configuration: {error}"))
-        })?;
+        let prepared = self.furnish(pod, container, &images, &instance, &facts).await?;
         let scratch = self.directory.scratch(&instance);
         fs::create_dir_all(&scratch).map_err(|error| {
             Cause::create(format!("cannot make the container's directory: {error}"))
@@ -245,9 +223,60 @@ impl Workshop {
             address: facts.address,
         };
         Ok(Started {
-            image: (container.image.clone().unwrap_or_default(), image.digest.to_string()),
+            image: (container.image.clone().unwrap_or_default(), images.own.digest.to_string()),
             target,
         })
+    }
+
+    /// Keeps a container's images from collection while the pod is here. Returns the layers of its own.
+    fn hold(
+        &self,
+        record: &Record,
+        container: &Container,
+        images: &Images,
+    ) -> Result<Vec<PathBuf>, Cause> {
+        let store = self.shared.images.store();
+        let lease = LeaseName::parse(&format!("{}.{}", record.uid, container.name))
+            .map_err(|error| Cause::create(chain(&error)))?;
+        let all: Vec<&Image> = [&images.own].into_iter().chain(images.volumes.values()).collect();
+        store.lease(&lease, &all).map_err(|error| Cause::create(chain(&error)))?;
+        store.layer_dirs(&images.own).map_err(|error| Cause::create(chain(&error)))
+    }
+
+    /// Makes volumes, environment and configuration of a container.
+    async fn furnish(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        images: &Images,
+        instance: &str,
+        facts: &Facts,
+    ) -> Result<config::Prepared, Cause> {
+        let mut volumes = volume::prepare(&self.shared, pod, &self.directory, facts).await?;
+        for (name, image) in &images.volumes {
+            let layers = self.shared.images.store().layer_dirs(image);
+            let layers = layers.map_err(|error| Cause::create(chain(&error)))?;
+            volumes.insert(name.clone(), volume::Source::Layers(layers));
+        }
+        let image = &images.own;
+        let of_image = image.config.config().as_ref().and_then(|config| config.env().clone());
+        let of_image = of_image.unwrap_or_default();
+        let client = &self.shared.client;
+        let environment =
+            environment::resolve(client, pod, container, &of_image, facts, &volumes).await?;
+        let mut mounts = volume::mounts(container, &volumes, &environment)?;
+        self.own_mounts(container, instance, &mut mounts).map_err(|error| {
+            Cause::create(format!("cannot write the container's files: {error}"))
+        })?;
+        let profiles = &self.shared.settings.data.join("seccomp");
+        let shared_memory = &self.directory.shared_memory();
+        let ingredients =
+            Ingredients { pod, container, image, environment, mounts, profiles, shared_memory };
+        let prepared = config::prepare(ingredients)?;
+        self.remember(container, instance, &prepared).map_err(|error| {
+            Cause::create(format!("cannot write the container's configuration: {error}"))
+        })?;
+        Ok(prepared)
     }
 
     fn cgroup(&self, record: &Record, instance: &str) -> PathBuf {
@@ -274,6 +303,7 @@ impl Workshop {
             if !mounts.iter().any(|mount| mount.destination == destination) {
                 mounts.push(Mounted {
                     source,
+                    layers: vec![],
                     inside: None,
                     destination,
                     readonly: false,
@@ -356,7 +386,7 @@ impl Workshop {
             }
             remove_busy(&Cgroup::at(&shared.hierarchies, &prefix))?;
             // Memory that nobody uses any more.
-            crate::volume::unmount_below(&directory.path().join("volumes"))?;
+            crate::volume::unmount_below(directory.path())?;
             remove_tree(&directory.path().join("scratch"))
         })
         .await?;

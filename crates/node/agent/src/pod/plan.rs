@@ -18,6 +18,15 @@ pub enum Restart {
     Never,
 }
 
+/// Restarts a container for its exit code, whatever its policy says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The exit codes that are meant.
+    pub codes: Vec<i32>,
+    /// Meant are all others.
+    pub inverted: bool,
+}
+
 /// A container of the pod's specification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -25,10 +34,26 @@ pub struct Wanted {
     pub name: String,
     /// Its own policy: always for a sidecar, else the pod's.
     pub restart: Restart,
+    /// What stands above the policy.
+    pub rules: Vec<Rule>,
     /// An init container whose successors only wait for its start.
     pub sidecar: bool,
     /// It has a hook after its start, which holds up the others.
     pub hook: bool,
+}
+
+impl Wanted {
+    /// Whether it is started again after it has ended with this code.
+    pub fn is_restarted_after(&self, code: Option<i32>) -> bool {
+        let ruled =
+            |code: i32| self.rules.iter().any(|rule| rule.codes.contains(&code) != rule.inverted);
+        match (self.restart, code) {
+            (Restart::Always, _) => true,
+            (_, Some(code)) if ruled(code) => true,
+            (Restart::Never, _) | (Restart::OnFailure, Some(0)) => false,
+            (Restart::OnFailure, _) => true,
+        }
+    }
 }
 
 /// What the pod's specification asks for.
@@ -119,11 +144,7 @@ fn exit_code(name: &str, record: &Record) -> Option<i32> {
 fn is_over(wanted: &Wanted, record: &Record, observed: &Observed) -> bool {
     let ended =
         observed.containers.get(&wanted.name).is_some_and(|view| view.phase == Phase::Ended);
-    ended
-        && match (wanted.restart, exit_code(&wanted.name, record)) {
-            (Restart::Never, _) | (Restart::OnFailure, Some(0)) => true,
-            (Restart::Always | Restart::OnFailure, _) => false,
-        }
+    ended && !wanted.is_restarted_after(exit_code(&wanted.name, record))
 }
 
 /// Decides.
@@ -200,11 +221,8 @@ fn keep_up(wanted: &Wanted, record: &Record, view: Option<&View>, now: Timestamp
             }
         }
         Phase::Ended | Phase::Waiting { .. } => {
-            let finished = view.phase == Phase::Ended
-                && match (wanted.restart, exit_code(name, record)) {
-                    (Restart::Never, _) | (Restart::OnFailure, Some(0)) => true,
-                    (Restart::Always | Restart::OnFailure, _) => false,
-                };
+            let finished =
+                view.phase == Phase::Ended && !wanted.is_restarted_after(exit_code(name, record));
             match view.not_before {
                 _ if finished => {}
                 Some(at) if at > now => plan.wake_at(at),
@@ -268,6 +286,7 @@ mod tests {
         let wanted = |name: &str, restart| Wanted {
             name: name.to_owned(),
             restart,
+            rules: vec![],
             sidecar: false,
             hook: false,
         };
@@ -366,8 +385,13 @@ mod tests {
 
     #[test]
     fn who_looks_into_a_pod_neither_keeps_nor_ends_it() {
-        let look =
-            Wanted { name: "look".into(), restart: Restart::Never, sidecar: false, hook: false };
+        let look = Wanted {
+            name: "look".into(),
+            restart: Restart::Never,
+            rules: vec![],
+            sidecar: false,
+            hook: false,
+        };
         let mut world = World::new(Goal { ephemeral: vec![look], ..goal() });
         world.apply(&Step::CreateSandbox);
         assert_eq!(world.text(), "start container look; start container prepare");
@@ -453,6 +477,30 @@ mod tests {
     }
 
     #[test]
+    fn rules_stand_above_the_policy() {
+        let rule = |codes: &[i32], inverted| Rule { codes: codes.to_vec(), inverted };
+        let wanted = |restart, rules| Wanted {
+            name: "web".into(),
+            restart,
+            rules,
+            sidecar: false,
+            hook: false,
+        };
+        let never = wanted(Restart::Never, vec![rule(&[42], false), rule(&[0, 1], true)]);
+        let after = |code| never.is_restarted_after(Some(code));
+        assert_eq!([42, 7, 1, 0].map(after), [true, true, false, false]);
+        assert!(!never.is_restarted_after(None));
+        assert!(wanted(Restart::OnFailure, vec![rule(&[0], false)]).is_restarted_after(Some(0)));
+        let mut world = World::new(Goal { init: vec![], main: vec![never], ..goal() });
+        world.settle();
+        world.end("web", 42);
+        assert_eq!(world.text(), "start container web");
+        world.settle();
+        world.end("web", 1);
+        assert_eq!(world.text(), "remove the sandbox");
+    }
+
+    #[test]
     fn a_hook_after_the_start_holds_up_the_next_container() {
         let mut goal = Goal { init: vec![], ..goal() };
         goal.main[0].hook = true;
@@ -486,6 +534,7 @@ mod tests {
         let sidecar = |name: &str| Wanted {
             name: name.into(),
             restart: Restart::Always,
+            rules: vec![],
             sidecar: true,
             hook: false,
         };

@@ -2,8 +2,12 @@
 //! is worse than one that does not run.
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::Client;
+use kube::api::Api;
 
 use crate::config::Cause;
+use crate::status::chain;
 
 /// Refuses a container for what it or its pod asks for.
 ///
@@ -17,9 +21,6 @@ pub fn check(pod: &Pod, container: &Container) -> Result<(), Cause> {
 
 fn of_pod(spec: &PodSpec) -> Option<String> {
     let unsupported = |field: &str| Some(format!("spec.{field} is not supported"));
-    if let Some(class) = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
-        return Some(format!("spec.runtimeClassName: there is no runtime `{class}`"));
-    }
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         return unsupported("resourceClaims");
     }
@@ -38,9 +39,6 @@ fn of_pod(spec: &PodSpec) -> Option<String> {
             ));
         }
     }
-    if context.supplemental_groups_policy.as_deref() == Some("Strict") {
-        return unsupported("securityContext.supplementalGroupsPolicy: Strict");
-    }
     let app_armor = context.app_armor_profile.as_ref();
     if app_armor.is_some_and(|profile| profile.type_ == "Localhost") {
         return unsupported("securityContext.appArmorProfile: Localhost");
@@ -48,6 +46,29 @@ fn of_pod(spec: &PodSpec) -> Option<String> {
     (context.se_linux_options.is_some() && has_se_linux())
         .then(|| unsupported("securityContext.seLinuxOptions"))
         .flatten()
+}
+
+/// The runtimes of this node, as a RuntimeClass names them.
+const HANDLERS: [&str; 1] = ["berth"];
+
+/// Refuses a pod whose RuntimeClass means a runtime that is not here.
+///
+/// # Errors
+/// Names the class or the runtime.
+pub async fn runtime(client: &Client, class: &str) -> Result<(), Cause> {
+    let found = Api::<RuntimeClass>::all(client.clone()).get_opt(class).await.map_err(|error| {
+        Cause::create(format!("cannot read RuntimeClass \"{class}\": {}", chain(&error)))
+    })?;
+    let found =
+        found.ok_or_else(|| Cause::config(format!("RuntimeClass \"{class}\" not found")))?;
+    if HANDLERS.contains(&found.handler.as_str()) {
+        return Ok(());
+    }
+    Err(Cause::config(format!(
+        "no runtime for \"{}\" is configured on this node: it has {}",
+        found.handler,
+        HANDLERS.join(", ")
+    )))
 }
 
 /// Whether a setting of the kernel belongs to a namespace that the pod has for itself.
@@ -67,8 +88,9 @@ fn of_container(container: &Container) -> Option<String> {
     if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
         return unsupported("volumeDevices");
     }
-    if container.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty()) {
-        return unsupported("restartPolicyRules");
+    let mut rules = container.restart_policy_rules.iter().flatten();
+    if let Some(rule) = rules.find(|rule| rule.action != "Restart") {
+        return unsupported(&format!("restartPolicyRules.action: {}", rule.action));
     }
     let resources = container.resources.as_ref();
     if resources.is_some_and(|all| all.claims.as_ref().is_some_and(|claims| !claims.is_empty())) {
@@ -112,11 +134,6 @@ mod tests {
         let (pod, main) = (json!({"containers": []}), json!({"name": "main"}));
         assert_eq!(refused(pod.clone(), main.clone()), None);
         for (field, value, wanted) in [
-            (
-                "runtimeClassName",
-                json!("gvisor"),
-                "spec.runtimeClassName: there is no runtime `gvisor`",
-            ),
             ("resourceClaims", json!([{"name": "x"}]), "spec.resourceClaims is not supported"),
             ("os", json!({"name": "windows"}), "spec.os.name: `windows` does not run"),
         ] {

@@ -3,6 +3,10 @@
 //! It owns the pod's record. Whatever happens (a new specification, an exit, a probe's verdict, the time) only wakes it; then
 //! it plans afresh from what is known.
 
+mod pull;
+
+pub use self::pull::Images;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +14,7 @@ use std::time::Duration;
 use berth_network::Attachment;
 use berth_shim::protocol::{Exit, Reply};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRuleOnExitCodes, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Value, json};
@@ -24,7 +28,7 @@ use super::apply::{Workshop, next_instance, stop_signal};
 use super::ephemeral;
 use super::hook::{self, Hooked, Moment};
 use super::observe::{Observed, Phase, View, adopt, ended, falls_back};
-use super::plan::{Goal, Restart, STEADY, Step, Wanted, back_off, is_finished, plan};
+use super::plan::{Goal, Restart, Rule, STEADY, Step, Wanted, back_off, is_finished, plan};
 use crate::agent::Shared;
 use crate::command::Target;
 use crate::config::Cause;
@@ -306,7 +310,8 @@ impl Worker {
                 other => other,
             };
             let hook = hook::of(container, Moment::Start).is_some();
-            Wanted { name: container.name.clone(), restart: own, sidecar, hook }
+            let rules = if stopping { vec![] } else { rules_of(container) };
+            Wanted { name: container.name.clone(), restart: own, rules, sidecar, hook }
         });
         Goal {
             init: init.collect(),
@@ -319,6 +324,7 @@ impl Worker {
                         Some(own) if !stopping => restart_of(Some(own)),
                         _ => restart,
                     },
+                    rules: if stopping { vec![] } else { rules_of(container) },
                     sidecar: false,
                     hook: hook::of(container, Moment::Start).is_some(),
                 })
@@ -330,6 +336,7 @@ impl Worker {
                 .map(|container| Wanted {
                     name: container.name.clone(),
                     restart: Restart::Never,
+                    rules: vec![],
                     sidecar: false,
                     hook: false,
                 })
@@ -561,10 +568,7 @@ impl Worker {
         let Some(container) = self.container(name) else { return };
         let view = self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
         view.not_before = None;
-        let image = match self.pull(&container).await {
-            Some(image) => image,
-            None => return,
-        };
+        let Some(images) = self.images_of(&container).await else { return };
         let ended = self
             .record
             .containers
@@ -582,7 +586,7 @@ impl Worker {
             return;
         }
         let pod = self.last.clone();
-        match self.workshop.start(&pod, &container, image, &self.record).await {
+        match self.workshop.start(&pod, &container, images, &self.record).await {
             Ok(started) => {
                 info!(pod = %self.record.name, namespace = %self.record.namespace, container = name, "started container");
                 if let Some(known) = self.record.containers.get_mut(name) {
@@ -598,58 +602,13 @@ impl Worker {
                 } else {
                     self.watch(&container, started.target);
                 }
+                self.event(Severity::Normal, "Created", format!("Created container: {name}"));
                 self.event(Severity::Normal, "Started", format!("Started container {name}"));
             }
             Err(cause) => self.not_started(name, &cause),
         }
         if let Err(cause) = self.workshop.save(&self.record) {
             warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
-        }
-    }
-
-    /// The image, unless it cannot be had or the pod is deleted meanwhile.
-    async fn pull(&mut self, container: &Container) -> Option<berth_content::Image> {
-        let name = container.image.clone().unwrap_or_default();
-        let mut deletion = self.pod.clone();
-        let deleted = async {
-            loop {
-                let gone = deletion
-                    .borrow_and_update()
-                    .as_ref()
-                    .is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
-                if gone || deletion.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        let last = self.last.clone();
-        let work = async {
-            let (credentials, wrong) = self.workshop.credentials(&last).await;
-            if !wrong.is_empty() {
-                let message = format!(
-                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-                    wrong.join(", ")
-                );
-                self.event(Severity::Warning, "FailedToRetrieveImagePullSecret", message);
-            }
-            self.workshop.image(container, credentials).await
-        };
-        let result = tokio::select! {
-            result = work => result,
-            () = deleted => return None,
-        };
-        match result {
-            Ok(image) => Some(image),
-            Err(error) => {
-                self.event(
-                    Severity::Warning,
-                    "Failed",
-                    format!("Failed to pull image \"{name}\": {error}"),
-                );
-                let cause = Cause { reason: error.reason, message: error.message, exit_code: None };
-                self.not_started(&container.name, &cause);
-                None
-            }
         }
     }
 
@@ -683,8 +642,14 @@ impl Worker {
             if known.ended.is_none() && known.starts > 0 && cause.reason == "CreateContainerError" {
                 known.starts -= 1;
             }
-            view.phase =
-                Phase::Waiting { reason: cause.reason.to_owned(), message: cause.message.clone() };
+            // What has failed before is known to wait rather than to fail.
+            let (reason, message) = match cause.reason {
+                "ErrImagePull" if known.failures > 1 => {
+                    ("ImagePullBackOff", format!("Back-off pulling image: {}", cause.message))
+                }
+                reason => (reason, cause.message.clone()),
+            };
+            view.phase = Phase::Waiting { reason: reason.to_owned(), message };
         }
     }
 
@@ -801,11 +766,7 @@ impl Worker {
         let wanted = goal.main.iter().chain(&goal.init).find(|wanted| wanted.name == name);
         let code =
             self.record.containers.get(name).and_then(|known| Some(known.ended.as_ref()?.code));
-        match wanted.map(|wanted| wanted.restart) {
-            Some(Restart::Always) => true,
-            Some(Restart::OnFailure) => code != Some(0),
-            Some(Restart::Never) | None => false,
-        }
+        wanted.is_some_and(|wanted| wanted.is_restarted_after(code))
     }
 
     fn probed(&mut self, finding: &Finding) {
@@ -903,6 +864,17 @@ impl Worker {
     fn event(&self, severity: Severity, reason: &str, message: String) {
         self.shared().events.post(&self.last, severity, reason, message);
     }
+}
+
+/// The rules of a container that start it again; others are refused.
+fn rules_of(container: &Container) -> Vec<Rule> {
+    let rules = container.restart_policy_rules.iter().flatten();
+    let codes = rules.filter_map(|rule| rule.exit_codes.as_ref());
+    let rule = |codes: &ContainerRestartRuleOnExitCodes| Rule {
+        codes: codes.values.clone().unwrap_or_default(),
+        inverted: codes.operator == "NotIn",
+    };
+    codes.map(rule).collect()
 }
 
 fn restart_of(policy: Option<&str>) -> Restart {
