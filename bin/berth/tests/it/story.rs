@@ -8,6 +8,7 @@ mod crash;
 mod debug;
 mod engines;
 mod etcd;
+mod fields;
 mod full_disk;
 mod helm;
 mod lifecycle;

@@ -44,7 +44,12 @@ fn first_status(resource: &Resource, object: &Value) -> Option<Value> {
     Some(match (resource.group, resource.kind) {
         ("", "Pod") => {
             let quality = defaults::quality(object.get("spec").unwrap_or(&Value::Null));
-            json!({"phase": "Pending", "qosClass": quality})
+            let mut status = json!({"phase": "Pending", "qosClass": quality});
+            if !object.list(&["spec", "schedulingGates"]).is_empty() {
+                status["conditions"] = json!([{"type": "PodScheduled", "status": "False",
+                    "reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
+            }
+            status
         }
         ("", "Namespace") => json!({"phase": "Active"}),
         ("", "Service") | ("networking.k8s.io", "Ingress") => json!({"loadBalancer": {}}),

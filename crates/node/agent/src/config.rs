@@ -3,11 +3,12 @@
 //! Whatever a pod does not ask for is denied: few capabilities, no new privileges, the default system call filter, masked
 //! kernel paths, read-only `/proc/sys`.
 
+mod privilege;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use berth_content::Image;
-use berth_runtime::DEFAULT_CAPABILITIES;
 use berth_runtime::user::STRICT;
 use berth_shim::protocol::Filter;
 use k8s_openapi::api::core::v1::{
@@ -44,50 +45,6 @@ impl Cause {
         Self { reason: "CreateContainerError", message: message.into(), exit_code: None }
     }
 }
-
-const ALL_CAPABILITIES: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
 
 const MASKED: [&str; 12] = [
     "/proc/asound",
@@ -139,7 +96,8 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
     let context = container.security_context.as_ref();
     let privileged = is_privileged(container);
     let (user, ids) = user(pod, pod_spec, container, image)?;
-    let capabilities = capabilities(context, privileged);
+    let mapped = crate::pod::apply::wants_user_namespace(pod_spec);
+    let capabilities = privilege::capabilities(context, privileged, mapped);
     let no_new_privileges = !privileged
         && !context.and_then(|context| context.allow_privilege_escalation).unwrap_or(false);
     let mut process = json!({
@@ -278,34 +236,6 @@ fn user_of(uid: Option<i64>, gid: Option<i64>, of_image: &str, groups: &[i64]) -
     (Some(format!("{user}:{gid}")), ids)
 }
 
-fn capabilities(context: Option<&SecurityContext>, privileged: bool) -> Vec<String> {
-    if privileged {
-        return ALL_CAPABILITIES.map(str::to_owned).to_vec();
-    }
-    let changes = context.and_then(|context| context.capabilities.as_ref());
-    let named = |list: Option<&Vec<String>>| -> Vec<String> {
-        list.into_iter().flatten().map(|name| capability(name)).collect()
-    };
-    let drop = named(changes.and_then(|changes| changes.drop.as_ref()));
-    let add = named(changes.and_then(|changes| changes.add.as_ref()));
-    let all = |list: &[String]| list.iter().any(|name| name == "CAP_ALL");
-    let base: &[&str] = if all(&add) { &ALL_CAPABILITIES } else { &DEFAULT_CAPABILITIES };
-    let mut kept: Vec<String> = base
-        .iter()
-        .map(|name| (*name).to_owned())
-        .filter(|name| !all(&drop) && !drop.contains(name))
-        .collect();
-    kept.extend(add.into_iter().filter(|name| ALL_CAPABILITIES.contains(&name.as_str())));
-    kept.sort();
-    kept.dedup();
-    kept
-}
-
-fn capability(name: &str) -> String {
-    let upper = name.to_uppercase();
-    if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
-}
-
 /// The command line: what the pod says, else the image's entry point and command.
 fn arguments(
     container: &Container,
@@ -438,7 +368,8 @@ fn seccomp_profile(profiles: &Path, name: &str) -> Result<Value, Cause> {
 fn out_of_memory_score(spec: &PodSpec, container: &Container) -> i32 {
     let class = crate::status::qos_class(spec);
     match class {
-        "Guaranteed" => -997,
+        // Without the privilege it is protected no better than this agent.
+        "Guaranteed" => privilege::lowest_score().max(-997),
         "BestEffort" => 1000,
         _ => {
             let request = amount(container.resources.as_ref(), "memory", false).unwrap_or(0);

@@ -63,7 +63,7 @@ pub fn status(
     let main: Vec<Value> = spec
         .containers
         .iter()
-        .map(|container| container_status(container, record, observed))
+        .map(|container| main_status(container, &spec, record, observed))
         .collect();
     let init: Vec<Value> = spec
         .init_containers
@@ -230,6 +230,22 @@ fn started(container: &Container, record: &Record) -> bool {
 
 fn is_ready(container: &Container, observed: &Observed) -> bool {
     observed.containers.get(&container.name).is_some_and(|view| view.is_running() && view.ready)
+}
+
+/// Containers that others are run before wait for those.
+fn main_status(
+    container: &Container,
+    spec: &PodSpec,
+    record: &Record,
+    observed: &Observed,
+) -> Value {
+    let mut status = container_status(container, record, observed);
+    let creating = status["state"]["waiting"]["reason"] == "ContainerCreating";
+    let behind = spec.init_containers.as_ref().is_some_and(|before| !before.is_empty());
+    if behind && creating && !started(container, record) {
+        status["state"]["waiting"]["reason"] = json!("PodInitializing");
+    }
+    status
 }
 
 fn container_status(container: &Container, record: &Record, observed: &Observed) -> Value {

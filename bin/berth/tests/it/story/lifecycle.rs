@@ -15,7 +15,7 @@ fn containers_begin_and_end_as_their_pods_say() {
     berth.berth(&["image", "bootstrap", "busybox"]).good();
     berth.kubectl(&["create", "namespace", SPACE]).good();
     berth.kubectl(&["create", "service", "clusterip", "my-db", "-n", SPACE, "--tcp=5432"]).good();
-    for pod in [hooked(), failing(), gated(), probed(), overdue(), unsupported()] {
+    for pod in [hooked(), failing(), gated(), probed(), overdue()] {
         create(&berth, &pod);
     }
     hooks_run_around_the_container(&berth);
@@ -24,7 +24,6 @@ fn containers_begin_and_end_as_their_pods_say() {
     a_gate_keeps_a_pod_from_being_ready(&berth);
     probes_see_what_they_should(&berth);
     a_pod_that_takes_too_long_fails(&berth);
-    what_is_not_supported_is_refused_by_name(&berth);
 }
 
 fn create(berth: &Berth, pod: &Value) {
@@ -146,7 +145,6 @@ fn the_log_stands_in_for_a_last_message(berth: &Berth) {
 
 fn gated() -> Value {
     let mut pod = pod("gated", &[container("main", "sleep 600")]);
-    pod["spec"]["imagePullSecrets"] = json!([{"name": "nothing"}]);
     pod["spec"]["readinessGates"] = json!([{"conditionType": "example.com/ok"}]);
     pod["spec"]["terminationGracePeriodSeconds"] = 0.into();
     pod
@@ -158,9 +156,7 @@ fn a_gate_keeps_a_pod_from_being_ready(berth: &Berth) {
         berth.kubectl(&["wait", "-n", SPACE, &condition, "pod/gated", "--timeout=20s"]).good()
     };
     wait("ContainersReady");
-    // It was started although a Secret is missing that its image did not need, and it knows the Services.
-    let told = events(berth, "gated");
-    assert!(told.contains("FailedToRetrieveImagePullSecret") && told.contains("nothing"), "{told}");
+    // It knows the Services.
     let line = "echo $MY_DB_SERVICE_PORT";
     let link = ["exec", "-n", SPACE, "gated", "--", "sh", "-c", line];
     assert_eq!(berth.kubectl(&link).good(), "5432\n");
@@ -213,20 +209,5 @@ fn overdue() -> Value {
 fn a_pod_that_takes_too_long_fails(berth: &Berth) {
     until("the deadline has passed", SHORT, || {
         field(berth, "overdue", "{.status.phase} {.status.reason}") == "Failed DeadlineExceeded"
-    });
-}
-
-fn unsupported() -> Value {
-    let mut pod = pod("unsupported", &[container("main", "true")]);
-    pod["spec"]["securityContext"] = json!({"supplementalGroupsPolicy": "Strict"});
-    pod
-}
-
-fn what_is_not_supported_is_refused_by_name(berth: &Berth) {
-    let path = "{.status.containerStatuses[0].state.waiting}";
-    until("it is refused", SHORT, || {
-        let waiting = field(berth, "unsupported", path);
-        waiting.contains("CreateContainerConfigError")
-            && waiting.contains("spec.securityContext.supplementalGroupsPolicy: Strict")
     });
 }

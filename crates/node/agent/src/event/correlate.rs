@@ -148,14 +148,14 @@ impl Correlator {
             let whole = SignedDuration::from_secs(REFILL * i64::from(BURST));
             self.budgets.retain(|_, budget| now.duration_since(budget.refilled) < whole);
         }
-        // So much at once is not worth remembering in detail.
-        if self.known.len() >= 2 * MOST {
+        // So much at once is not worth remembering in detail, and not worth looking through each time.
+        if self.known.len() >= MOST {
             self.known.clear();
         }
-        if self.variants.len() >= 2 * MOST {
+        if self.variants.len() >= MOST {
             self.variants.clear();
         }
-        if self.budgets.len() >= 2 * MOST {
+        if self.budgets.len() >= MOST {
             self.budgets.clear();
         }
     }
@@ -230,6 +230,6 @@ mod tests {
             correlator.decide((&uid, "pod"), ("Normal", "Started"), uid.clone(), at(0));
         }
         let sizes = [correlator.known.len(), correlator.variants.len(), correlator.budgets.len()];
-        assert!(sizes.iter().all(|size| *size <= 2 * MOST), "{sizes:?}");
+        assert!(sizes.iter().all(|size| *size <= MOST), "{sizes:?}");
     }
 }

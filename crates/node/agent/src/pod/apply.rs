@@ -36,12 +36,6 @@ const LOG_FILES: u32 = 5;
 /// Ids of a pod's user namespace.
 const IDS: u32 = 65_536;
 
-/// What a started container is afterwards.
-pub struct Started {
-    pub image: (String, String),
-    pub target: Target,
-}
-
 /// Everything a step needs.
 pub struct Workshop {
     pub shared: Arc<Shared>,
@@ -177,7 +171,7 @@ impl Workshop {
         container: &Container,
         images: Images,
         record: &Record,
-    ) -> Result<Started, Cause> {
+    ) -> Result<Target, Cause> {
         refuse::check(pod, container)?;
         let known = record.containers.get(&container.name).cloned().unwrap_or_default();
         let instance = known.instance(&container.name);
@@ -214,17 +208,13 @@ impl Workshop {
         .await;
         started
             .unwrap_or_else(|error| Err(Cause::create(format!("the node agent broke: {error}"))))?;
-        let target = Target {
+        Ok(Target {
             shim: self.shim(),
             instance,
             spec: prepared.spec,
             user: prepared.user,
             filter: prepared.filter,
             address: facts.address,
-        };
-        Ok(Started {
-            image: (container.image.clone().unwrap_or_default(), images.own.digest.to_string()),
-            target,
         })
     }
 
@@ -457,7 +447,7 @@ fn remove_busy(group: &Cgroup) -> io::Result<()> {
 }
 
 /// By default every pod has its own; not those that share the host's other namespaces or are privileged. Who says, has it.
-fn wants_user_namespace(spec: &PodSpec) -> bool {
+pub(crate) fn wants_user_namespace(spec: &PodSpec) -> bool {
     if let Some(host) = spec.host_users {
         return !host;
     }

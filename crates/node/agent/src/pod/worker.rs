@@ -586,12 +586,13 @@ impl Worker {
             return;
         }
         let pod = self.last.clone();
+        if let Some(known) = self.record.containers.get_mut(name) {
+            let image = container.image.clone().unwrap_or_default();
+            known.image = Some((image, images.own.digest.to_string()));
+        }
         match self.workshop.start(&pod, &container, images, &self.record).await {
-            Ok(started) => {
+            Ok(target) => {
                 info!(pod = %self.record.name, namespace = %self.record.namespace, container = name, "started container");
-                if let Some(known) = self.record.containers.get_mut(name) {
-                    known.image = Some(started.image);
-                }
                 let view =
                     self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
                 *view = View::new();
@@ -600,7 +601,7 @@ impl Worker {
                 if view.starting {
                     self.begin_hook(&container, Moment::Start, None);
                 } else {
-                    self.watch(&container, started.target);
+                    self.watch(&container, target);
                 }
                 self.event(Severity::Normal, "Created", format!("Created container: {name}"));
                 self.event(Severity::Normal, "Started", format!("Started container {name}"));
