@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
@@ -293,6 +294,88 @@ static int engine_program(void) {
     return ENOENT;
 }
 
+// Copies this program to a place where it could be executed from.
+static int copy_to(int to) {
+    char buffer[65536];
+    int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    if (from < 0) return errno;
+    long length;
+    while ((length = read(from, buffer, sizeof buffer)) > 0)
+        if (write(to, buffer, length) != length) return errno;
+    close(from);
+    return 0;
+}
+
+// Executes what is open, with an argument that has it end at once.
+static int executes(int file) {
+    int outcome[2];
+    if (pipe2(outcome, O_CLOEXEC) < 0) return errno;
+    pid_t child = fork();
+    if (child == 0) {
+        char *words[] = {"abuse", "nothing", NULL}, *none[] = {NULL};
+        fexecve(file, words, none);
+        int error = errno;
+        if (write(outcome[1], &error, sizeof error) < 0) _exit(3);
+        _exit(1);
+    }
+    close(outcome[1]);
+    int error = 0;
+    if (read(outcome[0], &error, sizeof error) <= 0) error = 0;
+    waitpid(child, NULL, 0);
+    return error;
+}
+
+// Malware that leaves no file.
+static int memory_exec(void) {
+    int file = syscall(SYS_memfd_create, "abuse", 0x10 /* MFD_EXEC */);
+    if (file < 0) file = syscall(SYS_memfd_create, "abuse", 0);
+    if (file < 0) return errno;
+    int error = copy_to(file);
+    if (error) return error;
+    // Executable by name as well as by descriptor.
+    if (fchmod(file, 0755) < 0) return errno;
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    int again = open(path, O_RDONLY | O_CLOEXEC);
+    close(file);
+    return again < 0 ? errno : executes(again);
+}
+
+// A program that was not in the image, in the folder of the argument.
+static int dropped(char *path, size_t size) {
+    snprintf(path, size, "%s/dropped-%d", argument, getpid());
+    int file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
+    if (file < 0) return errno;
+    int error = copy_to(file);
+    close(file);
+    return error;
+}
+
+static int dropped_exec(void) {
+    char path[4096];
+    int error = dropped(path, sizeof path);
+    if (error) return error;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    error = executes(file);
+    unlink(path);
+    return error;
+}
+
+// As the dynamic loader does with a program or a library it is pointed at.
+static int dropped_map(void) {
+    char path[4096];
+    int error = dropped(path, sizeof path);
+    if (error) return error;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    void *place = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+    error = place == MAP_FAILED ? errno : 0;
+    unlink(path);
+    return error;
+}
+
+// Another program in the place of one of the image.
+static int replaced(void) { return opens(argument, O_WRONLY); }
+
 static const struct {
     const char *name;
     int (*attempt)(void);
@@ -307,6 +390,7 @@ static const struct {
     {"keyring", keyring}, {"fault-handler", fault_handler}, {"uring", uring}, {"abstract-socket", abstract_socket},
     {"engine-socket", engine_socket}, {"writable-mount", writable_mount}, {"packet-socket", packet_socket},
     {"clock", clock_set}, {"host-name", host_name}, {"set-user-id", set_user_id}, {"engine-program", engine_program},
+    {"memory-exec", memory_exec}, {"dropped-exec", dropped_exec}, {"dropped-map", dropped_map}, {"replaced", replaced},
 };
 
 int main(int count, char **words) {

@@ -150,7 +150,8 @@ impl Firewall {
         self.policy(batch);
     }
 
-    /// Pods may not reach the host's loopback, which routing for published ports would otherwise open to them.
+    /// Pods may not reach the host's loopback, which routing for published ports would otherwise open to them, nor link-local
+    /// addresses: there a cloud tells whoever asks the machine's own credentials.
     fn guard(&self, batch: &mut Batch) {
         let rule = self
             .entering_from_pod(Rule::new())
@@ -158,6 +159,13 @@ impl Firewall {
             .mask(WORD0, &[255, 0, 0, 0])
             .compare(WORD0, Comparison::Equal, &[127, 0, 0, 0])
             .verdict(&Verdict::Drop);
+        self.rule(batch, "guard", rule);
+        let rule = self
+            .entering_from_pod(Rule::new())
+            .destination(WORD0)
+            .mask(WORD0, &[255, 255, 0, 0])
+            .compare(WORD0, Comparison::Equal, &[169, 254, 0, 0])
+            .refuse();
         self.rule(batch, "guard", rule);
     }
 

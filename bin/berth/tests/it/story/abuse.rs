@@ -72,6 +72,8 @@ fn attempts(marker: &str, pid: &str, name: &str) -> Vec<Attempt> {
         ("packet-socket", none(), true),
         ("clock", none(), false),
         ("host-name", none(), true),
+        ("dropped-exec", "/dev/shm".to_owned(), false),
+        ("dropped-map", "/dev/shm".to_owned(), false),
     ]
 }
 
@@ -120,9 +122,52 @@ fn nobody_gets_out_of_a_container() {
     outside.wait().unwrap();
     assert!(won.is_empty(), "{won:#?}");
 
+    a_read_only_image_runs_nothing_else(&berth, &bind, folder.path());
     no_user_id_is_gained(&berth, &program, &bind);
     no_directory_is_left(&berth, &marker);
     the_engines_program_stays_what_it_is(&berth, &bind);
+}
+
+/// What was not in the image when it was made, where nobody can write to it.
+fn a_read_only_image_runs_nothing_else(berth: &Berth, bind: &str, folder: &Path) {
+    let place = folder.join("place");
+    std::fs::create_dir(&place).unwrap();
+    let program = folder.join("abuse");
+    for attempt in ["dropped-exec", "dropped-map"] {
+        let said = Command::new(&program).arg(attempt).arg(&place).output().unwrap();
+        assert_eq!(Said::of(&said).good(), format!("{attempt}: won\n"), "the attempt is none");
+        for folder in ["/bin", "/dev/shm", "/dev"] {
+            let line = [
+                "run",
+                "--rm",
+                "--read-only",
+                "-v",
+                bind,
+                "busybox",
+                "/abuse/abuse",
+                attempt,
+                folder,
+            ];
+            let said = berth.berth(&line);
+            assert!(
+                said.output.starts_with(&format!("{attempt}: denied ")),
+                "{folder}: {}",
+                said.output
+            );
+        }
+    }
+    let line = [
+        "run",
+        "--rm",
+        "--read-only",
+        "-v",
+        bind,
+        "busybox",
+        "/abuse/abuse",
+        "replaced",
+        "/bin/busybox",
+    ];
+    assert_eq!(berth.berth(&line).output, "replaced: denied EROFS\n");
 }
 
 /// A set-user-id program, as anybody.

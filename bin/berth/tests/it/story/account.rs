@@ -67,6 +67,7 @@ fn a_pod_asks_the_api_with_its_own_token_and_may_what_its_roles_say() {
     assert!(refused.ends_with("403 0"), "{refused}");
     let namespace = "cat /var/run/secrets/kubernetes.io/serviceaccount/namespace";
     assert_eq!(berth.berth(&["exec", "caller", "--", "sh", "-c", namespace]).good(), "default");
+    a_stolen_token_opens_nothing(&berth);
     let can = ["auth", "can-i", "list", "nodes", "--as", "system:serviceaccount:default:reader"];
     berth.kubectl(&can).bad(1);
     // Tokens and Secrets of pods are nobody else's on this machine.
@@ -75,4 +76,76 @@ fn a_pod_asks_the_api_with_its_own_token_and_may_what_its_roles_say() {
     // The components run with their own, small rights, and none of them is refused anything it needs.
     let log = std::fs::read_to_string(berth.data.with_extension("log")).unwrap();
     assert!(!log.contains("is forbidden"), "{log}");
+}
+
+/// What is tried first with the token of a pod that nobody gave any rights.
+fn a_stolen_token_opens_nothing(berth: &Berth) {
+    let pod = POD.rsplit("---").next().unwrap();
+    let pod = pod.replace("serviceAccountName: reader", "serviceAccountName: default");
+    let file = berth.data.join("thief.yaml");
+    std::fs::write(&file, pod.replace("name: caller", "name: thief")).unwrap();
+    berth.kubectl(&["apply", "-f", file.to_str().unwrap()]).good();
+    berth.kubectl(&["wait", "--for=condition=Ready", "pod/thief", "--timeout=30s"]).good();
+    let privileged = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"out"},"spec":{"hostPID":true,
+        "containers":[{"name":"m","image":"busybox","securityContext":{"privileged":true}}]}}"#;
+    let review = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{}}"#;
+    let with = "-H \"Authorization: Bearer $(cat token)\"";
+    let node = "/api/v1/nodes/node/proxy";
+    let tries = [
+        ("its own namespace's Secrets", with, "GET", "/api/v1/namespaces/default/secrets", "", 403),
+        ("everybody's Secrets", with, "GET", "/api/v1/secrets", "", 403),
+        ("a Secret by name", with, "GET", "/api/v1/namespaces/kube-system/secrets/x", "", 403),
+        ("a pod with the host", with, "POST", "/api/v1/namespaces/default/pods", privileged, 403),
+        (
+            "another's token",
+            with,
+            "POST",
+            "/api/v1/namespaces/default/serviceaccounts/reader/token",
+            review,
+            403,
+        ),
+        (
+            "a command in another pod",
+            with,
+            "POST",
+            "/api/v1/namespaces/default/pods/caller/exec?command=id",
+            "",
+            403,
+        ),
+        ("the node's pods", with, "GET", &format!("{node}/pods"), "", 403),
+        (
+            "the node's commands",
+            with,
+            "POST",
+            &format!("{node}/exec/default/caller/main?command=id"),
+            "",
+            403,
+        ),
+        (
+            "to be somebody else",
+            &format!("{with} -H 'Impersonate-User: admin'"),
+            "GET",
+            "/api/v1/secrets",
+            "",
+            403,
+        ),
+        ("anything as nobody", "", "GET", "/api/v1/namespaces/default/pods", "", 403),
+        (
+            "anything with a made-up token",
+            "-H 'Authorization: Bearer eyJhbGciOiJub25lIn0.e30.'",
+            "GET",
+            "/api/v1/pods",
+            "",
+            401,
+        ),
+    ];
+    for (what, header, method, path, body, code) in tries {
+        let script = format!(
+            "cd /var/run/secrets/kubernetes.io/serviceaccount && /usr/bin/curl -sS -m 10 --cacert ca.crt {header} -X {method} \
+             -H 'Content-Type: application/json' -d '{body}' -o /dev/null -w '%{{http_code}}' \
+             \"https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT{path}\""
+        );
+        let said = berth.berth(&["exec", "thief", "--", "sh", "-c", &script]).good();
+        assert_eq!(said, code.to_string(), "{what}");
+    }
 }

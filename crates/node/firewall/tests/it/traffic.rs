@@ -121,6 +121,22 @@ fn a_service_balances_over_its_endpoints_and_refuses_without() {
     });
 }
 
+/// Where clouds tell machines who they are, and with which credentials.
+#[test]
+fn pods_do_not_reach_link_local_addresses() {
+    let net = Net::new(1);
+    run("ip address add 169.254.169.254/32 dev lo");
+    let listener = TcpListener::bind("169.254.169.254:80").unwrap();
+    let metadata = Ipv4Addr::new(169, 254, 169, 254);
+    let connect = || TcpStream::connect_timeout(&SocketAddr::from((metadata, 80)), PATIENCE);
+    assert!(net.inside(0, connect).is_ok(), "it is there, before");
+    let _firewall = Firewall::install(settings(), &Ruleset::default()).unwrap();
+    let refused = net.inside(0, connect).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "without waiting");
+    assert!(connect().is_ok(), "the machine itself goes on");
+    drop(listener);
+}
+
 #[test]
 fn isolated_pods_hear_only_whom_a_policy_names() {
     let net = Net::new(3);
