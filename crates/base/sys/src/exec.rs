@@ -109,6 +109,16 @@ pub fn close_from_but(first: u32, kept: [u32; 2]) {
     close_from(next);
 }
 
+/// Lets a descriptor be inherited by the program.
+///
+/// # Errors
+/// `EBADF` if it is not open.
+pub fn keep_over_exec(descriptor: i32) -> io::Result<()> {
+    // SAFETY: F_SETFD changes one flag of one descriptor.
+    crate::check(libc::c_long::from(unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) }))?;
+    Ok(())
+}
+
 /// Whether the working directory lies within the root directory.
 ///
 /// # Errors

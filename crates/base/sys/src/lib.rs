@@ -3,6 +3,8 @@
 //! Everything here is usable between `clone3` and `execve` in a threaded program: nothing allocates, locks or
 //! touches the C library's state. That is why the functions take C strings and prepared pointer arrays.
 
+pub mod attributes;
+pub mod bpf;
 pub mod clone;
 pub mod exec;
 pub mod mount;

@@ -1,20 +1,26 @@
 //! What is done with a container that is there.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth_runtime::cgroup::{Cgroup, CgroupError, Hierarchies};
+use berth_runtime::held::Extras;
 use berth_runtime::{Container, ExecRequest};
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use oci_spec::runtime::{Hooks, LinuxResources, Process, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, pidfd_send_signal, waitid};
+use rustix::thread::CpuSet;
 use serde_json::{Value, json};
 
-use crate::flags::{Enter, Global, Make};
+use crate::bundle::{self, Bundle};
+use crate::flags::{Enter, Form, Global, Make};
+use crate::hooks::{self, Place};
 use crate::state::{self, State};
-use crate::{OciError, bundle, create};
+use crate::{OciError, create};
 
 /// The longest that what was killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,21 +29,64 @@ fn refuse(state: &State, action: &'static str, status: &'static str) -> OciError
     OciError::State { action, name: state.name.clone(), status }
 }
 
-/// Lets a container's program begin.
+/// The configuration with which a container was made.
+fn made_of(global: &Global, state: &State) -> Result<Bundle, OciError> {
+    let path = state.folder(&global.root).join(state::CONFIGURATION);
+    bundle::read(&path, &state.bundle, &state.name, &Hierarchies::detect_all()?)
+}
+
+/// Lets a container's program begin, and returns once it has.
 pub(crate) fn start(global: &Global, name: &str) -> Result<(), OciError> {
     let state = State::load(&global.root, name)?;
     match state.status(&global.root) {
         "created" => {}
         status => return Err(refuse(&state, "start", status)),
     }
-    let gate = state::gate(&state.folder(&global.root));
+    if !state.program {
+        return Err(OciError::Invalid(format!("container `{name}` has no process to start")));
+    }
+    let bundle = made_of(global, &state)?;
+    let folder = state.folder(&global.root);
+    let (gate, opening) = (state::gate(&folder), state::opening(&folder));
     // Who waits at it holds it open; without anybody this fails at once.
     let opened = open(&gate, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| OciError::file("open", &gate)(error.into()))?;
     // Taken away first: of two who start it, one finds nothing to take.
-    fs::remove_file(&gate).map_err(OciError::file("remove", &gate))?;
-    rustix::io::write(opened, b"1").map_err(|error| OciError::file("open", &gate)(error.into()))?;
-    Ok(())
+    fs::rename(&gate, &opening).map_err(OciError::file("take away", &gate))?;
+    let begun = begin(&state, &bundle, &opening, &opened);
+    if begun.is_err() {
+        end(&state);
+        destroy(global, &state, bundle.hooks())?;
+    }
+    begun
+}
+
+fn begin(state: &State, bundle: &Bundle, opening: &Path, gate: &OwnedFd) -> Result<(), OciError> {
+    let first = hooks::named(bundle.hooks(), "startContainer");
+    if !first.is_empty() {
+        let process = state.process().ok_or_else(|| refuse(state, "start", "stopped"))?;
+        let value = state.to_value_as("created", state.pid_inside());
+        hooks::call("startContainer", first, &value, Place::Inside(process.as_fd(), state.mapped))?;
+    }
+    fs::remove_file(opening).map_err(OciError::file("remove", opening))?;
+    rustix::io::write(gate, b"1").map_err(|error| OciError::file("open", opening)(error.into()))?;
+    // The gate closes behind the program that takes the place of who waited.
+    let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+    let mut closed = [PollFd::new(gate, PollFlags::empty())];
+    let ready = rustix::io::retry_on_intr(|| poll(&mut closed, Some(&patience)));
+    if ready.map_err(|error| OciError::file("wait for", "the program")(error.into()))? == 0 {
+        return Err(OciError::file("wait for", "the program")(std::io::ErrorKind::TimedOut.into()));
+    }
+    let last = hooks::named(bundle.hooks(), "poststart");
+    let value = state.to_value_as("running", state.pid);
+    hooks::call("poststart", last, &value, Place::Outside(&state.bundle))
+}
+
+/// Ends the first process, which may be gone already.
+fn end(state: &State) {
+    if let Some(process) = state.process() {
+        let _ended = pidfd_send_signal(process, Signal::KILL);
+    }
 }
 
 /// The number of a signal by its number or name.
@@ -78,15 +127,24 @@ pub(crate) fn kill(global: &Global, name: &str, signal: &str, all: bool) -> Resu
 }
 
 fn cgroup(state: &State) -> Result<Cgroup, OciError> {
-    Ok(Cgroup::at(&Hierarchies::detect()?, &state.cgroup))
+    Ok(Cgroup::at(&Hierarchies::detect_all()?, &state.cgroup))
 }
 
-/// Ends whatever is left in a cgroup, and removes it.
-pub(crate) fn clear(cgroup: &Cgroup) -> Result<(), CgroupError> {
+/// Ends whatever is left in a cgroup, and removes it if it was made for the container.
+pub(crate) fn clear(cgroup: &Cgroup, own: bool) -> Result<(), CgroupError> {
     cgroup.kill()?;
     let until = Instant::now() + PATIENCE;
     loop {
-        match cgroup.remove() {
+        let outcome = match own {
+            true => cgroup.remove_all(),
+            false if cgroup.processes()?.is_empty() => Ok(()),
+            false => Err(CgroupError {
+                action: "empty",
+                path: std::path::PathBuf::new(),
+                source: rustix::io::Errno::BUSY.into(),
+            }),
+        };
+        match outcome {
             // The kernel ends processes in its own time, and tells nobody of the last.
             Err(error) if Instant::now() < until => {
                 if error.source.raw_os_error() != Some(rustix::io::Errno::BUSY.raw_os_error()) {
@@ -109,26 +167,51 @@ pub(crate) fn freeze(global: &Global, name: &str, frozen: bool) -> Result<(), Oc
     }
 }
 
-/// The pids of a container.
-pub(crate) fn processes(global: &Global, name: &str) -> Result<Value, OciError> {
+/// The processes of a container: their pids, or what the host's `ps` tells of them.
+pub(crate) fn processes(
+    global: &Global,
+    name: &str,
+    form: Form,
+    options: &[String],
+    output: &mut dyn Write,
+) -> Result<(), OciError> {
     let all = cgroup(&State::load(&global.root, name)?)?.processes()?;
-    Ok(all.iter().map(|pid| pid.as_raw_nonzero().get()).collect())
+    let pids: Vec<i32> = all.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
+    let told = OciError::file("write to", "standard output");
+    if form != Form::Table {
+        return writeln!(output, "{}", json!(pids)).map_err(told);
+    }
+    let options = if options.is_empty() { &["-ef".to_owned()][..] } else { options };
+    let asked = std::process::Command::new("ps").args(options).output();
+    let asked = asked.map_err(OciError::file("run", "ps"))?;
+    if !asked.status.success() {
+        let reason = String::from_utf8_lossy(&asked.stderr);
+        let reason = std::io::Error::other(reason.lines().next().unwrap_or_default().to_owned());
+        return Err(OciError::file("run", "ps")(reason));
+    }
+    let text = String::from_utf8_lossy(&asked.stdout);
+    let mut lines = text.lines();
+    let heading = lines.next().unwrap_or_default();
+    let column = heading.split_whitespace().position(|word| word == "PID").ok_or_else(|| {
+        OciError::Usage("the options of ps have to let it tell the PID".to_owned())
+    })?;
+    let of_container = |line: &&str| {
+        let pid = line.split_whitespace().nth(column).and_then(|word| word.parse().ok());
+        pid.is_some_and(|pid: i32| pids.contains(&pid))
+    };
+    let kept: Vec<&str> = std::iter::once(heading).chain(lines.filter(of_container)).collect();
+    writeln!(output, "{}", kept.join("\n")).map_err(told)
 }
 
 /// Gives a container other limits.
-pub(crate) fn update(global: &Global, name: &str, path: &Path) -> Result<(), OciError> {
+pub(crate) fn update(global: &Global, name: &str, resources: Value) -> Result<(), OciError> {
     let state = State::load(&global.root, name)?;
     if state.status(&global.root) == "stopped" {
         return Err(refuse(&state, "update", "stopped"));
     }
-    let text = match path.to_str() {
-        Some("-") => std::io::read_to_string(std::io::stdin()),
-        _ => fs::read_to_string(path),
-    };
-    let text = text.map_err(OciError::file("read", path))?;
-    let resources: LinuxResources = serde_json::from_str(&text)
-        .map_err(|source| OciError::Bundle { path: path.to_owned(), source: source.into() })?;
-    Ok(cgroup(&state)?.limit(&resources)?)
+    let resources: LinuxResources = serde_json::from_value(resources)
+        .map_err(|source| OciError::Bundle { path: "resources".into(), source: source.into() })?;
+    Ok(cgroup(&state)?.limit(&crate::resources::with_devices(&resources))?)
 }
 
 /// Removes all that is left of a container.
@@ -141,19 +224,38 @@ pub(crate) fn delete(global: &Global, name: &str, force: bool) -> Result<(), Oci
     match state.status(&global.root) {
         "stopped" => {}
         status if !force => return Err(refuse(&state, "delete", status)),
-        _ => {
-            if let Some(process) = state.process() {
-                // It may end by itself at this moment.
-                let _ended = pidfd_send_signal(process, Signal::KILL);
-            }
-        }
+        _ => end(&state),
     }
-    clear(&cgroup(&state)?)?;
-    let folder = state.folder(&global.root);
-    fs::remove_dir_all(&folder).map_err(OciError::file("remove", &folder))
+    let bundle = made_of(global, &state);
+    // Its hooks are lost with its configuration, but it has to be removable.
+    if let Err(error) = &bundle {
+        global.warn(&berth_report::chain(error));
+    }
+    destroy(global, &state, bundle.as_ref().ok().and_then(Bundle::hooks))
 }
 
-fn wait(container: &Container) -> Result<u8, OciError> {
+/// Undoes what was done to make it, and says so to the hooks.
+fn destroy(global: &Global, state: &State, hooks: Option<&Hooks>) -> Result<(), OciError> {
+    clear(&cgroup(state)?, state.own_cgroup)?;
+    let folder = state.folder(&global.root);
+    fs::remove_dir_all(&folder).map_err(OciError::file("remove", &folder))?;
+    after(global, hooks, state);
+    Ok(())
+}
+
+/// Calls the hooks after a container; what fails there is told and changes nothing.
+pub(crate) fn after(global: &Global, hooks: Option<&Hooks>, state: &State) {
+    let value = state.to_value_as("stopped", 0);
+    for hook in hooks::named(hooks, "poststop") {
+        let one = std::slice::from_ref(hook);
+        if let Err(error) = hooks::call("poststop", one, &value, Place::Outside(&state.bundle)) {
+            global.warn(&berth_report::chain(&error));
+        }
+    }
+}
+
+/// The exit code of a process of ours that has ended, once it has.
+pub(crate) fn wait(container: &Container) -> Result<u8, OciError> {
     let failed = |error: rustix::io::Errno| OciError::file("wait for", "the process")(error.into());
     let options = WaitIdOptions::EXITED;
     let status =
@@ -166,11 +268,22 @@ fn wait(container: &Container) -> Result<u8, OciError> {
     Ok(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-/// Makes a container, starts it, waits for its end and removes it. Its exit code is ours.
+/// Makes a container, starts it, and unless it is to be left alone waits for its end and removes it. Its exit code is ours.
 pub(crate) fn run(global: &Global, asked: &Make) -> Result<u8, OciError> {
     let container = create::make(global, asked)?;
-    let code = start(global, &asked.name).and_then(|()| wait(&container));
-    delete(global, &asked.name, true)?;
+    let started = start(global, &asked.name);
+    if started.is_err() {
+        // Nothing is left if it was the start that failed.
+        delete(global, &asked.name, true)?;
+    }
+    started?;
+    if asked.detach {
+        return Ok(0);
+    }
+    let code = wait(&container);
+    if !asked.keep {
+        delete(global, &asked.name, true)?;
+    }
     code
 }
 
@@ -179,57 +292,150 @@ pub(crate) fn exec(global: &Global, asked: &Enter) -> Result<u8, OciError> {
     let state = State::load(&global.root, &asked.name)?;
     match state.status(&global.root) {
         "running" => {}
+        "paused" if asked.ignore_paused => {}
         status => return Err(refuse(&state, "enter", status)),
     }
-    let bundle = bundle::load(&state.bundle, &state.name, &Hierarchies::detect()?)?;
-    let process = process(asked, &bundle.spec)?;
+    let bundle = made_of(global, &state)?;
+    let process = process(global, asked, &bundle.spec)?;
     let target = state.process().ok_or_else(|| refuse(&state, "enter", "stopped"))?;
     let cgroup = cgroup(&state)?;
     let terminal = create::asks_for_terminal(&process);
-    let container = Container::exec(ExecRequest {
+    let affinity = process.exec_cpu_affinity().as_ref();
+    if let Some(list) = affinity.and_then(|affinity| affinity.initial().as_ref()) {
+        // What is cloned from here on begins there.
+        rustix::thread::sched_setaffinity(None, &processors(list)?)
+            .map_err(|error| OciError::file("use the processors", list)(error.into()))?;
+    }
+    let last = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_ref());
+    let extras = Extras {
+        personality: create::personality(bundle.spec.linux().as_ref())?,
+        preserved: asked.preserved,
+        processors: last.map(|list| processors(list)).transpose()?,
+        ..Extras::default()
+    };
+    let request = ExecRequest {
         process: &process,
         user: asked.user.as_deref(),
         container: target.as_fd(),
-        mapped: false,
+        mapped: state.mapped,
         cgroup: Some(&cgroup),
         seccomp: create::seccomp(&bundle.spec)?,
         stdio: create::stdio(Some(&process), terminal, asked.console.is_some())?,
-    })?;
-    create::hand_over(&container, asked.console.as_deref())?;
+    };
+    let container = Container::exec_with(request, &extras).map_err(crate::told)?;
+    let handed = create::hand_over(&container, asked.console.as_deref()).and_then(|()| {
+        create::tell_listener(&bundle.spec, &container, &state.to_value(&global.root))
+    });
+    if handed.is_err() {
+        let _ended = pidfd_send_signal(&container.pidfd, Signal::KILL);
+        wait(&container)?;
+    }
+    handed?;
     if let Some(path) = &asked.pid_file {
         state::write_whole(path, &container.pid.as_raw_nonzero().to_string())?;
     }
     if asked.detach { Ok(0) } else { wait(&container) }
 }
 
-fn process(asked: &Enter, spec: &Spec) -> Result<Process, OciError> {
+/// A list such as `0-3,7`.
+fn processors(list: &str) -> Result<CpuSet, OciError> {
+    let wrong = || OciError::Invalid(format!("`{list}` is no list of processors"));
+    let mut set = CpuSet::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.parse().map_err(|_| wrong())?;
+        let last: usize = last.parse().map_err(|_| wrong())?;
+        if first > last || last >= CpuSet::MAX_CPU {
+            return Err(wrong());
+        }
+        (first..=last).for_each(|processor| set.set(processor));
+    }
+    if set.count() == 0 { Err(wrong()) } else { Ok(set) }
+}
+
+fn process(global: &Global, asked: &Enter, spec: &Spec) -> Result<Process, OciError> {
     let broken = |path: &Path, source: serde_json::Error| OciError::Bundle {
         path: path.to_owned(),
         source: source.into(),
     };
-    if let Some(path) = &asked.process {
-        let bytes = fs::read(path).map_err(OciError::file("read", path))?;
-        return serde_json::from_slice(&bytes).map_err(|error| broken(path, error));
-    }
-    if asked.words.is_empty() {
-        return Err(OciError::Usage("exec takes a container and a command".to_owned()));
-    }
+    let (path, mut value) = match &asked.process {
+        Some(path) => {
+            let bytes = fs::read(path).map_err(OciError::file("read", path))?;
+            let value: Value =
+                serde_json::from_slice(&bytes).map_err(|error| broken(path, error))?;
+            (path.as_path(), value)
+        }
+        None if asked.words.is_empty() => {
+            return Err(OciError::Usage("exec takes a container and a command".to_owned()));
+        }
+        None => (Path::new(state::CONFIGURATION), of_words(asked, spec)?),
+    };
+    crate::check::process(&value)?;
+    crate::check::grant(&mut value).iter().for_each(|warning| global.warn(warning));
+    serde_json::from_value(value).map_err(|error| broken(path, error))
+}
+
+/// The container's own process with what the command line says.
+fn of_words(asked: &Enter, spec: &Spec) -> Result<Value, OciError> {
     let mut value = serde_json::to_value(spec.process()).unwrap_or_default();
     value["args"] = json!(asked.words);
     value["terminal"] = asked.terminal.into();
     if let Some(directory) = &asked.directory {
         value["cwd"] = json!(directory);
     }
+    if asked.no_new_privileges {
+        value["noNewPrivileges"] = true.into();
+    }
+    for group in &asked.groups {
+        let group: u32 = group
+            .parse()
+            .map_err(|_| OciError::Usage(format!("`{group}` is no number of a group")))?;
+        let groups = &mut value["user"]["additionalGids"];
+        let all = groups.as_array().cloned().unwrap_or_default();
+        *groups = all.into_iter().chain([group.into()]).collect();
+    }
+    for capability in &asked.capabilities {
+        for set in ["bounding", "effective", "permitted"] {
+            let names = &mut value["capabilities"][set];
+            let all = names.as_array().cloned().unwrap_or_default();
+            *names = all.into_iter().chain([capability.as_str().into()]).collect();
+        }
+    }
     let environment = value["env"].as_array().cloned().unwrap_or_default();
     let more = asked.environment.iter().map(|entry| Value::from(entry.as_str()));
     value["env"] = environment.into_iter().chain(more).collect();
-    serde_json::from_value(value).map_err(|error| broken(Path::new("config.json"), error))
+    Ok(value)
 }
 
 /// The states of all containers.
-pub(crate) fn list(global: &Global) -> Result<Value, OciError> {
+pub(crate) fn list(global: &Global, form: Form, output: &mut dyn Write) -> Result<(), OciError> {
+    let told = OciError::file("write to", "standard output");
+    let all = states(global)?;
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let lines: Vec<String> = match form {
+        Form::Json => return writeln!(output, "{:#}", Value::from(all)).map_err(told),
+        Form::Names => all.iter().map(|state| text(&state["id"])).collect(),
+        Form::Table => {
+            let heading = ["id", "pid", "status", "bundle", "created"];
+            let cell = |state: &Value| heading.map(|name| text(&state[name]));
+            let rows: Vec<[String; 5]> = std::iter::once(heading.map(str::to_uppercase))
+                .chain(all.iter().map(cell))
+                .collect();
+            let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+            let widths = [0, 1, 2, 3, 4].map(width);
+            let line = |row: &[String; 5]| {
+                let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+                cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+            };
+            rows.iter().map(line).collect()
+        }
+    };
+    lines.iter().try_for_each(|line| writeln!(output, "{line}")).map_err(told)
+}
+
+fn states(global: &Global) -> Result<Vec<Value>, OciError> {
     let entries = match fs::read_dir(&global.root) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(json!([])),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(OciError::file("read", &global.root))?,
     };
     let mut all = Vec::new();
@@ -244,5 +450,5 @@ pub(crate) fn list(global: &Global) -> Result<Value, OciError> {
         }
     }
     all.sort_by_key(|state| state["id"].to_string());
-    Ok(all.into())
+    Ok(all)
 }

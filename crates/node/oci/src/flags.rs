@@ -2,7 +2,10 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::OciError;
 
@@ -17,13 +20,21 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    /// Writes a failure to the log, from which engines take what they tell people.
-    pub fn log(&self, text: &str) {
+    /// Tells of what is not as it was asked for, and goes on.
+    pub fn warn(&self, text: &str) {
+        if self.log.is_none() {
+            let _nobody_listens = writeln!(std::io::stderr(), "warning: {text}");
+        }
+        self.log("warning", text);
+    }
+
+    /// Writes to the log, from which engines take what they tell people.
+    pub fn log(&self, level: &str, text: &str) {
         let Some(path) = &self.log else { return };
         let now = jiff::Timestamp::now().to_string();
         let line = match self.json {
-            true => serde_json::json!({"level": "error", "msg": text, "time": now}).to_string(),
-            false => format!("time=\"{now}\" level=error msg={text:?}"),
+            true => serde_json::json!({"level": level, "msg": text, "time": now}).to_string(),
+            false => format!("time=\"{now}\" level={level} msg={text:?}"),
         };
         let opened = OpenOptions::new().append(true).create(true).open(path);
         // The failure itself is on standard error already.
@@ -37,6 +48,13 @@ pub(crate) struct Make {
     pub bundle: PathBuf,
     pub pid_file: Option<PathBuf>,
     pub console: Option<PathBuf>,
+    pub preserved: u32,
+    pub pivot: bool,
+    pub fresh_keyring: bool,
+    /// `run` alone: whether it returns once the program runs.
+    pub detach: bool,
+    /// `run` alone: whether what has ended stays.
+    pub keep: bool,
 }
 
 /// A process to add.
@@ -48,26 +66,69 @@ pub(crate) struct Enter {
     pub environment: Vec<String>,
     pub directory: Option<PathBuf>,
     pub user: Option<String>,
+    pub groups: Vec<String>,
+    pub capabilities: Vec<String>,
+    pub no_new_privileges: bool,
     pub terminal: bool,
     pub detach: bool,
+    pub ignore_paused: bool,
     pub pid_file: Option<PathBuf>,
     pub console: Option<PathBuf>,
+    pub preserved: u32,
+}
+
+/// How a list is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Table,
+    Json,
+    /// Names alone.
+    Names,
 }
 
 /// What is to be done.
 pub(crate) enum Command {
     Create(Make),
     Run(Make),
-    Start { name: String },
-    State { name: String },
-    Kill { name: String, signal: String, all: bool },
-    Delete { name: String, force: bool },
+    Start {
+        name: String,
+    },
+    State {
+        name: String,
+    },
+    Kill {
+        name: String,
+        signal: String,
+        all: bool,
+    },
+    Delete {
+        name: String,
+        force: bool,
+    },
     Exec(Enter),
-    Pause { name: String },
-    Resume { name: String },
-    Processes { name: String },
-    Update { name: String, resources: PathBuf },
-    List,
+    Pause {
+        name: String,
+    },
+    Resume {
+        name: String,
+    },
+    /// `options` are those of `ps`, for a table.
+    Processes {
+        name: String,
+        form: Form,
+        options: Vec<String>,
+    },
+    Update {
+        name: String,
+        resources: Value,
+    },
+    /// Once, or every `interval`.
+    Events {
+        name: String,
+        once: bool,
+        interval: Duration,
+    },
+    List(Form),
     Features,
     Version,
 }
@@ -151,14 +212,6 @@ impl Parsed {
         found.map(|(_, value)| value.clone()).collect()
     }
 
-    /// Refuses flags that would change what happens, and that we do not do.
-    fn refuse(&self, names: &[&str]) -> Result<(), OciError> {
-        match names.iter().find(|name| self.is(&[name])) {
-            Some(name) => Err(OciError::Unsupported(format!("--{name}"))),
-            None => Ok(()),
-        }
-    }
-
     fn one(&self) -> Result<String, OciError> {
         match self.words.as_slice() {
             [name] => Ok(name.clone()),
@@ -172,7 +225,10 @@ pub(crate) fn parse(words: &[String]) -> Result<(Global, Command), OciError> {
     let with = ["root", "log", "log-format", "log-level", "rootless", "criu"];
     let alone = ["debug", "systemd-cgroup", "version", "v"];
     let (flags, at) = split(words, &with, &alone, true)?;
-    flags.refuse(&["systemd-cgroup"])?;
+    if flags.is(&["systemd-cgroup"]) {
+        let what = "--systemd-cgroup (cgroups are made without systemd; the engine's driver `cgroupfs` works)";
+        return Err(OciError::Unsupported(what.to_owned()));
+    }
     if flags.text(&["criu"]).is_some() {
         return Err(OciError::Unsupported("--criu".to_owned()));
     }
@@ -220,23 +276,20 @@ fn parse_command(command: &str, rest: &[String]) -> Result<Command, OciError> {
         "exec" => Command::Exec(enter(rest)?),
         "pause" => Command::Pause { name: flags(&[], &[])?.one()? },
         "resume" => Command::Resume { name: flags(&[], &[])?.one()? },
-        "ps" => {
-            let flags = flags(&["format", "f"], &[])?;
-            match flags.text(&["format", "f"]).as_deref() {
-                Some("json") => Command::Processes { name: flags.one()? },
-                _ => {
-                    return Err(OciError::Unsupported("ps in any other form than json".to_owned()));
-                }
-            }
+        "ps" => processes(rest)?,
+        "update" => update(rest)?,
+        "events" => {
+            let flags = flags(&["interval"], &["stats"])?;
+            let text = flags.text(&["interval"]).unwrap_or_else(|| "5s".to_owned());
+            let interval = interval(&text)?;
+            Command::Events { name: flags.one()?, once: flags.is(&["stats"]), interval }
         }
-        "update" => {
-            let flags = flags(&["resources", "r"], &[])?;
-            let resources = flags.path(&["resources", "r"]);
-            let resources = resources.ok_or_else(|| usage("update needs --resources"))?;
-            Command::Update { name: flags.one()?, resources }
-        }
-        "list" if rest.is_empty() => Command::List,
+        "list" => list(rest)?,
         "features" if rest.is_empty() => Command::Features,
+        "checkpoint" | "restore" => {
+            let what = format!("`{command}` (the state of processes cannot be kept)");
+            return Err(OciError::Unsupported(what));
+        }
         other => {
             return Err(OciError::Unsupported(format!(
                 "`{}`",
@@ -246,21 +299,128 @@ fn parse_command(command: &str, rest: &[String]) -> Result<Command, OciError> {
     })
 }
 
-fn make(rest: &[String], refused: &[&str]) -> Result<Make, OciError> {
-    let with = ["bundle", "b", "pid-file", "console-socket", "preserve-fds"];
-    let alone = [&["no-pivot", "no-new-keyring"], refused].concat();
-    let (flags, _) = split(rest, &with, &alone, false)?;
-    // No keyring is ever made, so that one flag is honoured by doing nothing.
-    flags.refuse(&[&["no-pivot"], refused].concat())?;
-    if flags.text(&["preserve-fds"]).is_some_and(|count| count != "0") {
-        return Err(OciError::Unsupported("--preserve-fds".to_owned()));
+fn form(flags: &Parsed) -> Result<Form, OciError> {
+    match flags.text(&["format", "f"]).as_deref() {
+        None | Some("table") => Ok(Form::Table),
+        Some("json") => Ok(Form::Json),
+        Some(other) => Err(usage(format!("`{other}` is no format: table or json"))),
     }
+}
+
+/// What follows the name is for the host's `ps`.
+fn processes(rest: &[String]) -> Result<Command, OciError> {
+    let (flags, at) = split(rest, &["format", "f"], &[], true)?;
+    let form = form(&flags)?;
+    let words = [&flags.words[..], &rest[at..]].concat();
+    let (name, options) =
+        words.split_first().ok_or_else(|| usage("the name of a container is missing"))?;
+    Ok(Command::Processes { name: name.clone(), form, options: options.to_vec() })
+}
+
+fn list(rest: &[String]) -> Result<Command, OciError> {
+    let (flags, _) = split(rest, &["format", "f"], &["quiet", "q"], false)?;
+    if let Some(word) = flags.words.first() {
+        return Err(usage(format!("`{word}` is too much")));
+    }
+    let form = form(&flags)?;
+    Ok(Command::List(if flags.is(&["quiet", "q"]) { Form::Names } else { form }))
+}
+
+/// A number of seconds, or with one of the units `ms`, `s`, `m`.
+fn interval(text: &str) -> Result<Duration, OciError> {
+    let wrong = || usage(format!("`{text}` is no interval, such as `5s`"));
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..at].parse().map_err(|_| wrong())?;
+    let unit = match &text[at..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        _ => return Err(wrong()),
+    };
+    let duration = Duration::from_millis(number.checked_mul(unit).ok_or_else(wrong)?);
+    if duration.is_zero() { Err(wrong()) } else { Ok(duration) }
+}
+
+/// Limits are a file in the form of a bundle's resources, or flags.
+fn update(rest: &[String]) -> Result<Command, OciError> {
+    const NUMBERS: [(&str, &str, &str); 10] = [
+        ("memory", "memory", "limit"),
+        ("memory-reservation", "memory", "reservation"),
+        ("memory-swap", "memory", "swap"),
+        ("cpu-period", "cpu", "period"),
+        ("cpu-quota", "cpu", "quota"),
+        ("cpu-share", "cpu", "shares"),
+        ("cpu-burst", "cpu", "burst"),
+        ("cpu-idle", "cpu", "idle"),
+        ("blkio-weight", "blockIO", "weight"),
+        ("pids-limit", "pids", "limit"),
+    ];
+    let mut with = vec!["resources", "r", "cpuset-cpus", "cpuset-mems"];
+    with.extend(NUMBERS.map(|(flag, _, _)| flag));
+    let (flags, _) = split(rest, &with, &[], false)?;
+    let mut resources = match flags.path(&["resources", "r"]) {
+        Some(path) => read_resources(&path)?,
+        None => Value::Object(serde_json::Map::new()),
+    };
+    for (flag, group, field) in NUMBERS {
+        if let Some(text) = flags.text(&[flag]) {
+            let number: i64 = text
+                .parse()
+                .map_err(|_| usage(format!("--{flag} takes a number, not `{text}`")))?;
+            resources[group][field] = number.into();
+        }
+    }
+    for (flag, field) in [("cpuset-cpus", "cpus"), ("cpuset-mems", "mems")] {
+        if let Some(text) = flags.text(&[flag]) {
+            resources["cpu"][field] = text.into();
+        }
+    }
+    if resources.as_object().is_some_and(serde_json::Map::is_empty) && flags.flags.is_empty() {
+        return Err(usage("update needs --resources, or a limit as a flag"));
+    }
+    Ok(Command::Update { name: flags.one()?, resources })
+}
+
+fn read_resources(path: &Path) -> Result<Value, OciError> {
+    let text = match path.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(path),
+    };
+    let text = text.map_err(OciError::file("read", path))?;
+    serde_json::from_str(&text)
+        .map_err(|source| OciError::Bundle { path: path.to_owned(), source: source.into() })
+}
+
+fn make(rest: &[String], more: &[&str]) -> Result<Make, OciError> {
+    let with = ["bundle", "b", "pid-file", "console-socket", "preserve-fds"];
+    let alone = [&["no-pivot", "no-new-keyring"], more].concat();
+    let (flags, _) = split(rest, &with, &alone, false)?;
     Ok(Make {
         name: flags.one()?,
         bundle: flags.path(&["bundle", "b"]).unwrap_or_else(|| PathBuf::from(".")),
         pid_file: flags.path(&["pid-file"]),
         console: flags.path(&["console-socket"]),
+        preserved: preserved(&flags)?,
+        pivot: !flags.is(&["no-pivot"]),
+        fresh_keyring: !flags.is(&["no-new-keyring"]),
+        detach: flags.is(&["detach", "d"]),
+        keep: flags.is(&["keep"]),
     })
+}
+
+/// How many descriptors from 3 on are handed on; all of them are there.
+fn preserved(flags: &Parsed) -> Result<u32, OciError> {
+    let Some(text) = flags.text(&["preserve-fds"]) else { return Ok(0) };
+    let count: u32 = text
+        .parse()
+        .ok()
+        .filter(|count| *count < 1024)
+        .ok_or_else(|| usage(format!("--preserve-fds takes a number, not `{text}`")))?;
+    for number in 3..3 + count {
+        let link = PathBuf::from(format!("/proc/self/fd/{number}"));
+        std::fs::symlink_metadata(&link).map_err(OciError::file("hand on", &link))?;
+    }
+    Ok(count)
 }
 
 fn enter(rest: &[String]) -> Result<Enter, OciError> {
@@ -272,14 +432,16 @@ fn enter(rest: &[String]) -> Result<Enter, OciError> {
         "cwd",
         "user",
         "u",
+        "additional-gids",
+        "g",
+        "cap",
+        "c",
         "pid-file",
         "console-socket",
         "preserve-fds",
     ];
-    let (mut flags, at) = split(rest, &with, &["tty", "t", "detach", "d"], true)?;
-    if flags.text(&["preserve-fds"]).is_some_and(|count| count != "0") {
-        return Err(OciError::Unsupported("--preserve-fds".to_owned()));
-    }
+    let alone = ["tty", "t", "detach", "d", "no-new-privs", "ignore-paused"];
+    let (mut flags, at) = split(rest, &with, &alone, true)?;
     flags.words.extend_from_slice(&rest[at..]);
     let (name, words) =
         flags.words.split_first().ok_or_else(|| usage("the name of a container is missing"))?;
@@ -290,9 +452,14 @@ fn enter(rest: &[String]) -> Result<Enter, OciError> {
         environment: flags.all(&["env", "e"]),
         directory: flags.path(&["cwd"]),
         user: flags.text(&["user", "u"]),
+        groups: flags.all(&["additional-gids", "g"]),
+        capabilities: flags.all(&["cap", "c"]),
+        no_new_privileges: flags.is(&["no-new-privs"]),
         terminal: flags.is(&["tty", "t"]),
         detach: flags.is(&["detach", "d"]),
+        ignore_paused: flags.is(&["ignore-paused"]),
         pid_file: flags.path(&["pid-file"]),
         console: flags.path(&["console-socket"]),
+        preserved: preserved(&flags)?,
     })
 }

@@ -1,5 +1,5 @@
 //! The container runtime as a command: `create`, `start`, `state`, `kill`, `delete`, `run`, `exec`,
-//! `pause`, `resume`, `update`, `ps`, `list`, `features`.
+//! `pause`, `resume`, `update`, `events`, `ps`, `list`, `features`.
 //!
 //! Engines such as podman drive runtimes by this command line, and so can foreign conformance suites drive ours. There is no
 //! process that stays: all that is known of a container lies in a directory of its own, and what the kernel says of its first
@@ -7,8 +7,12 @@
 
 mod act;
 mod bundle;
+mod check;
 mod create;
+mod events;
 mod flags;
+mod hooks;
+mod resources;
 mod state;
 
 use std::ffi::OsString;
@@ -25,7 +29,7 @@ pub const SUBCOMMAND: &str = "oci";
 pub enum OciError {
     /// The command line.
     #[error(
-        "{0}; usage: berth oci [--root DIR] [--log FILE] [--log-format text|json] create|start|state|kill|delete|run|exec|pause|resume|update|ps|list|features …"
+        "{0}; usage: berth oci [--root DIR] [--log FILE] [--log-format text|json] create|start|state|kill|delete|run|exec|pause|resume|update|events|ps|list|features …"
     )]
     Usage(String),
     /// Something that is asked for and not there.
@@ -71,15 +75,31 @@ pub enum OciError {
     /// The filter of system calls.
     #[error("the filter of system calls cannot be used")]
     Seccomp(#[source] berth_runtime::seccomp::SeccompError),
-    /// The namespaces.
-    #[error(transparent)]
-    Namespaces(#[from] berth_runtime::namespaces::NamespacesError),
     /// The cgroup.
     #[error(transparent)]
     Cgroup(#[from] berth_runtime::cgroup::CgroupError),
     /// The container.
     #[error(transparent)]
     Create(#[from] berth_runtime::CreateError),
+    /// The program is not there. Engines look for the words of the first runtimes, to give the exit code 127.
+    #[error("`{0}`: executable file not found in $PATH, or no such file or directory")]
+    NotFound(String),
+    /// Something in the bundle that the specification forbids.
+    #[error("the configuration cannot be used: {0}")]
+    Invalid(String),
+    /// A hook failed.
+    #[error("the {kind} hook `{}` failed: {reason}", path.display())]
+    Hook {
+        /// Its kind.
+        kind: &'static str,
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The user namespace.
+    #[error("cannot map the ids of the container")]
+    Mappings(#[source] io::Error),
     /// A signal was refused.
     #[error("cannot signal container `{name}`")]
     Signal {
@@ -119,33 +139,44 @@ pub fn main(words: impl Iterator<Item = OsString>, output: &mut dyn Write) -> u8
             let text = berth_report::chain(&error);
             let _nobody_listens = writeln!(io::stderr(), "error: {text}");
             if let Some(global) = global {
-                global.log(&text);
+                global.log("error", &text);
             }
             if matches!(error, OciError::Usage(_)) { 2 } else { 1 }
         }
     }
 }
 
+/// A failure to make a container, in the words that engines look for.
+fn told(error: berth_runtime::CreateError) -> OciError {
+    match error {
+        berth_runtime::CreateError::NotFound { command } => OciError::NotFound(command),
+        other => OciError::Create(other),
+    }
+}
+
 fn run(global: &Global, command: Command, output: &mut dyn Write) -> Result<u8, OciError> {
-    let mut say = |value: &serde_json::Value| {
-        writeln!(output, "{value:#}").map_err(OciError::file("write to", "standard output"))
-    };
     match command {
         Command::Create(asked) => create::create(global, &asked).map(|()| 0),
         Command::Run(asked) => act::run(global, &asked),
         Command::Start { name } => act::start(global, &name).map(|()| 0),
         Command::State { name } => {
-            say(&state::State::load(&global.root, &name)?.to_value(&global.root)).map(|()| 0)
+            let state = state::State::load(&global.root, &name)?.to_value(&global.root);
+            say(output, &state).map(|()| 0)
         }
         Command::Kill { name, signal, all } => act::kill(global, &name, &signal, all).map(|()| 0),
         Command::Delete { name, force } => act::delete(global, &name, force).map(|()| 0),
         Command::Exec(asked) => act::exec(global, &asked),
         Command::Pause { name } => act::freeze(global, &name, true).map(|()| 0),
         Command::Resume { name } => act::freeze(global, &name, false).map(|()| 0),
-        Command::Processes { name } => say(&act::processes(global, &name)?).map(|()| 0),
-        Command::Update { name, resources } => act::update(global, &name, &resources).map(|()| 0),
-        Command::List => say(&act::list(global)?).map(|()| 0),
-        Command::Features => say(&bundle::features()).map(|()| 0),
+        Command::Processes { name, form, options } => {
+            act::processes(global, &name, form, &options, output).map(|()| 0)
+        }
+        Command::Update { name, resources } => act::update(global, &name, resources).map(|()| 0),
+        Command::Events { name, once, interval } => {
+            events::tell(global, &name, once, interval, output).map(|()| 0)
+        }
+        Command::List(form) => act::list(global, form, output).map(|()| 0),
+        Command::Features => say(output, &bundle::features()).map(|()| 0),
         Command::Version => {
             let text = format!(
                 "berth oci version {}\nspec: {}",
@@ -156,4 +187,8 @@ fn run(global: &Global, command: Command, output: &mut dyn Write) -> Result<u8, 
             Ok(0)
         }
     }
+}
+
+fn say(output: &mut dyn Write, value: &serde_json::Value) -> Result<(), OciError> {
+    writeln!(output, "{value:#}").map_err(OciError::file("write to", "standard output"))
 }

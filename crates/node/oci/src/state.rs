@@ -18,6 +18,10 @@ use crate::{OciError, bundle};
 
 const NOTE: &str = "state.json";
 const GATE: &str = "gate";
+/// Where the gate lies while the hooks before the program run: whoever moved it there is the one who starts the container.
+const OPENING: &str = "opening";
+/// The configuration as it was when the container was made.
+pub(crate) const CONFIGURATION: &str = "config.json";
 
 /// A container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,6 +36,12 @@ pub(crate) struct State {
     pub annotations: serde_json::Map<String, Value>,
     /// Below the root of every hierarchy.
     pub cgroup: PathBuf,
+    /// Whether the cgroup was made for it, rather than found.
+    pub own_cgroup: bool,
+    /// Whether there is a program to start.
+    pub program: bool,
+    /// Whether it has a user namespace that is not the host's.
+    pub mapped: bool,
 }
 
 /// Where a container is noted.
@@ -59,6 +69,11 @@ pub(crate) fn claim(root: &Path, name: &str) -> Result<PathBuf, OciError> {
 /// Where the program of a container waits.
 pub(crate) fn gate(folder: &Path) -> PathBuf {
     folder.join(GATE)
+}
+
+/// Where it is while it is being opened.
+pub(crate) fn opening(folder: &Path) -> PathBuf {
+    folder.join(OPENING)
 }
 
 /// When a process began, unless it has ended.
@@ -99,7 +114,8 @@ impl State {
     }
 
     pub fn status(&self, root: &Path) -> &'static str {
-        match (self.lives(), gate(&self.folder(root)).exists()) {
+        let folder = self.folder(root);
+        match (self.lives(), gate(&folder).exists() || opening(&folder).exists()) {
             (false, _) => "stopped",
             (true, true) => "created",
             (true, false) if self.is_frozen() => "paused",
@@ -108,7 +124,7 @@ impl State {
     }
 
     fn is_frozen(&self) -> bool {
-        Hierarchies::detect().is_ok_and(|it| Cgroup::at(&it, &self.cgroup).is_frozen())
+        Hierarchies::detect_all().is_ok_and(|it| Cgroup::at(&it, &self.cgroup).is_frozen())
     }
 
     /// A handle on its first process, which can be nobody else's.
@@ -121,13 +137,23 @@ impl State {
     /// As the specification has it.
     pub fn to_value(&self, root: &Path) -> Value {
         let status = self.status(root);
-        let mut value = json!({
-            "ociVersion": bundle::VERSION, "id": self.name, "status": status,
+        self.to_value_as(status, if status == "stopped" { 0 } else { self.pid })
+    }
+
+    /// The same, for hooks: with what it is at that moment, and its pid as they see it.
+    pub fn to_value_as(&self, status: &str, pid: i32) -> Value {
+        json!({
+            "ociVersion": bundle::VERSION, "id": self.name, "status": status, "pid": pid,
             "bundle": self.bundle, "rootfs": self.rootfs, "created": self.created,
             "annotations": self.annotations,
-        });
-        value["pid"] = if status == "stopped" { 0 } else { self.pid }.into();
-        value
+        })
+    }
+
+    /// The pid of its first process in its own pid namespace.
+    pub fn pid_inside(&self) -> i32 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        line.and_then(|pids| pids.split_whitespace().last()?.parse().ok()).unwrap_or(self.pid)
     }
 }
 

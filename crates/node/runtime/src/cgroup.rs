@@ -8,11 +8,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Pid;
 
+mod apply;
+mod devices;
 mod limits;
 mod usage;
 
@@ -20,8 +21,13 @@ pub use usage::{Memory, Throttled, Usage};
 
 /// The version 1 controllers we limit or count with. The others stay at their root.
 const CONTROLLERS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "devices"];
+/// Further ones of version 1, for containers of other engines.
+const FURTHER: [&str; 8] =
+    ["cpuset", "blkio", "hugetlb", "freezer", "net_cls", "net_prio", "perf_event", "rdma"];
 /// What version 2 must enable for its children.
 const ENABLED: [&str; 3] = ["cpu", "memory", "pids"];
+/// The same for containers of other engines.
+const ENABLED_FURTHER: [&str; 4] = ["cpuset", "io", "hugetlb", "rdma"];
 
 /// Why a cgroup operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,8 @@ pub struct Hierarchies {
     pub legacy: Vec<(Vec<String>, PathBuf)>,
     /// Version 2.
     pub unified: Option<PathBuf>,
+    /// Whether all controllers are meant rather than those that pods need.
+    all: bool,
 }
 
 impl Hierarchies {
@@ -55,9 +63,22 @@ impl Hierarchies {
     /// # Errors
     /// When the file cannot be read, or no hierarchy with a memory or pids controller is mounted.
     pub fn detect() -> Result<Self, CgroupError> {
+        Self::read(&CONTROLLERS)
+    }
+
+    /// Finds them with all controllers, as other engines expect of their containers.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn detect_all() -> Result<Self, CgroupError> {
+        let known: Vec<&str> = CONTROLLERS.iter().chain(&FURTHER).copied().collect();
+        Ok(Self { all: true, ..Self::read(&known)? })
+    }
+
+    fn read(known: &[&str]) -> Result<Self, CgroupError> {
         let path = Path::new("/proc/self/mountinfo");
         let text = fs::read_to_string(path).map_err(failed("read", path))?;
-        let found = Self::parse(&text);
+        let found = Self::parse(&text, known);
         if found.unified.is_none() && found.legacy.is_empty() {
             let source =
                 io::Error::new(io::ErrorKind::NotFound, "no cgroup file system is mounted");
@@ -66,7 +87,7 @@ impl Hierarchies {
         Ok(found)
     }
 
-    fn parse(mountinfo: &str) -> Self {
+    fn parse(mountinfo: &str, known: &[&str]) -> Self {
         let mut found = Self::default();
         for line in mountinfo.lines() {
             let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
@@ -78,12 +99,12 @@ impl Hierarchies {
                     let options = filesystem.nth(1).unwrap_or_default();
                     let controllers: Vec<String> = options
                         .split(',')
-                        .filter(|option| CONTROLLERS.contains(option))
+                        .filter(|option| known.contains(option))
                         .map(str::to_owned)
                         .collect();
-                    let known =
+                    let mounted =
                         |name: &String| found.legacy.iter().any(|(names, _)| names.contains(name));
-                    if !controllers.is_empty() && !controllers.iter().any(known) {
+                    if !controllers.is_empty() && !controllers.iter().any(mounted) {
                         found.legacy.push((controllers, point.into()));
                     }
                 }
@@ -121,14 +142,20 @@ impl Cgroup {
     /// When a directory cannot be made or a controller not be enabled.
     pub fn create(hierarchies: &Hierarchies, relative: &Path) -> Result<Self, CgroupError> {
         let cgroup = Self::at(hierarchies, relative);
-        for (_, path) in &cgroup.legacy {
+        for ((controllers, path), (_, root)) in cgroup.legacy.iter().zip(&hierarchies.legacy) {
             fs::create_dir_all(path).map_err(failed("create", path))?;
+            if controllers.iter().any(|name| name == "cpuset") {
+                inherit_sets(root, relative)?;
+            }
         }
         if let (Some(root), Some(_)) = (&hierarchies.unified, &cgroup.unified) {
             let mut path = root.clone();
             for part in relative.components() {
                 if hierarchies.legacy.is_empty() {
-                    enable(&path)?;
+                    enable(&path, &ENABLED)?;
+                    if hierarchies.all {
+                        enable(&path, &ENABLED_FURTHER)?;
+                    }
                 }
                 path.push(part);
                 match fs::create_dir(&path) {
@@ -142,24 +169,10 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Applies limits. Fields that are not given stay as they are.
-    ///
-    /// # Errors
-    /// When the kernel refuses a value.
-    pub fn limit(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        for (controllers, path) in &self.legacy {
-            for (file, value) in limits::legacy(resources, controllers) {
-                write(&path.join(file), &value)?;
-            }
-        }
-        if self.legacy.is_empty()
-            && let Some(path) = &self.unified
-        {
-            for (file, value) in limits::unified(resources) {
-                write(&path.join(file), &value)?;
-            }
-        }
-        Ok(())
+    /// Whether it is there in any hierarchy.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.legacy.iter().map(|(_, path)| path).chain(&self.unified).any(|path| path.exists())
     }
 
     /// Files of version 1 through which a single-threaded process moves itself in, by writing `0` to each. A process cloned
@@ -249,16 +262,16 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Stops all its processes where they are, or lets them go on, and returns once that is so. Only version 2 can.
+    /// Stops all its processes where they are, or lets them go on, and returns once that is so.
     ///
     /// # Errors
-    /// When there is no version 2, or the kernel has not done it within ten seconds.
+    /// When neither version 2 nor the freezer of version 1 is there, or the kernel has not done it within ten seconds.
     pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
         const PATIENCE: rustix::event::Timespec =
             rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
         let action = "freeze or thaw";
         let Some(path) = &self.unified else {
-            return Err(failed(action, Path::new("/"))(io::ErrorKind::Unsupported.into()));
+            return self.freeze_legacy(frozen);
         };
         let wanted = u8::from(frozen);
         // Opened first, so that no change of it is missed.
@@ -279,9 +292,36 @@ impl Cgroup {
         }
     }
 
+    /// The older freezer tells nobody when it is done, so it is asked again; and it may be held up by processes that are being made.
+    fn freeze_legacy(&self, frozen: bool) -> Result<(), CgroupError> {
+        let action = "freeze or thaw";
+        let Some(path) = self.controller("freezer") else {
+            return Err(failed(action, Path::new("/"))(io::ErrorKind::Unsupported.into()));
+        };
+        let file = path.join("freezer.state");
+        let wanted = if frozen { "FROZEN" } else { "THAWED" };
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            write(&file, wanted)?;
+            let state = fs::read_to_string(&file).map_err(failed("read", &file))?;
+            if state.trim() == wanted {
+                return Ok(());
+            }
+            if std::time::Instant::now() > until {
+                return Err(failed(action, path)(io::ErrorKind::TimedOut.into()));
+            }
+            std::thread::yield_now();
+        }
+    }
+
     /// Whether its processes are stopped, or on their way there.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
+        if self.unified.is_none() {
+            let state = self.controller("freezer").map(|path| path.join("freezer.state"));
+            let state = state.and_then(|file| fs::read_to_string(file).ok());
+            return state.is_some_and(|state| state.trim() != "THAWED");
+        }
         let file = self.unified.as_ref().map(|path| path.join("cgroup.freeze"));
         file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() == "1")
     }
@@ -302,6 +342,15 @@ impl Cgroup {
             .unwrap_or(0)
     }
 
+    /// Removes it with all below it, as a container may make cgroups of its own.
+    ///
+    /// # Errors
+    /// `EBUSY` while a process is left.
+    pub fn remove_all(&self) -> Result<(), CgroupError> {
+        let paths = self.legacy.iter().map(|(_, path)| path).chain(&self.unified);
+        paths.into_iter().try_for_each(|path| remove_below(path, 0))
+    }
+
     /// Removes it. Its processes must have ended; one that is gone is fine.
     ///
     /// # Errors
@@ -318,16 +367,55 @@ impl Cgroup {
     }
 }
 
+/// Nested deeper than the kernel lets anybody make.
+const DEEPEST: usize = 256;
+
+fn remove_below(path: &Path, depth: usize) -> Result<(), CgroupError> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if is_gone(&error) => return Ok(()),
+        entries => entries.map_err(failed("read", path))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed("read", path))?;
+        if depth < DEEPEST && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_below(&entry.path(), depth + 1)?;
+        }
+    }
+    match fs::remove_dir(path) {
+        Err(error) if !is_gone(&error) => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A new cpuset of version 1 has neither processors nor memory, and then takes no process.
+fn inherit_sets(root: &Path, relative: &Path) -> Result<(), CgroupError> {
+    let mut path = root.to_owned();
+    for part in relative.components() {
+        let parent = path.clone();
+        path.push(part);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let own = path.join(file);
+            let present = fs::read_to_string(&own).map_err(failed("read", &own))?;
+            if present.trim().is_empty() {
+                let above = parent.join(file);
+                let value = fs::read_to_string(&above).map_err(failed("read", &above))?;
+                write(&own, value.trim())?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// `ENODEV` is what an open file of a removed cgroup answers.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
-fn enable(path: &Path) -> Result<(), CgroupError> {
+fn enable(path: &Path, wanted: &[&str]) -> Result<(), CgroupError> {
     let controllers = path.join("cgroup.controllers");
     let present = fs::read_to_string(&controllers).map_err(failed("read", &controllers))?;
     let file = path.join("cgroup.subtree_control");
-    for name in ENABLED.iter().filter(|name| present.split_whitespace().any(|has| has == **name)) {
+    for name in wanted.iter().filter(|name| present.split_whitespace().any(|has| has == **name)) {
         write(&file, &format!("+{name}"))?;
     }
     Ok(())
@@ -348,7 +436,7 @@ mod tests {
                     32 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
                     33 24 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                     34 24 0:26 / /elsewhere rw - cgroup cgroup rw,memory\n";
-        let found = Hierarchies::parse(text);
+        let found = Hierarchies::parse(text, &CONTROLLERS);
         assert_eq!(found.unified.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
         let names: Vec<String> = found.legacy.iter().map(|(names, _)| names.join("+")).collect();
         assert_eq!(names, ["memory", "cpu+cpuacct"]);
@@ -356,7 +444,10 @@ mod tests {
 
     #[test]
     fn a_pure_version_2_host_has_no_legacy_part() {
-        let found = Hierarchies::parse("30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        let found = Hierarchies::parse(
+            "30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+            &CONTROLLERS,
+        );
         assert!(found.legacy.is_empty());
         assert_eq!(found.unified.as_deref(), Some(Path::new("/sys/fs/cgroup")));
     }

@@ -37,9 +37,14 @@ pub enum Step {
     Hostname,
     Cgroup,
     Gate,
+    Time,
+    Node,
+    Scheduling,
+    Keyring,
+    Preserved,
 }
 
-const STEPS: [Step; 27] = [
+const STEPS: [Step; 32] = [
     Step::Wait,
     Step::JoinUser,
     Step::JoinNamespace,
@@ -67,6 +72,11 @@ const STEPS: [Step; 27] = [
     Step::Hostname,
     Step::Cgroup,
     Step::Gate,
+    Step::Time,
+    Step::Node,
+    Step::Scheduling,
+    Step::Keyring,
+    Step::Preserved,
 ];
 
 /// One failed step: which, the position in its list where it has one, and the kernel's reason.
@@ -97,6 +107,8 @@ const KIND_FAILURE: u8 = 1;
 const KIND_PID: u8 = 2;
 const KIND_TERMINAL: u8 = 3;
 const KIND_HELD: u8 = 4;
+const KIND_PREPARED: u8 = 5;
+const KIND_LISTENER: u8 = 6;
 
 /// What the parent hears.
 #[derive(Debug)]
@@ -106,6 +118,10 @@ pub enum Message {
     Terminal(OwnedFd),
     /// All is made; the child waits to be let on to its program.
     Held,
+    /// The namespaces are made and nothing is entered; the child waits to be let on.
+    Prepared,
+    /// Where the calls arrive that its filter wants to be asked about.
+    Listener(OwnedFd),
     /// The child's end closed: `execve` succeeded, or the child died.
     Closed,
 }
@@ -155,6 +171,18 @@ pub fn send_held(end: BorrowedFd<'_>) -> io::Result<()> {
     berth_sys::socket::send(end, &[KIND_HELD, 0, 0, 0, 0, 0, 0, 0], &[]).map(drop)
 }
 
+/// Child: says that its namespaces are there, and waits to be let on.
+pub fn pause(end: BorrowedFd<'_>) -> Result<(), Failure> {
+    let sent = berth_sys::socket::send(end, &[KIND_PREPARED, 0, 0, 0, 0, 0, 0, 0], &[]);
+    sent.map_err(Failure::at(Step::Wait, 1))?;
+    wait(end)
+}
+
+/// Child: hands over where its filter asks.
+pub fn send_listener(end: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> io::Result<()> {
+    berth_sys::socket::send(end, &[KIND_LISTENER, 0, 0, 0, 0, 0, 0, 0], &[listener]).map(drop)
+}
+
 /// Parent: the next message.
 pub fn receive(end: impl AsFd) -> io::Result<Message> {
     let mut bytes = [0_u8; 8];
@@ -167,6 +195,7 @@ pub fn receive(end: impl AsFd) -> io::Result<Message> {
         (0, _) => Ok(Message::Closed),
         (8, KIND_PID) => Ok(Message::Pid(number)),
         (8, KIND_HELD) => Ok(Message::Held),
+        (8, KIND_PREPARED) => Ok(Message::Prepared),
         (8, KIND_FAILURE) => Ok(Message::Failed(Failure {
             step: *STEPS.get(usize::from(bytes[1])).unwrap_or(&Step::Wait),
             index: u16::from_le_bytes([bytes[2], bytes[3]]),
@@ -175,6 +204,10 @@ pub fn receive(end: impl AsFd) -> io::Result<Message> {
         (8, KIND_TERMINAL) => match descriptors.into_iter().next() {
             Some(terminal) => Ok(Message::Terminal(terminal)),
             None => Err(io::Error::other("the child sent no terminal descriptor")),
+        },
+        (8, KIND_LISTENER) => match descriptors.into_iter().next() {
+            Some(listener) => Ok(Message::Listener(listener)),
+            None => Err(io::Error::other("the child sent no listener")),
         },
         _ => Err(io::Error::other("the child sent a message of unknown form")),
     }

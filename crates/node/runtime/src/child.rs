@@ -7,20 +7,22 @@ use std::convert::Infallible;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
-use berth_sys::exec;
+use berth_sys::attributes;
+use berth_sys::exec::{self, StringArray};
 use berth_sys::mount::{Attributes, set_attributes};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, mkdirat, mknodat, open};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
-    open_tree, unmount,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 use rustix::thread::{CapabilitySet, capability_is_in_bounding_set};
 
 use crate::channel::{self, Failure, Step};
-use crate::mounts::{PreparedMount, Target, What};
+use crate::held::Extras;
+use crate::mounts::{PreparedMount, PreparedNode, Target, What};
 use crate::process::PreparedProcess;
+use crate::seccomp::Program;
 
 /// The container's view of the file system, prepared.
 #[derive(Debug)]
@@ -34,6 +36,16 @@ pub struct PreparedRoot {
     pub readonly_root: bool,
     /// Kernel settings of this container alone: path and value.
     pub sysctls: Vec<(std::ffi::CString, std::ffi::CString)>,
+    /// Devices outside of its device directory.
+    pub nodes: Vec<PreparedNode>,
+    /// A cgroup namespace of its own.
+    pub cgroup_namespace: bool,
+    /// The parent has something to do before the root is entered; meanwhile it is seen at this path.
+    pub pause: Option<std::ffi::CString>,
+    /// Whether the old root is dropped, rather than only left behind.
+    pub pivot: bool,
+    /// `MS_SHARED` or 0: what the root becomes once all is there.
+    pub shared: bool,
 }
 
 /// Where standard input, output and error come from.
@@ -44,8 +56,10 @@ pub enum ChildStdio {
 }
 
 /// Builds the container's file system around the child and enters it.
-pub fn enter_root(prepared: &mut PreparedRoot) -> Result<(), Failure> {
-    exec_unshare_cgroup()?;
+pub fn enter_root(prepared: &mut PreparedRoot, end: BorrowedFd<'_>) -> Result<(), Failure> {
+    if prepared.cgroup_namespace {
+        exec_unshare_cgroup()?;
+    }
     let root = open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(Failure::at(Step::Propagation, 0))?;
     let private =
@@ -59,17 +73,20 @@ pub fn enter_root(prepared: &mut PreparedRoot) -> Result<(), Failure> {
             prepared.opened[index] = Some(opened);
         }
     }
-    pivot(prepared.root.as_fd(), root.as_fd())?;
-    for (index, mount) in prepared.mounts.iter().enumerate() {
-        make_target(&mount.target).map_err(Failure::at(Step::Target, index))?;
-        let tree = match (&mount.what, &prepared.opened[index]) {
-            (What::Detached(tree), _) | (What::Filesystem { .. }, Some(tree)) => tree,
-            (What::Filesystem { .. }, None) => {
-                return Err(Failure::at(Step::Mount, index)(Errno::BADF));
-            }
-        };
-        attach(tree.as_fd(), &mount.target.path).map_err(Failure::at(Step::Mount, index))?;
+    let at = if let Some(seen) = &prepared.pause {
+        attach(prepared.root.as_fd(), seen).map_err(Failure::at(Step::Root, 1))?;
+        channel::pause(end)?;
+        Attached::Elsewhere
+    } else {
+        Attached::Nowhere
+    };
+    if prepared.pivot {
+        pivot(prepared.root.as_fd(), root.as_fd(), at)?;
+    } else {
+        leave(prepared.root.as_fd())?;
     }
+    attach_all(prepared)?;
+    make_nodes(&prepared.nodes)?;
     for (index, (path, value)) in prepared.sysctls.iter().enumerate() {
         let file = open(path.as_c_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(Failure::at(Step::Sysctl, index))?;
@@ -81,6 +98,12 @@ pub fn enter_root(prepared: &mut PreparedRoot) -> Result<(), Failure> {
     for (index, path) in prepared.masked.iter().enumerate() {
         mask(path).map_err(Failure::at(Step::Mask, index))?;
     }
+    if prepared.shared {
+        let shared =
+            Attributes { propagation: libc::MS_SHARED, recursive: true, ..Attributes::default() };
+        set_attributes(prepared.root.as_fd(), c"", shared)
+            .map_err(Failure::at(Step::Propagation, 1))?;
+    }
     if prepared.readonly_root {
         let readonly = Attributes {
             set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(),
@@ -88,6 +111,60 @@ pub fn enter_root(prepared: &mut PreparedRoot) -> Result<(), Failure> {
         };
         set_attributes(prepared.root.as_fd(), c"", readonly)
             .map_err(Failure::at(Step::ReadOnlyRoot, 0))?;
+    }
+    Ok(())
+}
+
+/// In the listed order, since one may lie on another.
+fn attach_all(prepared: &PreparedRoot) -> Result<(), Failure> {
+    for (index, mount) in prepared.mounts.iter().enumerate() {
+        let path = &mount.target.path;
+        let tree = match (&mount.what, &prepared.opened[index]) {
+            (What::Detached(tree), _) | (What::Filesystem { .. }, Some(tree)) => tree,
+            (What::Filesystem { .. }, None) => {
+                return Err(Failure::at(Step::Mount, index)(Errno::BADF));
+            }
+            (What::Present, _) => {
+                let present = open(path.as_c_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(Failure::at(Step::Target, index))?;
+                change(mount, present.as_fd()).map_err(Failure::at(Step::Mount, index))?;
+                continue;
+            }
+        };
+        make_target(&mount.target).map_err(Failure::at(Step::Target, index))?;
+        change(mount, tree.as_fd()).map_err(Failure::at(Step::Mount, index))?;
+        attach(tree.as_fd(), path).map_err(Failure::at(Step::Mount, index))?;
+    }
+    Ok(())
+}
+
+fn change(mount: &PreparedMount, tree: BorrowedFd<'_>) -> Result<(), std::io::Error> {
+    mount.settings.iter().try_for_each(|setting| setting.apply(tree))
+}
+
+/// Devices in the image itself. What is there already has to be the same.
+fn make_nodes(nodes: &[PreparedNode]) -> Result<(), Failure> {
+    for (index, node) in nodes.iter().enumerate() {
+        let failed = Failure::at::<Errno>(Step::Node, index);
+        let path = node.target.path.as_c_str();
+        match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => {
+                let same = FileType::from_raw_mode(found.st_mode) == node.kind
+                    && found.st_rdev == node.device;
+                if same { continue } else { return Err(failed(Errno::EXIST)) }
+            }
+            Err(Errno::NOENT) if node.make => {}
+            Err(error) => return Err(failed(error)),
+        }
+        for parent in &node.target.parents {
+            make_directory(parent).map_err(&failed)?;
+        }
+        mknodat(CWD, path, node.kind, node.mode, node.device).map_err(&failed)?;
+        let (user, group) = node.owner;
+        let (user, group) = (rustix::fs::Uid::from_raw(user), rustix::fs::Gid::from_raw(group));
+        rustix::fs::chownat(CWD, path, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(&failed)?;
+        rustix::fs::chmodat(CWD, path, node.mode, AtFlags::empty()).map_err(&failed)?;
     }
     Ok(())
 }
@@ -112,25 +189,36 @@ fn open_filesystem(
     flags: MountAttrFlags,
 ) -> Result<OwnedFd, Errno> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in parameters {
-        if value.is_empty() {
-            fsconfig_set_flag(context.as_fd(), key.as_c_str())?;
-        } else {
-            fsconfig_set_string(context.as_fd(), key.as_c_str(), value.as_c_str())?;
-        }
-    }
-    fsconfig_create(context.as_fd())?;
+    crate::rootfs::configure(context.as_fd(), parameters)?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
+/// Where the new root is before it becomes the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attached {
+    Nowhere,
+    Elsewhere,
+}
+
 /// Attaches the new root over the old, swaps them, and drops the old one with everything below it.
-pub fn pivot(root: BorrowedFd<'_>, old: BorrowedFd<'_>) -> Result<(), Failure> {
-    attach(root, c"/").map_err(Failure::at(Step::Root, 0))?;
+pub fn pivot(root: BorrowedFd<'_>, old: BorrowedFd<'_>, at: Attached) -> Result<(), Failure> {
+    if at == Attached::Nowhere {
+        attach(root, c"/").map_err(Failure::at(Step::Root, 0))?;
+    }
     rustix::process::fchdir(root).map_err(Failure::at(Step::Pivot, 0))?;
     rustix::process::pivot_root(c".", c".").map_err(Failure::at(Step::Pivot, 1))?;
     rustix::process::fchdir(old).map_err(Failure::at(Step::Pivot, 2))?;
     unmount(c".", UnmountFlags::DETACH).map_err(Failure::at(Step::Pivot, 3))?;
     rustix::process::chdir(c"/").map_err(Failure::at(Step::Pivot, 4))
+}
+
+/// Moves the new root over the old and changes to it, for hosts whose root is the kernel's first one, which cannot be swapped. The old
+/// one stays below, covered.
+fn leave(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    attach(root, c"/").map_err(Failure::at(Step::Root, 2))?;
+    rustix::process::fchdir(root).map_err(Failure::at(Step::Pivot, 5))?;
+    rustix::process::chroot(c".").map_err(Failure::at(Step::Pivot, 6))?;
+    rustix::process::chdir(c"/").map_err(Failure::at(Step::Pivot, 7))
 }
 
 fn attach(tree: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
@@ -207,35 +295,16 @@ pub fn become_process(
     process: &PreparedProcess,
     stdio: ChildStdio,
     gate: Option<BorrowedFd<'_>>,
+    extras: &Extras,
     end: BorrowedFd<'_>,
 ) -> Result<Infallible, Failure> {
     rustix::process::setsid().map_err(Failure::at(Step::Session, 0))?;
-    match stdio {
-        ChildStdio::Descriptors(descriptors) => redirect(descriptors)?,
-        ChildStdio::Terminal { rows, columns } => {
-            let peer = open_terminal(rows, columns, process.uid, end)
-                .map_err(Failure::at(Step::Terminal, 0))?;
-            // Moved out of the way of 0 to 2, which it may be itself if the caller had them closed.
-            redirect([peer.into_raw_fd(); 3])?;
-        }
-    }
-    // What is open leads to the host: nothing of it may be left when the container can look, or be a working directory.
-    // The one that reports a failure closes with a successful execve.
-    exec::close_on_exec_from(3).map_err(Failure::at(Step::Stdio, 3))?;
-    let number = |file: BorrowedFd<'_>| file.as_raw_fd().cast_unsigned();
-    exec::close_from_but(3, [number(end), number(gate.unwrap_or(end))]);
-    for (index, (resource, limit)) in process.limits.iter().enumerate() {
-        rustix::process::setrlimit(*resource, *limit).map_err(Failure::at(Step::Limit, index))?;
-    }
-    rustix::process::umask(Mode::from_raw_mode(process.umask));
-    let filter = |index| {
-        let Some(program) = &process.seccomp else { return Ok(()) };
-        berth_sys::seccomp::install(program.instructions())
-            .map_err(Failure::at(Step::Seccomp, index))
-    };
+    streams(process, stdio, extras, end)?;
+    close_all_but(extras.preserved, [end, gate.unwrap_or(end)])?;
+    ready(process, extras)?;
     // Without no_new_privs only CAP_SYS_ADMIN may install a filter, and the next step gives that up.
     if !process.no_new_privileges {
-        filter(0)?;
+        install_filter(process, 0, end)?;
     }
     take_identity(process)?;
     rustix::process::chdir(process.directory.as_c_str())
@@ -244,12 +313,18 @@ pub fn become_process(
         return Err(Failure::at(Step::Directory, 3)(Errno::XDEV));
     }
     exec::reset_signals();
+    // Who is to be asked by the filter is told of it before the parent goes.
+    let asks = process.seccomp.as_ref().is_some_and(Program::asks);
+    if process.no_new_privileges && asks {
+        install_filter(process, 1, end)?;
+    }
     if let Some(gate) = gate {
+        find(process)?;
         hold(gate, end)?;
     }
     // Last, since the filter may forbid what came before.
-    if process.no_new_privileges {
-        filter(1)?;
+    if process.no_new_privileges && !asks {
+        install_filter(process, 1, end)?;
     }
     let mut worst = libc::ENOENT;
     for candidate in &process.candidates {
@@ -260,6 +335,135 @@ pub fn become_process(
         }
     }
     Err(Failure { step: Step::Exec, index: 0, errno: worst })
+}
+
+fn streams(
+    process: &PreparedProcess,
+    stdio: ChildStdio,
+    extras: &Extras,
+    end: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    match stdio {
+        ChildStdio::Descriptors(descriptors) => redirect(descriptors),
+        ChildStdio::Terminal { rows, columns } => {
+            let peer = open_terminal(rows, columns, process.uid, end)
+                .map_err(Failure::at(Step::Terminal, 0))?;
+            if extras.console {
+                let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                    | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                    | OpenTreeFlags::AT_EMPTY_PATH;
+                let tree = open_tree(&peer, c"", flags).map_err(Failure::at(Step::Terminal, 1))?;
+                attach(tree.as_fd(), c"/dev/console").map_err(Failure::at(Step::Terminal, 2))?;
+            }
+            // Moved out of the way of 0 to 2, which it may be itself if the caller had them closed.
+            redirect([peer.into_raw_fd(); 3])
+        }
+    }
+}
+
+/// What is open leads to the host: nothing of it may be left when the container can look, or be a working directory. What the
+/// caller was told to hand on is the exception, and what reports a failure closes with a successful execve.
+fn close_all_but(preserved: u32, kept: [BorrowedFd<'_>; 2]) -> Result<(), Failure> {
+    let first = 3 + preserved;
+    for number in 3..first {
+        exec::keep_over_exec(number.cast_signed()).map_err(Failure::at(Step::Preserved, 0))?;
+    }
+    exec::close_on_exec_from(first).map_err(Failure::at(Step::Stdio, 3))?;
+    exec::close_from_but(first, kept.map(|file| file.as_raw_fd().cast_unsigned()));
+    Ok(())
+}
+
+/// What needs the privilege that is given up afterwards.
+fn ready(process: &PreparedProcess, extras: &Extras) -> Result<(), Failure> {
+    for (index, (resource, limit)) in process.limits.iter().enumerate() {
+        rustix::process::setrlimit(*resource, *limit).map_err(Failure::at(Step::Limit, index))?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(process.umask));
+    if extras.fresh_keyring {
+        attributes::leave_session_keyring().map_err(Failure::at(Step::Keyring, 0))?;
+    }
+    if let Some(priority) = process.io_priority {
+        attributes::set_io_priority(priority).map_err(Failure::at(Step::Scheduling, 0))?;
+    }
+    if let Some(scheduling) = process.scheduling {
+        attributes::set_scheduling(scheduling).map_err(Failure::at(Step::Scheduling, 1))?;
+    }
+    if let Some(processors) = &extras.processors {
+        rustix::thread::sched_setaffinity(None, processors)
+            .map_err(Failure::at(Step::Scheduling, 2))?;
+    }
+    if let Some(domain) = extras.personality {
+        attributes::set_personality(domain).map_err(Failure::at(Step::Scheduling, 3))?;
+    }
+    Ok(())
+}
+
+fn install_filter(
+    process: &PreparedProcess,
+    index: usize,
+    end: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    let Some(program) = &process.seccomp else { return Ok(()) };
+    let failed = Failure::at::<std::io::Error>(Step::Seccomp, index);
+    let listener =
+        berth_sys::seccomp::install(program.instructions(), program.flags()).map_err(&failed)?;
+    match listener {
+        Some(listener) => channel::send_listener(end, listener.as_fd()).map_err(failed),
+        None => Ok(()),
+    }
+}
+
+/// Becomes a program that is no part of the container: with all privilege, and nothing open but its streams.
+pub fn become_hook(
+    paths: (&CStr, Option<&CStr>),
+    args: &StringArray,
+    env: &StringArray,
+    stdio: [i32; 3],
+    end: BorrowedFd<'_>,
+) -> Result<Infallible, Failure> {
+    rustix::process::setsid().map_err(Failure::at(Step::Session, 0))?;
+    redirect(stdio)?;
+    close_all_but(0, [end, end])?;
+    let (program, directory) = paths;
+    if let Some(directory) = directory {
+        rustix::process::chdir(directory).map_err(Failure::at(Step::Directory, 1))?;
+    }
+    exec::reset_signals();
+    let Err(error) = exec::execve(program, args, env);
+    Err(Failure::at(Step::Exec, 0)(error))
+}
+
+/// Names the container, of which it has a namespace of its own.
+pub fn name_host(host: &[u8], domain: &[u8]) -> Result<(), Failure> {
+    if !host.is_empty() {
+        rustix::system::sethostname(host).map_err(Failure::at(Step::Hostname, 0))?;
+    }
+    if !domain.is_empty() {
+        rustix::system::setdomainname(domain).map_err(Failure::at(Step::Hostname, 1))?;
+    }
+    Ok(())
+}
+
+/// Leaves the time namespace for a new one, and sets its clocks while nobody is in it.
+pub fn leave_time(file: BorrowedFd<'_>, offsets: &[u8]) -> Result<(), Failure> {
+    berth_sys::namespace::unshare(libc::CLONE_NEWTIME).map_err(Failure::at(Step::Time, 0))?;
+    if offsets.is_empty() {
+        return Ok(());
+    }
+    rustix::io::write(file, offsets).map(drop).map_err(Failure::at(Step::Time, 1))
+}
+
+/// Whether there is anything to execute, while somebody is there to be told.
+fn find(process: &PreparedProcess) -> Result<(), Failure> {
+    let mut worst = Errno::NOENT;
+    for candidate in &process.candidates {
+        match rustix::fs::access(candidate.as_c_str(), rustix::fs::Access::EXEC_OK) {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => worst = error,
+        }
+    }
+    Err(Failure::at(Step::Exec, 0)(worst))
 }
 
 /// Waits at the gate for a byte, however long that takes.
@@ -350,11 +554,21 @@ fn take_identity(process: &PreparedProcess) -> Result<(), Failure> {
 }
 
 /// Joins the namespaces of a pod, the user namespace first: privilege over the others comes from it.
-pub fn join(user: Option<i32>, others: &[(i32, i32)]) -> Result<(), Failure> {
+pub fn join_pod(user: Option<i32>, others: &[(i32, i32)]) -> Result<(), Failure> {
     if let Some(user) = user {
-        join_one(user, libc::CLONE_NEWUSER, Step::JoinUser, 0)?;
-        exec::set_ids(0, 0).map_err(Failure::at(Step::JoinUser, 1))?;
+        join_user(user)?;
     }
+    join(others)
+}
+
+/// Joins a user namespace as its root.
+pub fn join_user(user: i32) -> Result<(), Failure> {
+    join_one(user, libc::CLONE_NEWUSER, Step::JoinUser, 0)?;
+    exec::set_ids(0, 0).map_err(Failure::at(Step::JoinUser, 1))
+}
+
+/// Joins namespaces, each by its descriptor.
+pub fn join(others: &[(i32, i32)]) -> Result<(), Failure> {
     for (index, (descriptor, flag)) in others.iter().enumerate() {
         join_one(*descriptor, *flag, Step::JoinNamespace, index)?;
     }

@@ -12,7 +12,9 @@ use rustix::process::{
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::channel::{self, Failure, Message, Step};
 use crate::child::{self, ChildStdio, PreparedRoot};
-use crate::mounts::{self, MountError, PreparedMount};
+use crate::held::{self, Extras, Held, Prepare, PrepareError, Way};
+use crate::mapping::IdMappings;
+use crate::mounts::{self, MountError, PreparedMount, View};
 use crate::namespaces::{IdMapping, Namespaces, sysctl_path};
 use crate::process::{PreparedProcess, ProcessError};
 use crate::rootfs::{Rootfs, RootfsError};
@@ -95,6 +97,8 @@ pub struct Container {
     pub pidfd: OwnedFd,
     /// The controlling side of its terminal, if it has one.
     pub terminal: Option<OwnedFd>,
+    /// Where the kernel asks about calls, if its filter says so.
+    pub listener: Option<OwnedFd>,
 }
 
 /// Why a container did not start. Nothing of it is left behind.
@@ -139,6 +143,9 @@ pub enum CreateError {
     /// The kernel refused to create the process.
     #[error("cannot create the container's process")]
     Clone(#[source] io::Error),
+    /// What the caller does before the root is entered.
+    #[error("the container was ended before it began")]
+    Prepare(#[source] PrepareError),
     /// The child vanished before it could say why.
     #[error("the container's process was killed while it was being set up")]
     Died,
@@ -157,6 +164,7 @@ impl CreateError {
             | Self::Cgroup(_)
             | Self::Child { .. }
             | Self::Clone(_)
+            | Self::Prepare(_)
             | Self::Died => 128,
         }
     }
@@ -168,28 +176,14 @@ impl Container {
     /// # Errors
     /// See [`CreateError`].
     pub fn create(request: CreateRequest<'_>) -> Result<Self, CreateError> {
-        Self::make(request, None)
-    }
-
-    /// Makes the container and returns once all is in place but its program, which runs when a byte can be read from the gate.
-    /// The caller may be gone by then.
-    ///
-    /// # Errors
-    /// See [`CreateError`]; but that the program cannot be executed only shows later, as exit code 128.
-    pub fn create_held(
-        request: CreateRequest<'_>,
-        gate: BorrowedFd<'_>,
-    ) -> Result<Self, CreateError> {
-        Self::make(request, Some(gate))
-    }
-
-    fn make(request: CreateRequest<'_>, gate: Option<BorrowedFd<'_>>) -> Result<Self, CreateError> {
+        refuse_asking(request.seccomp.as_ref())?;
         let spec = request.spec;
         let user = request.namespaces.user.as_ref().map(AsFd::as_fd);
         let root = request.rootfs.mount(user.zip(request.mapping))?;
         let process = spec.process().as_ref().ok_or(ProcessError::NoCommand)?;
         let process = PreparedProcess::new(process, root.as_fd(), request.user, request.seccomp)?;
-        let mut prepared = prepare_root(spec, root, user, request.mapping)?;
+        let mapping = request.mapping.map(IdMappings::from);
+        let mut prepared = prepare_root(spec, root, (user, None), mapping.as_ref(), false)?;
         let mut namespaces = raw_namespaces(request.namespaces);
         let user = user.map(|fd| fd.as_raw_fd());
         let mut own = libc::CLONE_NEWNS;
@@ -209,12 +203,68 @@ impl Container {
             own.unsigned_abs().into(),
             request.cgroup,
             |end| {
-                child::enter_root(&mut prepared)?;
+                child::enter_root(&mut prepared, end)?;
                 child::make_working_directory(&process)?;
-                child::become_process(&process, stdio, gate, end)
+                child::become_process(&process, stdio, None, &Extras::default(), end)
             },
-            || child::join(user, &namespaces),
+            || child::join_pod(user, &namespaces),
             process.out_of_memory_score,
+            None,
+        );
+        drop(keep);
+        started.map_err(|error| error.explain(&process, Some(&prepared)))
+    }
+
+    /// Makes the container and returns once all is in place but its program, which runs when the gate says so. The caller may be gone
+    /// by then.
+    ///
+    /// # Errors
+    /// See [`CreateError`]; but that the program cannot be executed only shows later, as exit code 128.
+    pub fn create_held(
+        request: CreateRequest<'_>,
+        mut held: Held<'_>,
+    ) -> Result<Self, CreateError> {
+        let spec = request.spec;
+        let user = request.namespaces.user.as_ref().map(AsFd::as_fd);
+        let spread =
+            if held.propagation == libc::MS_SHARED { libc::MS_PRIVATE } else { held.propagation };
+        let root = request.rootfs.mount_spread(user.zip(request.mapping), spread)?;
+        let process = spec.process().as_ref().ok_or(ProcessError::NoCommand)?;
+        let process = PreparedProcess::new(process, root.as_fd(), request.user, request.seccomp)?;
+        let mappings = held.mappings.take().or(request.mapping.map(IdMappings::from));
+        let every = user.filter(|_| request.mapping.is_some());
+        let console = matches!(request.stdio, Stdio::Terminal { .. });
+        let mut prepared = prepare_root(spec, root, (every, user), mappings.as_ref(), console)?;
+        prepared.cgroup_namespace = held.own.cgroup;
+        prepared.pivot = held.pivot;
+        prepared.shared = held.propagation == libc::MS_SHARED;
+        let prepare = held.prepare.take();
+        if prepare.is_some() {
+            prepared.pause = Some(held::path(held.seen_at).map_err(CreateError::Clone)?);
+        }
+        let mut others = raw_namespaces(request.namespaces);
+        let mut own = libc::CLONE_NEWNS | held.own.flags();
+        match request.processes {
+            Processes::Own => own |= libc::CLONE_NEWPID,
+            Processes::Join(of) => others.push((of.as_raw_fd(), libc::CLONE_NEWPID)),
+            Processes::Host => {}
+        }
+        held.extras.console = console;
+        let way = Way::new(&held, others, user.map(|fd| fd.as_raw_fd()));
+        let (stdio, keep) = child_stdio(request.stdio);
+        let started = start(
+            way.is_needed(),
+            own.unsigned_abs().into(),
+            request.cgroup,
+            |end| {
+                child::name_host(held.hostname.as_bytes(), held.domainname.as_bytes())?;
+                child::enter_root(&mut prepared, end)?;
+                child::make_working_directory(&process)?;
+                child::become_process(&process, stdio, Some(held.gate), &held.extras, end)
+            },
+            || way.take(),
+            process.out_of_memory_score,
+            prepare,
         );
         drop(keep);
         started.map_err(|error| error.explain(&process, Some(&prepared)))
@@ -225,20 +275,20 @@ impl Container {
     /// # Errors
     /// See [`CreateError`].
     pub fn exec(request: ExecRequest<'_>) -> Result<Self, CreateError> {
+        refuse_asking(request.seccomp.as_ref())?;
+        Self::exec_with(request, &Extras::default())
+    }
+
+    /// The same, with more than a pod's processes have.
+    ///
+    /// # Errors
+    /// See [`CreateError`].
+    pub fn exec_with(request: ExecRequest<'_>, extras: &Extras) -> Result<Self, CreateError> {
         let root = container_root(request.container)?;
         let process =
             PreparedProcess::new(request.process, root.as_fd(), request.user, request.seccomp)?;
         drop(root);
         let target = request.container.as_raw_fd();
-        let mut flags = libc::CLONE_NEWNS
-            | libc::CLONE_NEWPID
-            | libc::CLONE_NEWNET
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS
-            | libc::CLONE_NEWCGROUP;
-        if request.mapped {
-            flags |= libc::CLONE_NEWUSER;
-        }
         let mapped = request.mapped;
         let (stdio, keep) = child_stdio(request.stdio);
         // A pid namespace is only entered by a child, so the joining process always clones once more.
@@ -246,39 +296,73 @@ impl Container {
             true,
             0,
             request.cgroup,
-            |end| child::become_process(&process, stdio, None, end),
-            || {
-                child::join(None, &[(target, flags)])?;
-                if mapped {
-                    berth_sys::exec::set_ids(0, 0).map_err(Failure::at(Step::JoinUser, 1))?;
-                }
-                Ok(())
-            },
+            |end| child::become_process(&process, stdio, None, extras, end),
+            || enter(target, mapped),
             process.out_of_memory_score,
+            None,
         );
         drop(keep);
         started.map_err(|error| error.explain(&process, None))
     }
 }
 
+/// A filter that asks needs somebody who answers, and whoever starts a pod's processes does not.
+fn refuse_asking(program: Option<&Program>) -> Result<(), CreateError> {
+    if program.is_some_and(Program::asks) {
+        return Err(CreateError::Child {
+            step: "install the seccomp filter",
+            detail: " that asks about calls".into(),
+            source: io::ErrorKind::Unsupported.into(),
+        });
+    }
+    Ok(())
+}
+
+/// Joins all namespaces of the process behind a pidfd. Its user namespace comes last: some of the others may belong to the host.
+pub(crate) fn enter(target: i32, mapped: bool) -> Result<(), Failure> {
+    let flags = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWTIME;
+    child::join(&[(target, flags)])?;
+    if mapped { child::join_user(target) } else { Ok(()) }
+}
+
+/// `users` are the user namespace from which every mount is seen, and the one for mounts that ask for it.
 fn prepare_root(
     spec: &Spec,
     root: OwnedFd,
-    user: Option<BorrowedFd<'_>>,
-    mapping: Option<IdMapping>,
+    users: (Option<BorrowedFd<'_>>, Option<BorrowedFd<'_>>),
+    mapping: Option<&IdMappings>,
+    console: bool,
 ) -> Result<PreparedRoot, CreateError> {
     let linux = spec.linux().as_ref();
     let extra = linux.and_then(|linux| linux.devices().clone()).unwrap_or_default();
     let listed = spec.mounts().as_deref().unwrap_or_default();
-    // /proc comes first and /dev second, since later mounts lie on them; what the configuration says of /dev is ours to make.
+    let view = View { every: users.0, asked: users.1, root: root.as_fd() };
+    let is_devices =
+        |mount: &&oci_spec::runtime::Mount| mount.destination() == std::path::Path::new("/dev");
+    let of_devices = listed.iter().find(is_devices);
+    // The host's devices may be asked for; else the directory is ours to make, as the configuration says.
+    let bound = of_devices.is_some_and(mounts::is_bind);
+    // /proc comes first and /dev second, since later mounts lie on them.
     let (early, late): (Vec<_>, Vec<_>) = listed
         .iter()
-        .filter(|mount| mount.destination() != std::path::Path::new("/dev"))
+        .filter(|mount| bound || !is_devices(mount))
         .cloned()
         .partition(|mount| mount.destination() == std::path::Path::new("/proc"));
-    let mut prepared: Vec<PreparedMount> = mounts::prepare(&early, user)?;
-    prepared.push(mounts::devices(&extra, mapping)?);
-    prepared.extend(mounts::prepare(&late, user)?);
+    let mut prepared: Vec<PreparedMount> = mounts::prepare(&early, view)?;
+    let nodes = if bound {
+        mounts::nodes(&extra, false)?
+    } else {
+        let (mount, nodes) = mounts::devices(&extra, mapping, of_devices, console)?;
+        prepared.push(mount);
+        nodes
+    };
+    prepared.extend(mounts::prepare(&late, view)?);
     let sysctls = linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten();
     let sysctls = sysctls
         .map(|(name, value)| Ok((sysctl_path(name)?, std::ffi::CString::new(value.as_str())?)))
@@ -300,6 +384,11 @@ fn prepare_root(
             .and_then(oci_spec::runtime::Root::readonly)
             .unwrap_or(false),
         sysctls,
+        nodes,
+        cgroup_namespace: true,
+        pause: None,
+        pivot: true,
+        shared: false,
     })
 }
 
@@ -342,8 +431,9 @@ fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<i32> {
 }
 
 /// A failure before it is put into words.
-enum StartError {
+pub(crate) enum StartError {
     Child(Failure),
+    Prepare(PrepareError),
     Clone(io::Error),
     Cgroup(CgroupError),
     Died,
@@ -352,13 +442,14 @@ enum StartError {
 /// Clones, has the child enter its cgroup, lets it run, and waits until it executes its program.
 ///
 /// With `two_stage` a first child runs `join` and makes the real one as its sibling.
-fn start(
+pub(crate) fn start(
     two_stage: bool,
     namespaces: u64,
     cgroup: Option<&Cgroup>,
     mut run: impl FnMut(BorrowedFd<'_>) -> Result<std::convert::Infallible, Failure>,
     join: impl Fn() -> Result<(), Failure>,
     score: Option<i32>,
+    prepare: Option<&mut Prepare<'_>>,
 ) -> Result<Container, StartError> {
     let (ours, theirs) = channel::pair().map_err(StartError::Clone)?;
     let unified = match cgroup {
@@ -402,12 +493,18 @@ fn start(
     drop(theirs);
     if !two_stage {
         settle(pid, &ours, score).inspect_err(|_| discard(&pidfd))?;
-        return finish(pid, pidfd, &ours);
+        return finish(pid, pidfd, &ours, prepare);
     }
     let moved = settle(pid, &ours, score).and_then(|()| match channel::receive(&ours) {
         Ok(Message::Pid(sibling)) => Ok(sibling),
         Ok(Message::Failed(failure)) => Err(StartError::Child(failure)),
-        Ok(Message::Terminal(_) | Message::Held | Message::Closed) => Err(StartError::Died),
+        Ok(
+            Message::Terminal(_)
+            | Message::Listener(_)
+            | Message::Held
+            | Message::Prepared
+            | Message::Closed,
+        ) => Err(StartError::Died),
         Err(error) => Err(StartError::Clone(error)),
     });
     discard(&pidfd);
@@ -415,7 +512,7 @@ fn start(
     // Not yet reaped and our own child, so the pid cannot be another's.
     let pidfd =
         pidfd_open(pid, PidfdFlags::empty()).map_err(|error| StartError::Clone(error.into()))?;
-    finish(pid, pidfd, &ours)
+    finish(pid, pidfd, &ours, prepare)
 }
 
 /// The first of two children: joins, clones the real one as a sibling, tells its pid and goes.
@@ -448,23 +545,39 @@ fn settle(pid: Pid, ours: &OwnedFd, score: Option<i32>) -> Result<(), StartError
     channel::release(ours.as_fd()).map_err(StartError::Clone)
 }
 
-fn finish(pid: Pid, pidfd: OwnedFd, ours: &OwnedFd) -> Result<Container, StartError> {
-    let mut terminal = None;
-    loop {
+fn finish(
+    pid: Pid,
+    pidfd: OwnedFd,
+    ours: &OwnedFd,
+    mut prepare: Option<&mut Prepare<'_>>,
+) -> Result<Container, StartError> {
+    let (mut terminal, mut listener) = (None, None);
+    let failed = loop {
         match channel::receive(ours) {
             Ok(Message::Terminal(controller)) => terminal = Some(controller),
-            Ok(Message::Closed | Message::Held) => return Ok(Container { pid, pidfd, terminal }),
-            Ok(Message::Failed(failure)) => {
-                discard(&pidfd);
-                return Err(StartError::Child(failure));
+            Ok(Message::Listener(asked)) => listener = Some(asked),
+            Ok(Message::Closed | Message::Held) => {
+                return Ok(Container { pid, pidfd, terminal, listener });
             }
+            Ok(Message::Prepared) => {
+                let prepared = match &mut prepare {
+                    Some(prepare) => prepare(pid, pidfd.as_fd()),
+                    None => Ok(()),
+                };
+                if let Err(error) = prepared {
+                    break StartError::Prepare(error);
+                }
+                if let Err(error) = channel::release(ours.as_fd()) {
+                    break StartError::Clone(error);
+                }
+            }
+            Ok(Message::Failed(failure)) => break StartError::Child(failure),
             Ok(Message::Pid(_)) => {}
-            Err(error) => {
-                discard(&pidfd);
-                return Err(StartError::Clone(error));
-            }
+            Err(error) => break StartError::Clone(error),
         }
-    }
+    };
+    discard(&pidfd);
+    Err(failed)
 }
 
 /// Ends and reaps a child that is of no further use. It may have ended on its own, which is as good.
@@ -480,6 +593,7 @@ impl StartError {
             Self::Clone(source) => CreateError::Clone(source),
             Self::Cgroup(source) => CreateError::Cgroup(source),
             Self::Died => CreateError::Died,
+            Self::Prepare(source) => CreateError::Prepare(source),
             Self::Child(failure) => explain(failure, process, root),
         }
     }
@@ -503,6 +617,10 @@ fn explain(
         let mount = root.and_then(|root| root.mounts.get(index));
         mount
             .map_or_else(String::new, |mount| format!(" `{}`", mount.target.path.to_string_lossy()))
+    };
+    let node = || {
+        let node = root.and_then(|root| root.nodes.get(index));
+        node.map_or_else(String::new, |node| format!(" `{}`", node.target.path.to_string_lossy()))
     };
     let (step, detail) = match failure.step {
         Step::Exec if failure.errno == libc::ENOENT => {
@@ -537,6 +655,11 @@ fn explain(
         Step::Hostname => ("set the host name", String::new()),
         Step::Cgroup => ("enter its cgroup", String::new()),
         Step::Gate => ("wait to be let on", String::new()),
+        Step::Time => ("set the clocks", String::new()),
+        Step::Node => ("create the device", node()),
+        Step::Scheduling => ("set the scheduling", String::new()),
+        Step::Keyring => ("leave the caller's keyring", String::new()),
+        Step::Preserved => ("hand on the caller's descriptors", String::new()),
     };
     CreateError::Child { step, detail, source }
 }

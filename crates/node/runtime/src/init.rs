@@ -35,7 +35,7 @@ pub fn prepare() -> Result<(), Failure> {
         Attributes { propagation: libc::MS_PRIVATE, recursive: true, ..Attributes::default() };
     set_attributes(old.as_fd(), c"", private).map_err(Failure::at(Step::Propagation, 1))?;
     let root = empty_root().map_err(Failure::at(Step::Root, 1))?;
-    child::pivot(root.as_fd(), old.as_fd())?;
+    child::pivot(root.as_fd(), old.as_fd(), child::Attached::Nowhere)?;
     rustix::thread::set_name(NAME).map_err(Failure::at(Step::Credentials, 5))?;
     exec::reap_nothing();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))

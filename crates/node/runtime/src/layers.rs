@@ -57,5 +57,6 @@ pub fn prepare(mount: &Mount, user: Option<BorrowedFd<'_>>) -> Result<PreparedMo
     };
     set_attributes(tree.as_fd(), c"", attributes).map_err(failed)?;
     let directory = FileType::from_raw_mode(kind) == FileType::Directory;
-    Ok(PreparedMount { what: What::Detached(tree), target: Target::new(&destination, directory)? })
+    let target = Target::new(&destination, directory)?;
+    Ok(PreparedMount { what: What::Detached(tree), target, settings: Vec::new() })
 }

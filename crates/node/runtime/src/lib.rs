@@ -7,6 +7,9 @@
 
 pub mod cgroup;
 pub mod container;
+pub mod held;
+pub mod hook;
+pub mod mapping;
 pub mod namespaces;
 mod removal;
 pub mod rootfs;
@@ -22,8 +25,9 @@ mod process;
 
 pub use container::{Container, CreateError, CreateRequest, ExecRequest, Processes, Stdio};
 pub use layers::{LAYER, LAYERS};
-pub use mounts::SUB_PATH;
+pub use mounts::{SUB_PATH, known_options, propagation};
 pub use namespaces::{IdMapping, Namespaces};
+pub use process::capabilities;
 pub use removal::remove_tree;
 pub use rootfs::Rootfs;
 

@@ -7,18 +7,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use berth_sys::mount::{Attributes, set_attributes};
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
-use rustix::fs::{
-    FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mknodat, open, openat2,
-    symlinkat,
-};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
-};
+use oci_spec::runtime::Mount;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsmount, fsopen};
 
-use crate::namespaces::IdMapping;
+use crate::mapping::IdMappings;
 use crate::rootfs::clone_opened;
+
+mod copy;
+mod devices;
+mod options;
+
+pub use devices::{PreparedNode, devices, nodes};
+use options::{Change, Options};
+pub use options::{known as known_options, propagation};
 
 /// Why a mount of the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,20 @@ pub enum MountError {
     /// Destination not absolute, or with `..`, or within `/proc`.
     #[error("mount destination `{}` is not allowed", .0.display())]
     Destination(PathBuf),
+    /// Ids are to be mapped, and nothing says how.
+    #[error("the mount of `{}` asks for other ids, and neither it nor a user namespace says which", .0.display())]
+    Mapping(PathBuf),
+    /// Users without groups, or the other way round.
+    #[error("the mount of `{}` maps users or groups alone", .0.display())]
+    HalfMapped(PathBuf),
+    /// A tmpfs that begins with what it covers.
+    #[error("cannot copy what lies at `{}`", destination.display())]
+    Copy {
+        /// In the container.
+        destination: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// A text with a zero byte.
     #[error("mount of `{}` has a zero byte in its options", .0.display())]
     ZeroByte(PathBuf),
@@ -58,13 +74,39 @@ pub struct PreparedMount {
     pub what: What,
     /// Where, with the directories that may have to be made on the way.
     pub target: Target,
+    /// What the child changes before it attaches it.
+    pub settings: Vec<Setting>,
 }
 
 /// Detached already, or a file system only the child can open, since it shows the child's namespaces.
 #[derive(Debug)]
 pub enum What {
     Detached(OwnedFd),
-    Filesystem { kind: CString, parameters: Vec<(CString, CString)>, flags: MountAttrFlags },
+    Filesystem {
+        kind: CString,
+        parameters: Vec<(CString, CString)>,
+        flags: MountAttrFlags,
+    },
+    /// Nothing new: what is there is changed.
+    Present,
+}
+
+/// One change of a mount, or of all below it too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Setting {
+    pub set: u64,
+    pub clear: u64,
+    /// `MS_*`, or 0.
+    pub propagation: u64,
+    pub recursive: bool,
+}
+
+impl Setting {
+    /// Applies it.
+    pub fn apply(self, tree: BorrowedFd<'_>) -> io::Result<()> {
+        let Self { set, clear, propagation, recursive } = self;
+        set_attributes(tree, c"", Attributes { set, clear, idmap: None, propagation, recursive })
+    }
 }
 
 /// A destination and its parents, as C strings.
@@ -99,97 +141,77 @@ impl Target {
     }
 }
 
-#[derive(Debug)]
-struct Options {
-    set: MountAttrFlags,
-    clear: MountAttrFlags,
-    propagation: u64,
-    bind: bool,
-    recursive: bool,
-    data: Vec<String>,
-}
-
-fn parse_options(options: &[String]) -> Options {
-    let mut parsed = Options {
-        set: MountAttrFlags::empty(),
-        clear: MountAttrFlags::empty(),
-        propagation: 0,
-        bind: false,
-        recursive: false,
-        data: Vec::new(),
-    };
-    for option in options {
-        let flag = |name: &str| match name {
-            "ro" => Some(MountAttrFlags::MOUNT_ATTR_RDONLY),
-            "nosuid" => Some(MountAttrFlags::MOUNT_ATTR_NOSUID),
-            "nodev" => Some(MountAttrFlags::MOUNT_ATTR_NODEV),
-            "noexec" => Some(MountAttrFlags::MOUNT_ATTR_NOEXEC),
-            "noatime" => Some(MountAttrFlags::MOUNT_ATTR_NOATIME),
-            "strictatime" => Some(MountAttrFlags::MOUNT_ATTR_STRICTATIME),
-            "nodiratime" => Some(MountAttrFlags::MOUNT_ATTR_NODIRATIME),
-            _ => None,
-        };
-        let opposite = |name: &str| match name {
-            "rw" => flag("ro"),
-            "suid" => flag("nosuid"),
-            "dev" => flag("nodev"),
-            "exec" => flag("noexec"),
-            "atime" => flag("noatime"),
-            "diratime" => flag("nodiratime"),
-            _ => None,
-        };
-        match option.as_str() {
-            "bind" => parsed.bind = true,
-            "rbind" => (parsed.bind, parsed.recursive) = (true, true),
-            "private" | "rprivate" => parsed.propagation = libc::MS_PRIVATE,
-            "slave" | "rslave" => parsed.propagation = libc::MS_SLAVE,
-            "shared" | "rshared" => parsed.propagation = libc::MS_SHARED,
-            "relatime" | "defaults" => {}
-            name => {
-                if let Some(flag) = flag(name) {
-                    parsed.set |= flag;
-                    parsed.clear &= !flag;
-                } else if let Some(flag) = opposite(name) {
-                    parsed.clear |= flag;
-                    parsed.set &= !flag;
-                } else {
-                    parsed.data.push(name.to_owned());
-                }
-            }
-        }
-    }
-    parsed
-}
-
 /// The option of a bind mount that says which path below its source is meant.
 pub const SUB_PATH: &str = "berth.subpath=";
 
-/// Prepares the mounts of the configuration, in order.
-pub fn prepare(
-    mounts: &[Mount],
-    user: Option<BorrowedFd<'_>>,
-) -> Result<Vec<PreparedMount>, MountError> {
-    mounts.iter().map(|mount| prepare_one(mount, user)).collect()
+/// Files of `/proc` that may be covered: they tell of the machine, and file systems exist that tell of the container instead.
+const COVERED: [&str; 9] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+];
+
+/// From where mounts are seen.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The user namespace from which every bind mount is seen.
+    pub every: Option<BorrowedFd<'a>>,
+    /// The one for mounts that ask to be mapped and do not say how.
+    pub asked: Option<BorrowedFd<'a>>,
+    /// The root filesystem.
+    pub root: BorrowedFd<'a>,
 }
 
-fn prepare_one(mount: &Mount, user: Option<BorrowedFd<'_>>) -> Result<PreparedMount, MountError> {
+/// Prepares the mounts of the configuration, in order.
+pub fn prepare(mounts: &[Mount], view: View<'_>) -> Result<Vec<PreparedMount>, MountError> {
+    mounts.iter().map(|mount| prepare_one(mount, view)).collect()
+}
+
+/// Whether a mount binds something that is there.
+pub fn is_bind(mount: &Mount) -> bool {
+    let options = options::parse(mount.options().as_deref().unwrap_or_default());
+    options.bind || mount.typ().as_deref().unwrap_or("bind") == "bind"
+}
+
+fn prepare_one(mount: &Mount, view: View<'_>) -> Result<PreparedMount, MountError> {
     let destination = mount.destination();
-    if destination.starts_with("/proc") && destination != Path::new("/proc") {
+    let covered = COVERED.iter().any(|path| destination == Path::new(path));
+    if destination.starts_with("/proc") && destination != Path::new("/proc") && !covered {
         return Err(MountError::Destination(destination.clone()));
     }
-    let options = parse_options(mount.options().as_deref().unwrap_or_default());
+    let options = options::parse(mount.options().as_deref().unwrap_or_default());
+    if options.remount {
+        let settings = settings(&options, true);
+        return Ok(PreparedMount {
+            what: What::Present,
+            target: Target::new(destination, true)?,
+            settings,
+        });
+    }
     let kind = mount.typ().as_deref().unwrap_or("bind");
     if kind == crate::layers::LAYERS {
-        return crate::layers::prepare(mount, user);
+        return crate::layers::prepare(mount, view.every);
     }
     if options.bind || kind == "bind" {
-        return bind(mount, &options, user);
+        return bind(mount, &options, view);
+    }
+    if options.idmap.is_some() || mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+        return Err(MountError::Mapping(destination.clone()));
     }
     let text =
         |text: &str| CString::new(text).map_err(|_| MountError::ZeroByte(destination.clone()));
     let mut parameters = Vec::new();
     if let Some(source) = mount.source() {
         parameters.push((text("source")?, text(&source.to_string_lossy())?));
+    }
+    for flag in &options.superblock {
+        parameters.push((text(flag)?, CString::default()));
     }
     for option in &options.data {
         match option.split_once('=') {
@@ -198,10 +220,54 @@ fn prepare_one(mount: &Mount, user: Option<BorrowedFd<'_>>) -> Result<PreparedMo
             None => parameters.push((text(option)?, CString::default())),
         }
     }
+    let flags = MountAttrFlags::from_bits_retain(u32::try_from(options.top.set).unwrap_or(0));
+    let target = Target::new(destination, true)?;
+    let settings = settings(&options, false);
+    if options.copy_up {
+        let copied = |source| MountError::Copy { destination: destination.clone(), source };
+        let tree = filled(kind, &parameters, flags, destination, view).map_err(copied)?;
+        return Ok(PreparedMount { what: What::Detached(tree), target, settings });
+    }
     Ok(PreparedMount {
-        what: What::Filesystem { kind: text(kind)?, parameters, flags: options.set },
-        target: Target::new(destination, true)?,
+        what: What::Filesystem { kind: text(kind)?, parameters, flags },
+        target,
+        settings,
     })
+}
+
+/// A tmpfs with what the root filesystem has at its place.
+fn filled(
+    kind: &str,
+    parameters: &[(CString, CString)],
+    flags: MountAttrFlags,
+    destination: &Path,
+    view: View<'_>,
+) -> io::Result<OwnedFd> {
+    if kind != "tmpfs" {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "only a tmpfs can be filled"));
+    }
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    crate::rootfs::configure(context.as_fd(), parameters)?;
+    let tree = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    copy::fill(view.root, &destination.to_string_lossy(), tree.as_fd())?;
+    let set = flags.bits().into();
+    Setting { set, ..Setting::default() }.apply(tree.as_fd())?;
+    Ok(tree)
+}
+
+/// What a mount is changed by once it is there; with `whole` also what could have been said when it was made.
+fn settings(options: &Options, whole: bool) -> Vec<Setting> {
+    let change = |change: Change, recursive| {
+        let setting = Setting { set: change.set, clear: change.clear, propagation: 0, recursive };
+        (!change.is_empty()).then_some(setting)
+    };
+    let top = if whole { change(options.top, false) } else { None };
+    let spread = options.propagation.map(|(propagation, recursive)| Setting {
+        propagation,
+        recursive,
+        ..Setting::default()
+    });
+    [top, change(options.below, true), spread].into_iter().flatten().collect()
 }
 
 /// Opens what is to be mounted. A path within a volume is followed without any link, and by the kernel itself: whoever may write
@@ -216,11 +282,7 @@ fn place(source: &Path, options: &Options) -> io::Result<OwnedFd> {
     Ok(openat2(root, inside, flags, Mode::empty(), resolve)?)
 }
 
-fn bind(
-    mount: &Mount,
-    options: &Options,
-    user: Option<BorrowedFd<'_>>,
-) -> Result<PreparedMount, MountError> {
+fn bind(mount: &Mount, options: &Options, view: View<'_>) -> Result<PreparedMount, MountError> {
     let destination = mount.destination();
     let source_path = mount.source().clone().unwrap_or_default();
     let failed = |source: io::Error| MountError::Bind {
@@ -228,126 +290,58 @@ fn bind(
         destination: destination.clone(),
         source,
     };
+    let mapped = match (mount.uid_mappings(), mount.gid_mappings()) {
+        (Some(users), Some(groups)) => {
+            Some(IdMappings::new(users, groups).create().map_err(failed)?)
+        }
+        (None, None) => None,
+        _ => return Err(MountError::HalfMapped(destination.clone())),
+    };
+    let asked = mapped.as_ref().map(AsFd::as_fd);
+    let recursive_map = match (options.idmap, asked.or(view.asked)) {
+        (Some(_), None) => return Err(MountError::Mapping(destination.clone())),
+        (Some(recursive), Some(_)) => Some(recursive),
+        (None, _) => asked.map(|_| false),
+    };
     let place = place(&source_path, options).map_err(failed)?;
     let directory = FileType::from_raw_mode(fstat(&place).map_err(|it| failed(it.into()))?.st_mode)
         == FileType::Directory;
     // Kernel file systems cannot be identity-mapped and gain nothing from it: their ids are the kernel's.
     let kernel = ["/proc", "/sys", "/dev"].iter().any(|root| source_path.starts_with(root));
-    let user = user.filter(|_| !kernel);
-    let tree = clone_opened(place.as_fd(), options.recursive, user).map_err(failed)?;
-    set_attributes(
-        tree.as_fd(),
-        c"",
-        Attributes {
-            set: options.set.bits().into(),
-            clear: options.clear.bits().into(),
-            idmap: None,
-            propagation: if options.propagation == 0 {
-                libc::MS_PRIVATE
-            } else {
-                options.propagation
-            },
-            recursive: options.recursive,
-        },
-    )
-    .map_err(failed)?;
-    Ok(PreparedMount { what: What::Detached(tree), target: Target::new(destination, directory)? })
-}
-
-/// The device directory: a small detached tmpfs with the nodes every container has and those asked for.
-///
-/// It is made here, by the host's root, because a user namespace may make no device nodes.
-pub fn devices(
-    extra: &[LinuxDevice],
-    mapping: Option<IdMapping>,
-) -> Result<PreparedMount, MountError> {
-    let directory = device_directory(extra, mapping).map_err(MountError::Devices)?;
+    let every = view.every.filter(|_| !kernel && recursive_map.is_none());
+    let tree = clone_opened(place.as_fd(), options.recursive, every).map_err(failed)?;
+    if let (Some(recursive), Some(user)) = (recursive_map, asked.or(view.asked)) {
+        let mapping = Attributes { idmap: Some(user), recursive, ..Attributes::default() };
+        set_attributes(tree.as_fd(), c"", mapping).map_err(failed)?;
+    }
+    change_bind(tree.as_fd(), options).map_err(failed)?;
     Ok(PreparedMount {
-        what: What::Detached(directory),
-        target: Target::new(Path::new("/dev"), true)?,
+        what: What::Detached(tree),
+        target: Target::new(destination, directory)?,
+        settings: Vec::new(),
     })
 }
 
-const STANDARD: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-
-const LINKS: [(&str, &str); 5] = [
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("pts/ptmx", "ptmx"),
-];
-
-fn device_directory(extra: &[LinuxDevice], mapping: Option<IdMapping>) -> io::Result<OwnedFd> {
-    let host = |id: u32| mapping.map_or(id, |mapping| mapping.host + id);
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let set = |key, value: &str| fsconfig_set_string(context.as_fd(), key, value);
-    set("mode", "0755")?;
-    set("size", "65536k")?;
-    set("uid", &host(0).to_string())?;
-    set("gid", &host(0).to_string())?;
-    fsconfig_create(context.as_fd())?;
-    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let directory = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
-    let own = |name: &str, uid: u32, gid: u32| {
-        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-        chownat(
-            &directory,
-            name,
-            Some(Uid::from_raw(host(uid))),
-            Some(Gid::from_raw(host(gid))),
-            flags,
-        )
+/// What is forbidden is forbidden below too; what is allowed again, only where it was asked for.
+fn change_bind(tree: BorrowedFd<'_>, options: &Options) -> io::Result<()> {
+    let Options { top, below, propagation, recursive, .. } = options;
+    let times = |change: &Change| change.clear & libc::MOUNT_ATTR__ATIME;
+    let first = Setting {
+        set: top.set,
+        clear: times(top),
+        propagation: propagation.map_or(libc::MS_PRIVATE, |(kind, _)| kind),
+        recursive: *recursive,
     };
-    for (name, major, minor) in STANDARD {
-        let device = rustix::fs::makedev(major, minor);
-        mknodat(&directory, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)?;
-        // The mode above passes through the umask; this does not.
-        rustix::fs::chmodat(
-            &directory,
-            name,
-            Mode::from_raw_mode(0o666),
-            rustix::fs::AtFlags::empty(),
-        )?;
-        own(name, 0, 0)?;
+    first.apply(tree)?;
+    let cleared = Setting { clear: top.clear & !libc::MOUNT_ATTR__ATIME, ..Setting::default() };
+    if cleared.clear != 0 {
+        cleared.apply(tree)?;
     }
-    for (target, name) in LINKS {
-        symlinkat(target, &directory, name)?;
-        own(name, 0, 0)?;
+    if !below.is_empty() {
+        let Change { set, clear } = *below;
+        Setting { set, clear, propagation: 0, recursive: true }.apply(tree)?;
     }
-    for name in ["pts", "shm", "mqueue"] {
-        rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755))?;
-        own(name, 0, 0)?;
-    }
-    for device in extra {
-        let name = device
-            .path()
-            .strip_prefix("/dev")
-            .map_err(|_| io::Error::other("a device must lie directly below /dev"))?;
-        let kind = match device.typ() {
-            LinuxDeviceType::B => FileType::BlockDevice,
-            LinuxDeviceType::P => FileType::Fifo,
-            LinuxDeviceType::C | LinuxDeviceType::U | LinuxDeviceType::A => {
-                FileType::CharacterDevice
-            }
-        };
-        let (Ok(major), Ok(minor)) = (u32::try_from(device.major()), u32::try_from(device.minor()))
-        else {
-            return Err(io::Error::other("a device number is out of range"));
-        };
-        let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o777);
-        mknodat(&directory, name, kind, mode, rustix::fs::makedev(major, minor))?;
-        rustix::fs::chmodat(&directory, name, mode, rustix::fs::AtFlags::empty())?;
-        own(&name.to_string_lossy(), device.uid().unwrap_or(0), device.gid().unwrap_or(0))?;
-    }
-    Ok(directory)
+    Ok(())
 }
 
 /// What lies at a masked or read-only path is only known in the container; these are the paths as C strings.
@@ -374,16 +368,5 @@ mod tests {
         let target = Target::new(Path::new("/a/b/c"), false).unwrap();
         let parents: Vec<_> = target.parents.iter().map(|path| path.to_str().unwrap()).collect();
         assert_eq!(parents, ["/a", "/a/b"]);
-    }
-
-    #[test]
-    fn the_last_of_two_opposite_options_wins() {
-        let parse =
-            |text: &str| parse_options(&text.split(',').map(str::to_owned).collect::<Vec<_>>());
-        let options = parse("ro,nosuid,rw,rbind,size=64m");
-        assert_eq!(options.set, MountAttrFlags::MOUNT_ATTR_NOSUID);
-        assert_eq!(options.clear, MountAttrFlags::MOUNT_ATTR_RDONLY);
-        assert!(options.bind && options.recursive);
-        assert_eq!(options.data, ["size=64m"]);
     }
 }

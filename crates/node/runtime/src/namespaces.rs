@@ -217,7 +217,11 @@ fn collect(
                 _ => NamespacesError::Create(source),
             });
         }
-        Message::Terminal(_) | Message::Held | Message::Closed => {
+        Message::Terminal(_)
+        | Message::Held
+        | Message::Prepared
+        | Message::Listener(_)
+        | Message::Closed => {
             return Err(NamespacesError::Create(io::Error::other("the helper process died")));
         }
     }

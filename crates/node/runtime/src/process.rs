@@ -5,8 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use berth_sys::attributes::Scheduling;
 use berth_sys::exec::StringArray;
-use oci_spec::runtime::{Capabilities, Capability, PosixRlimitType, Process};
+use oci_spec::runtime::{
+    Capabilities, Capability, IOPriorityClass, LinuxIOPriority, LinuxSchedulerFlag,
+    LinuxSchedulerPolicy, PosixRlimitType, Process, Scheduler,
+};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -22,6 +26,9 @@ pub enum ProcessError {
     /// A text with a zero byte.
     #[error("`{0}` holds a zero byte")]
     ZeroByte(String),
+    /// A level of input and output beyond 0 to 7.
+    #[error("`{0}` is no priority of input and output: 0 to 7")]
+    IoPriority(i64),
     /// The user or group.
     #[error(transparent)]
     User(#[from] UserError),
@@ -47,6 +54,9 @@ pub struct PreparedProcess {
     pub seccomp: Option<Program>,
     pub limits: Vec<(Resource, Rlimit)>,
     pub out_of_memory_score: Option<i32>,
+    pub scheduling: Option<Scheduling>,
+    /// Class and level in one.
+    pub io_priority: Option<i32>,
 }
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -130,6 +140,8 @@ impl PreparedProcess {
             seccomp,
             limits: process.rlimits().iter().flatten().map(limit).collect(),
             out_of_memory_score: process.oom_score_adj(),
+            scheduling: process.scheduler().as_ref().map(scheduling),
+            io_priority: process.io_priority().as_ref().map(io_priority).transpose()?,
         })
     }
 }
@@ -176,6 +188,47 @@ fn limit(limit: &oci_spec::runtime::PosixRlimit) -> (Resource, Rlimit) {
     (resource, Rlimit { current: finite(limit.soft()), maximum: finite(limit.hard()) })
 }
 
+/// The kernel's numbers, from `linux/sched.h`.
+fn scheduling(scheduler: &Scheduler) -> Scheduling {
+    let policy = match scheduler.policy() {
+        LinuxSchedulerPolicy::SchedOther => 0,
+        LinuxSchedulerPolicy::SchedFifo => 1,
+        LinuxSchedulerPolicy::SchedRr => 2,
+        LinuxSchedulerPolicy::SchedBatch => 3,
+        LinuxSchedulerPolicy::SchedIso => 4,
+        LinuxSchedulerPolicy::SchedIdle => 5,
+        LinuxSchedulerPolicy::SchedDeadline => 6,
+    };
+    let flag = |flag: &LinuxSchedulerFlag| match flag {
+        LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+        LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+        LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+        LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+        LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+        LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+        LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+    };
+    Scheduling {
+        policy,
+        flags: scheduler.flags().iter().flatten().map(flag).fold(0, |all, flag| all | flag),
+        nice: scheduler.nice().unwrap_or(0),
+        priority: scheduler.priority().unwrap_or(0).max(0).unsigned_abs(),
+        runtime: scheduler.runtime().unwrap_or(0),
+        deadline: scheduler.deadline().unwrap_or(0),
+        period: scheduler.period().unwrap_or(0),
+    }
+}
+
+fn io_priority(asked: &LinuxIOPriority) -> Result<i32, ProcessError> {
+    let class = match asked.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    let level = i32::try_from(asked.priority()).ok().filter(|level| (0..8).contains(level));
+    Ok(class << 13 | level.ok_or_else(|| ProcessError::IoPriority(asked.priority()))?)
+}
+
 /// Numbers of `linux/capability.h`, by name.
 const CAPABILITIES: [(Capability, u32); 41] = [
     (Capability::Chown, 0),
@@ -220,6 +273,11 @@ const CAPABILITIES: [(Capability, u32); 41] = [
     (Capability::Bpf, 39),
     (Capability::CheckpointRestore, 40),
 ];
+
+/// The capabilities that are known, by their names as configurations have them, and their numbers.
+pub fn capabilities() -> impl Iterator<Item = (String, u32)> {
+    CAPABILITIES.iter().map(|(capability, number)| (format!("CAP_{capability}"), *number))
+}
 
 fn bits(capabilities: &Capabilities) -> CapabilitySet {
     let bits = CAPABILITIES

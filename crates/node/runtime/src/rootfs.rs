@@ -3,7 +3,7 @@
 //! Layers stay on disk with the ids their image gave them and are shared by all pods; only the view differs. The mount is
 //! never attached on the host, so it vanishes with the container's last process and nothing can be left mounted.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -63,12 +63,29 @@ impl Rootfs {
     /// # Errors
     /// See [`RootfsError`].
     pub fn mount(&self, user: Option<(BorrowedFd<'_>, IdMapping)>) -> Result<OwnedFd, RootfsError> {
+        self.mount_spread(user, libc::MS_PRIVATE)
+    }
+
+    /// The same, and what is mounted in a plain directory outside shows inside if `propagation` is `MS_SLAVE` rather than `MS_PRIVATE`.
+    pub(crate) fn mount_spread(
+        &self,
+        user: Option<(BorrowedFd<'_>, IdMapping)>,
+        propagation: u64,
+    ) -> Result<OwnedFd, RootfsError> {
         match self {
-            Self::Directory(path) => clone_tree(path, true, user.map(|(user, _)| user))
+            Self::Directory(path) => directory(path, user.map(|(user, _)| user), propagation)
                 .map_err(|source| layer(path, source)),
             Self::Overlay { lower, upper, work } => overlay(lower, upper, work, user),
         }
     }
+}
+
+/// A directory may lie on a mount that the host shares: its copy would hand the container's mounts on to the host.
+fn directory(path: &Path, user: Option<BorrowedFd<'_>>, propagation: u64) -> io::Result<OwnedFd> {
+    let tree = clone_tree(path, true, user)?;
+    let alone = Attributes { propagation, recursive: true, ..Attributes::default() };
+    set_attributes(tree.as_fd(), NOTHING, alone)?;
+    Ok(tree)
 }
 
 fn layer(path: &Path, source: io::Error) -> RootfsError {
@@ -169,6 +186,21 @@ fn complaint(context: BorrowedFd<'_>) -> String {
         text.push_str(String::from_utf8_lossy(&buffer[..length]).trim());
     }
     text
+}
+
+/// Gives a file system that is being made its parameters, and makes it. An empty value stands for a flag.
+pub(crate) fn configure(
+    context: BorrowedFd<'_>,
+    parameters: &[(CString, CString)],
+) -> Result<(), rustix::io::Errno> {
+    for (key, value) in parameters {
+        if value.is_empty() {
+            fsconfig_set_flag(context, key.as_c_str())?;
+        } else {
+            fsconfig_set_string(context, key.as_c_str(), value.as_c_str())?;
+        }
+    }
+    fsconfig_create(context)
 }
 
 /// A detached copy of the mount at `path`, optionally with everything mounted below, seen from `user` if given.

@@ -4,12 +4,14 @@
 //! ranges with the same answer and searched as a balanced tree instead: about seven comparisons a call.
 
 mod table;
+mod table_x86;
 
 use std::collections::BTreeMap;
 
 use berth_sys::seccomp::Instruction;
 use oci_spec::runtime::{
-    Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator,
+    Arch, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
+    LinuxSeccompOperator,
 };
 
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
@@ -24,6 +26,7 @@ const NUMBER_OFFSET: u32 = 0;
 const ARCHITECTURE_OFFSET: u32 = 4;
 const ARGUMENTS_OFFSET: u32 = 16;
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+const AUDIT_ARCH_I386: u32 = 0x4000_0003;
 /// Calls of the x32 ABI carry this bit; no profile lists them.
 const X32_BIT: u32 = 0x4000_0000;
 const CLONE_NAMESPACES: u64 = 0x7e02_0000;
@@ -31,9 +34,21 @@ const CLONE_NAMESPACES: u64 = 0x7e02_0000;
 /// Why a profile cannot be compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
-    /// The action needs a listener or a tracer, which we do not offer.
-    #[error("seccomp action `{0:?}` is not supported")]
-    Action(LinuxSeccompAction),
+    /// An error code for an action that returns none.
+    #[error("seccomp action `{0:?}` returns no error code")]
+    NoErrno(LinuxSeccompAction),
+    /// An entry without a system call.
+    #[error("an entry of the seccomp profile names no system call")]
+    NoName,
+    /// Words for a listener that nobody named.
+    #[error("the seccomp profile has metadata for a listener, and no listener")]
+    MetadataAlone,
+    /// Calls to ask about, and nobody to ask.
+    #[error("the seccomp profile asks about calls, and names no listener")]
+    NoListener,
+    /// The listener is handed over by a call that would have to wait for it.
+    #[error("the seccomp profile asks about `sendmsg`, by which the listener is handed over")]
+    AsksTooEarly,
     /// An argument index beyond the six of a system call.
     #[error("seccomp rule for `{name}` looks at argument {index}, a system call has six")]
     Argument {
@@ -49,7 +64,10 @@ pub enum SeccompError {
 
 /// A compiled filter, ready for the kernel.
 #[derive(Debug, Clone)]
-pub struct Program(Vec<Instruction>);
+pub struct Program {
+    code: Vec<Instruction>,
+    flags: u64,
+}
 
 /// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +75,7 @@ struct Answer(u32);
 
 impl Answer {
     const ALLOW: Self = Self(libc::SECCOMP_RET_ALLOW);
+    const ASK: Self = Self(libc::SECCOMP_RET_USER_NOTIF);
     const fn errno(errno: u32) -> Self {
         Self(libc::SECCOMP_RET_ERRNO | (errno & 0xffff))
     }
@@ -178,7 +197,7 @@ impl Program {
             table::SYSCALLS.iter().map(|(_, n)| (*n, Leaf::always(Answer::ALLOW))).collect();
         for (name, capability) in PRIVILEGED {
             let granted = capability.is_some_and(|needed| capabilities.contains(&needed));
-            let Some(number) = number(name).filter(|_| !granted) else { continue };
+            let Some(number) = number(table::SYSCALLS, name).filter(|_| !granted) else { continue };
             // clone3 hides its flags behind a pointer: `ENOSYS` makes the C library fall back to clone.
             let answer = if *name == "clone3" { Answer::NO_SUCH_CALL } else { Answer::FORBIDDEN };
             leaves.insert(number, Leaf::always(answer));
@@ -191,7 +210,7 @@ impl Program {
                 mask: CLONE_NAMESPACES,
             };
             leaves.insert(
-                number("clone").expect("clone is in the table"),
+                number(table::SYSCALLS, "clone").expect("clone is in the table"),
                 Leaf {
                     rules: vec![Rule { comparisons: vec![no_namespaces], answer: Answer::ALLOW }],
                     otherwise: Answer::FORBIDDEN,
@@ -203,7 +222,7 @@ impl Program {
             answer: Answer::ALLOW,
         });
         leaves.insert(
-            number("personality").expect("personality is in the table"),
+            number(table::SYSCALLS, "personality").expect("personality is in the table"),
             Leaf { rules: personalities.to_vec(), otherwise: Answer::FORBIDDEN },
         );
         // Hypervisor sockets would leave the network namespace; the kernel's crypto sockets are attack surface alone.
@@ -212,67 +231,132 @@ impl Program {
             answer: Answer::FORBIDDEN,
         });
         leaves.insert(
-            number("socket").expect("socket is in the table"),
+            number(table::SYSCALLS, "socket").expect("socket is in the table"),
             Leaf { rules: families.to_vec(), otherwise: Answer::ALLOW },
         );
-        compile(&leaves, Answer::NO_SUCH_CALL).expect("the default profile compiles")
+        compile(&leaves, None, Answer::NO_SUCH_CALL).expect("the default profile compiles")
     }
 
     /// Compiles a profile of the OCI runtime specification. Names that this architecture lacks are passed over, as the
-    /// specification's users expect of a profile written for several architectures.
+    /// specification's users expect of a profile written for several architectures. Calls of 32-bit programs are judged by the same rules
+    /// if the profile lists their architecture; otherwise the program is killed.
     ///
     /// # Errors
-    /// For actions that need a listener or tracer, and for profiles beyond the kernel's limit.
+    /// See [`SeccompError`].
     pub fn compile(profile: &LinuxSeccomp) -> Result<Self, SeccompError> {
         let otherwise = answer(profile.default_action(), profile.default_errno_ret())?;
-        let mut leaves: BTreeMap<u32, Leaf> = BTreeMap::new();
-        for entry in profile.syscalls().iter().flatten() {
-            let answer = answer(entry.action(), entry.errno_ret())?;
-            for name in entry.names() {
-                let Some(number) = number(name) else { continue };
-                let leaf = leaves.entry(number).or_insert_with(|| Leaf::always(otherwise));
-                match entry.args() {
-                    Some(args) if !args.is_empty() => {
-                        let comparisons = args
-                            .iter()
-                            .map(|arg| comparison(name, arg))
-                            .collect::<Result<_, _>>()?;
-                        leaf.rules.push(Rule { comparisons, answer });
-                    }
-                    _ => leaf.otherwise = answer,
-                }
-            }
+        let native = leaves(profile, otherwise, table::SYSCALLS)?;
+        let names = |wanted| profile.architectures().iter().flatten().any(|it| *it == wanted);
+        let old = names(Arch::ScmpArchX86)
+            .then(|| leaves(profile, otherwise, table_x86::SYSCALLS))
+            .transpose()?;
+        let mut program = compile(&native, old.as_ref(), otherwise)?;
+        program.flags = profile.flags().iter().flatten().map(flag).fold(0, |all, it| all | it);
+        if profile.listener_metadata().is_some() && profile.listener_path().is_none() {
+            return Err(SeccompError::MetadataAlone);
         }
-        compile(&leaves, otherwise)
+        let asks = |leaf: &Leaf| {
+            leaf.otherwise == Answer::ASK
+                || leaf.rules.iter().any(|rule| rule.answer == Answer::ASK)
+        };
+        if otherwise == Answer::ASK
+            || native.values().chain(old.iter().flat_map(BTreeMap::values)).any(asks)
+        {
+            if profile.listener_path().is_none() {
+                return Err(SeccompError::NoListener);
+            }
+            let sends = number(table::SYSCALLS, "sendmsg").and_then(|it| native.get(&it));
+            if sends.map_or(otherwise == Answer::ASK, asks) {
+                return Err(SeccompError::AsksTooEarly);
+            }
+            program.flags |= libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+        }
+        Ok(program)
     }
 
     /// The instructions.
     #[must_use]
     pub fn instructions(&self) -> &[Instruction] {
-        &self.0
+        &self.code
+    }
+
+    /// `SECCOMP_FILTER_FLAG_*` to install it with.
+    #[must_use]
+    pub fn flags(&self) -> u64 {
+        self.flags
+    }
+
+    /// Whether it asks somebody about calls.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0
     }
 }
 
-fn number(name: &str) -> Option<u32> {
-    table::SYSCALLS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+type Table = &'static [(&'static str, u32)];
+
+fn leaves(
+    profile: &LinuxSeccomp,
+    otherwise: Answer,
+    table: Table,
+) -> Result<BTreeMap<u32, Leaf>, SeccompError> {
+    let mut leaves: BTreeMap<u32, Leaf> = BTreeMap::new();
+    for entry in profile.syscalls().iter().flatten() {
+        let answer = answer(entry.action(), entry.errno_ret())?;
+        if entry.names().is_empty() {
+            return Err(SeccompError::NoName);
+        }
+        for name in entry.names() {
+            let comparisons: Vec<Comparison> = entry
+                .args()
+                .iter()
+                .flatten()
+                .map(|arg| comparison(name, arg))
+                .collect::<Result<_, _>>()?;
+            let Some(number) = number(table, name) else { continue };
+            let leaf = leaves.entry(number).or_insert_with(|| Leaf::always(otherwise));
+            if comparisons.is_empty() {
+                leaf.otherwise = answer;
+            } else {
+                leaf.rules.push(Rule { comparisons, answer });
+            }
+        }
+    }
+    Ok(leaves)
+}
+
+fn number(table: Table, name: &str) -> Option<u32> {
+    table.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+fn flag(flag: &LinuxSeccompFilterFlag) -> u64 {
+    match flag {
+        LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
+        LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
+        LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+            libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+        }
+    }
 }
 
 fn answer(action: LinuxSeccompAction, errno: Option<u32>) -> Result<Answer, SeccompError> {
-    Ok(match action {
+    let code = errno.unwrap_or(libc::EPERM.unsigned_abs());
+    let plain = match action {
+        LinuxSeccompAction::ScmpActErrno => return Ok(Answer::errno(code)),
+        LinuxSeccompAction::ScmpActTrace => {
+            return Ok(Answer(libc::SECCOMP_RET_TRACE | (code & 0xffff)));
+        }
         LinuxSeccompAction::ScmpActAllow => Answer::ALLOW,
         LinuxSeccompAction::ScmpActLog => Answer(libc::SECCOMP_RET_LOG),
-        LinuxSeccompAction::ScmpActErrno => {
-            Answer::errno(errno.unwrap_or(libc::EPERM.unsigned_abs()))
-        }
         LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => {
             Answer(libc::SECCOMP_RET_KILL_THREAD)
         }
         LinuxSeccompAction::ScmpActKillProcess => Answer(libc::SECCOMP_RET_KILL_PROCESS),
         LinuxSeccompAction::ScmpActTrap => Answer(libc::SECCOMP_RET_TRAP),
-        other @ (LinuxSeccompAction::ScmpActNotify | LinuxSeccompAction::ScmpActTrace) => {
-            return Err(SeccompError::Action(other));
-        }
-    })
+        LinuxSeccompAction::ScmpActNotify => Answer::ASK,
+    };
+    if errno.is_some() { Err(SeccompError::NoErrno(action)) } else { Ok(plain) }
 }
 
 fn comparison(name: &str, arg: &LinuxSeccompArg) -> Result<Comparison, SeccompError> {
@@ -299,8 +383,40 @@ const fn statement(code: u16, k: u32) -> Instruction {
     Instruction { code, jt: 0, jf: 0, k }
 }
 
-fn compile(leaves: &BTreeMap<u32, Leaf>, otherwise: Answer) -> Result<Program, SeccompError> {
-    // Ranges: from this number on, this leaf, until the next entry.
+fn compile(
+    native: &BTreeMap<u32, Leaf>,
+    old: Option<&BTreeMap<u32, Leaf>>,
+    otherwise: Answer,
+) -> Result<Program, SeccompError> {
+    let kill = statement(RETURN, libc::SECCOMP_RET_KILL_PROCESS);
+    let mut foreign = Vec::new();
+    if let Some(old) = old {
+        foreign.push(Instruction { code: JUMP_EQUAL, jt: 1, jf: 0, k: AUDIT_ARCH_I386 });
+        foreign.push(kill);
+        foreign.push(statement(LOAD, NUMBER_OFFSET));
+        foreign.extend(tree(&ranges(old, otherwise))?);
+    } else {
+        foreign.push(kill);
+    }
+    let skip = u32::try_from(foreign.len()).map_err(|_| SeccompError::TooLong(foreign.len()))?;
+    let mut code = vec![
+        statement(LOAD, ARCHITECTURE_OFFSET),
+        Instruction { code: JUMP_EQUAL, jt: 0, jf: 1, k: AUDIT_ARCH_X86_64 },
+        statement(JUMP, skip),
+    ];
+    code.extend(foreign);
+    code.push(statement(LOAD, NUMBER_OFFSET));
+    let mut known = ranges(native, otherwise);
+    extend(&mut known, X32_BIT, Leaf::always(Answer::NO_SUCH_CALL));
+    code.extend(tree(&known)?);
+    if code.len() > 4096 {
+        return Err(SeccompError::TooLong(code.len()));
+    }
+    Ok(Program { code, flags: 0 })
+}
+
+/// From each number on its leaf, until the next entry.
+fn ranges(leaves: &BTreeMap<u32, Leaf>, otherwise: Answer) -> Vec<(u32, Leaf)> {
     let mut ranges: Vec<(u32, Leaf)> = vec![(0, Leaf::always(otherwise))];
     let mut next = 0;
     for (number, leaf) in leaves {
@@ -311,19 +427,7 @@ fn compile(leaves: &BTreeMap<u32, Leaf>, otherwise: Answer) -> Result<Program, S
         next = number + 1;
     }
     extend(&mut ranges, next, Leaf::always(otherwise));
-    extend(&mut ranges, X32_BIT, Leaf::always(Answer::NO_SUCH_CALL));
-
-    let mut code = vec![
-        statement(LOAD, ARCHITECTURE_OFFSET),
-        Instruction { code: JUMP_EQUAL, jt: 1, jf: 0, k: AUDIT_ARCH_X86_64 },
-        statement(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
-        statement(LOAD, NUMBER_OFFSET),
-    ];
-    code.extend(tree(&ranges)?);
-    if code.len() > 4096 {
-        return Err(SeccompError::TooLong(code.len()));
-    }
-    Ok(Program(code))
+    ranges
 }
 
 fn extend(ranges: &mut Vec<(u32, Leaf)>, from: u32, leaf: Leaf) {
@@ -469,7 +573,7 @@ mod tests {
         }
         let (mut at, mut accumulator) = (0_usize, 0_u32);
         for _ in 0..5000 {
-            let instruction = program.0[at];
+            let instruction = program.code[at];
             at += 1;
             let jump =
                 |holds: bool| usize::from(if holds { instruction.jt } else { instruction.jf });
@@ -493,7 +597,7 @@ mod tests {
     #[test]
     fn the_default_profile_denies_what_reaches_beyond_a_container() {
         let program = Program::runtime_default(&[]);
-        assert!(program.0.len() < 400, "{} instructions", program.0.len());
+        assert!(program.code.len() < 400, "{} instructions", program.code.len());
         for (name, number) in table::SYSCALLS {
             let expected = match *name {
                 "clone3" => Answer::NO_SUCH_CALL,
@@ -505,10 +609,10 @@ mod tests {
         }
         assert_eq!(run(&program, 5000, [0; 6]), Answer::NO_SUCH_CALL.0);
         assert_eq!(run(&program, X32_BIT + 1, [0; 6]), Answer::NO_SUCH_CALL.0);
-        let clone = number("clone").unwrap();
+        let clone = number(table::SYSCALLS, "clone").unwrap();
         assert_eq!(run(&program, clone, [0x1000_0011, 0, 0, 0, 0, 0]), Answer::FORBIDDEN.0);
         assert_eq!(run(&program, clone, [0x0001_0f00, 0, 0, 0, 0, 0]), Answer::ALLOW.0);
-        let socket = number("socket").unwrap();
+        let socket = number(table::SYSCALLS, "socket").unwrap();
         assert_eq!(run(&program, socket, [40, 0, 0, 0, 0, 0]), Answer::FORBIDDEN.0);
         assert_eq!(run(&program, socket, [2, 0, 0, 0, 0, 0]), Answer::ALLOW.0);
     }
@@ -517,9 +621,16 @@ mod tests {
     fn a_capability_brings_its_calls_back() {
         let program = Program::runtime_default(&[Capability::SysAdmin]);
         for name in ["mount", "unshare", "clone3", "setns"] {
-            assert_eq!(run(&program, number(name).unwrap(), [0; 6]), Answer::ALLOW.0, "{name}");
+            assert_eq!(
+                run(&program, number(table::SYSCALLS, name).unwrap(), [0; 6]),
+                Answer::ALLOW.0,
+                "{name}"
+            );
         }
-        assert_eq!(run(&program, number("kexec_load").unwrap(), [0; 6]), Answer::FORBIDDEN.0);
+        assert_eq!(
+            run(&program, number(table::SYSCALLS, "kexec_load").unwrap(), [0; 6]),
+            Answer::FORBIDDEN.0
+        );
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn what_runs_in_one_go_has_the_exit_code_of_its_program() {
     let fixture = Fixture::new("exit 7", &json!({}));
     let bundle = fixture.path("bundle").display().to_string();
     assert_eq!(fixture.command(&["run", "-b", &bundle, &fixture.name]).0, 7);
-    assert_eq!(fixture.good(&["list"]).trim(), "[]");
+    assert_eq!(fixture.good(&["list", "--format", "json"]).trim(), "[]");
 }
 
 #[test]
@@ -138,5 +138,5 @@ fn a_paused_container_can_be_ended() {
     fixture.good(&["start", &fixture.name]);
     fixture.good(&["pause", &fixture.name]);
     fixture.good(&["delete", "--force", &fixture.name]);
-    assert_eq!(fixture.good(&["list"]).trim(), "[]");
+    assert_eq!(fixture.good(&["list", "--format", "json"]).trim(), "[]");
 }

@@ -105,7 +105,7 @@ impl Cgroup {
     }
 
     /// The directory of a version 1 controller.
-    fn controller(&self, name: &str) -> Option<&PathBuf> {
+    pub(super) fn controller(&self, name: &str) -> Option<&PathBuf> {
         let has = |names: &[String]| names.iter().any(|known| known == name);
         self.legacy.iter().find(|(names, _)| has(names)).map(|(_, path)| path)
     }

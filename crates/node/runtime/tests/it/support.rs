@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use berth_runtime::cgroup::{Cgroup, Hierarchies};
+use berth_runtime::held::Held;
 use berth_runtime::namespaces::NamespacesRequest;
 use berth_runtime::seccomp::Program;
 use berth_runtime::{
@@ -111,7 +112,7 @@ impl Fixture {
         stdio: Stdio,
         gate: BorrowedFd<'_>,
     ) -> Result<Container, CreateError> {
-        let make = |request: CreateRequest<'_>| Container::create_held(request, gate);
+        let make = |request: CreateRequest<'_>| Container::create_held(request, Held::new(gate));
         self.request(Processes::Own, spec, None, stdio, make)
     }
 
