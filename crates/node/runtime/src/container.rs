@@ -510,8 +510,20 @@ pub(crate) fn start(
     discard(&pidfd);
     let pid = Pid::from_raw(moved?).ok_or(StartError::Died)?;
     // Not yet reaped and our own child, so the pid cannot be another's.
-    let pidfd =
-        pidfd_open(pid, PidfdFlags::empty()).map_err(|error| StartError::Clone(error.into()))?;
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            // It waits to be let on, and goes when that cannot come any more.
+            drop(ours);
+            let options = WaitIdOptions::EXITED;
+            let _reaped = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(pid), options));
+            return Err(StartError::Clone(error.into()));
+        }
+    };
+    if let Err(error) = channel::release(ours.as_fd()) {
+        discard(&pidfd);
+        return Err(StartError::Clone(error));
+    }
     finish(pid, pidfd, &ours, prepare)
 }
 
@@ -527,7 +539,8 @@ fn intermediate(
     // SAFETY: as for the first clone.
     let cloned = unsafe { clone3(CloneOptions { namespaces, sibling: true, cgroup: None }) };
     match cloned.map_err(Failure::at(Step::Clone, 0))? {
-        Cloned::Child => run(end).map(|_| ()),
+        // Nothing is heard of it before its pid: what the parent does not know it could not end.
+        Cloned::Child => channel::wait(end).and_then(|()| run(end).map(|_| ())),
         Cloned::Parent { pid, .. } => {
             channel::send_pid(end, pid.as_raw_nonzero().get())
                 .map_err(Failure::at(Step::Clone, 1))?;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 
 use berth_runtime::{Container, CreateError, ExecRequest, Stdio};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::support::{Fixture, MAPPING, captured, finish, spec, value, wait};
 
@@ -64,6 +64,46 @@ fn a_further_process_shares_the_containers_world() {
         pidfd_send_signal(&first.pidfd, Signal::KILL).unwrap();
         assert_eq!(wait(&first), 137);
     }
+}
+
+/// A process that fails at once may be heard of before the one that made it says its pid. Left unreaped, it would keep the
+/// container's pid namespace from ever ending.
+#[test]
+fn no_process_that_fails_to_start_is_left() {
+    let fixture = Fixture::new(Some(MAPPING));
+    let first = fixture.start(&spec(&["sleep", "60"]), None, captured().0).unwrap();
+    let process = spec(&["no-such-thing"]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let fail = || {
+        let error = Container::exec(ExecRequest {
+            process: process.process().as_ref().unwrap(),
+            user: None,
+            container: first.pidfd.as_fd(),
+            mapped: true,
+            cgroup: Some(&fixture.cgroup),
+            seccomp: None,
+            stdio: captured().0,
+        });
+        error.unwrap_err().exit_code()
+    };
+    let codes: Vec<i32> = std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let codes = (0..200).map(|_| fail()).collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        codes
+    });
+    assert!(codes.iter().all(|code| *code == 127), "{codes:?}");
+    pidfd_send_signal(&first.pidfd, Signal::KILL).unwrap();
+    assert_eq!(wait(&first), 137);
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let left = waitid(WaitId::All, options);
+    assert!(matches!(left, Err(rustix::io::Errno::CHILD)), "none is left: {left:?}");
 }
 
 #[test]
