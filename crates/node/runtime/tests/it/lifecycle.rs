@@ -73,6 +73,10 @@ fn no_process_that_fails_to_start_is_left() {
     let fixture = Fixture::new(Some(MAPPING));
     let first = fixture.start(&spec(&["sleep", "60"]), None, captured().0).unwrap();
     let process = spec(&["no-such-thing"]);
+    // All on one processor, so that the order is any.
+    let mut only = rustix::thread::CpuSet::new();
+    only.set(rustix::thread::sched_getcpu());
+    rustix::thread::sched_setaffinity(None, &only).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let fail = || {
         let error = Container::exec(ExecRequest {
