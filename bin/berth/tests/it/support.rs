@@ -48,6 +48,8 @@ pub struct Berth {
     /// Further words for `berth serve`.
     words: Vec<String>,
     server: Option<Child>,
+    /// Names and addresses are those of the story: another checkout on this machine waits for its end.
+    _alone: fs::File,
 }
 
 impl Berth {
@@ -63,7 +65,10 @@ impl Berth {
         fs::create_dir_all(&data).unwrap();
         let words = words.iter().map(|word| (*word).to_owned()).collect();
         let instance = format!("bt{name}");
-        let mut berth = Self { data, instance, network, words, server: None };
+        let alone =
+            fs::File::create(std::env::temp_dir().join(format!("{instance}.lock"))).unwrap();
+        alone.lock().unwrap();
+        let mut berth = Self { data, instance, network, words, server: None, _alone: alone };
         // An interrupted run may have left things.
         berth.berth(&["reset", "--force"]).good();
         remove(&berth.data.join("volumes"));

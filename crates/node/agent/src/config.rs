@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
+pub use self::privilege::sealed_memory;
 use crate::environment::expand;
 use crate::volume::Mounted;
 
@@ -63,6 +64,9 @@ const MASKED: [&str; 12] = [
 
 const READONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Annotation of a pod whose programs are executed from memory, without a file.
+const MEMORY_EXEC: &str = "berth.dev/memory-exec";
 
 /// Most processes of a container that asks for no other limit.
 const PIDS: i64 = 4096;
@@ -134,9 +138,23 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
     if let Some(profile) = profile {
         configuration["linux"]["seccomp"] = profile;
     }
+    if !privileged && has_own_processes(pod_spec) && !may_execute_memory(pod) {
+        configuration["linux"]["sysctl"] = json!(privilege::sealed_memory());
+    }
     let spec = serde_json::from_value(configuration)
         .map_err(|error| Cause::config(format!("the configuration is not valid: {error}")))?;
     Ok(Prepared { spec, user, filter })
+}
+
+/// Whether each container has a pid namespace of its own, to which settings of processes belong.
+pub fn has_own_processes(spec: &PodSpec) -> bool {
+    !spec.host_pid.unwrap_or(false) && !spec.share_process_namespace.unwrap_or(false)
+}
+
+/// Whether a pod says that its programs are to be executed from memory.
+pub fn may_execute_memory(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(MEMORY_EXEC)).is_some_and(|it| it == "true")
 }
 
 /// Whether the container asks for everything.

@@ -18,6 +18,7 @@ use crate::mounts::{self, MountError, PreparedMount, View};
 use crate::namespaces::{IdMapping, Namespaces, sysctl_path};
 use crate::process::{PreparedProcess, ProcessError};
 use crate::rootfs::{Rootfs, RootfsError};
+use crate::sealed;
 use crate::seccomp::Program;
 
 /// Standard streams of a process.
@@ -182,8 +183,9 @@ impl Container {
         let root = request.rootfs.mount(user.zip(request.mapping))?;
         let process = spec.process().as_ref().ok_or(ProcessError::NoCommand)?;
         let process = PreparedProcess::new(process, root.as_fd(), request.user, request.seccomp)?;
+        let birth = Birth::of(spec, &process, request.processes)?;
         let mapping = request.mapping.map(IdMappings::from);
-        let mut prepared = prepare_root(spec, root, (user, None), mapping.as_ref(), false)?;
+        let mut prepared = prepare_root(spec, root, (user, None), mapping.as_ref(), false, &birth)?;
         let mut namespaces = raw_namespaces(request.namespaces);
         let user = user.map(|fd| fd.as_raw_fd());
         let mut own = libc::CLONE_NEWNS;
@@ -208,7 +210,7 @@ impl Container {
                 child::become_process(&process, stdio, None, &Extras::default(), end)
             },
             || child::join_pod(user, &namespaces),
-            process.out_of_memory_score,
+            &birth,
             None,
         );
         drop(keep);
@@ -231,10 +233,12 @@ impl Container {
         let root = request.rootfs.mount_spread(user.zip(request.mapping), spread)?;
         let process = spec.process().as_ref().ok_or(ProcessError::NoCommand)?;
         let process = PreparedProcess::new(process, root.as_fd(), request.user, request.seccomp)?;
+        let birth = Birth::of(spec, &process, request.processes)?;
         let mappings = held.mappings.take().or(request.mapping.map(IdMappings::from));
         let every = user.filter(|_| request.mapping.is_some());
         let console = matches!(request.stdio, Stdio::Terminal { .. });
-        let mut prepared = prepare_root(spec, root, (every, user), mappings.as_ref(), console)?;
+        let mut prepared =
+            prepare_root(spec, root, (every, user), mappings.as_ref(), console, &birth)?;
         prepared.cgroup_namespace = held.own.cgroup;
         prepared.pivot = held.pivot;
         prepared.shared = held.propagation == libc::MS_SHARED;
@@ -263,7 +267,7 @@ impl Container {
                 child::become_process(&process, stdio, Some(held.gate), &held.extras, end)
             },
             || way.take(),
-            process.out_of_memory_score,
+            &birth,
             prepare,
         );
         drop(keep);
@@ -298,7 +302,7 @@ impl Container {
             request.cgroup,
             |end| child::become_process(&process, stdio, None, extras, end),
             || enter(target, mapped),
-            process.out_of_memory_score,
+            &Birth { score: process.out_of_memory_score, memory: None },
             None,
         );
         drop(keep);
@@ -338,6 +342,7 @@ fn prepare_root(
     users: (Option<BorrowedFd<'_>>, Option<BorrowedFd<'_>>),
     mapping: Option<&IdMappings>,
     console: bool,
+    birth: &Birth,
 ) -> Result<PreparedRoot, CreateError> {
     let linux = spec.linux().as_ref();
     let extra = linux.and_then(|linux| linux.devices().clone()).unwrap_or_default();
@@ -365,6 +370,7 @@ fn prepare_root(
     prepared.extend(mounts::prepare(&late, view)?);
     let sysctls = linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten();
     let sysctls = sysctls
+        .filter(|(name, _)| !birth.takes(name))
         .map(|(name, value)| Ok((sysctl_path(name)?, std::ffi::CString::new(value.as_str())?)))
         .collect::<io::Result<Vec<_>>>()
         .map_err(|source| CreateError::Child {
@@ -439,6 +445,45 @@ pub(crate) enum StartError {
     Died,
 }
 
+/// What only the parent can do for a process before it goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Birth {
+    /// The kernel's preference for it as a victim of memory pressure.
+    pub score: Option<i32>,
+    /// Whether programs may be executed from memory in its pid namespace, which is new.
+    pub memory: Option<std::ffi::CString>,
+}
+
+impl Birth {
+    /// Of a container's first process.
+    fn of(
+        spec: &Spec,
+        process: &PreparedProcess,
+        processes: Processes<'_>,
+    ) -> Result<Self, CreateError> {
+        let settings = spec.linux().as_ref().and_then(|linux| linux.sysctl().clone());
+        let mut settings: Vec<(String, String)> = settings.into_iter().flatten().collect();
+        let memory = match processes {
+            Processes::Own => sealed::take(&mut settings).map_err(CreateError::Clone)?,
+            Processes::Join(_) | Processes::Host => None,
+        };
+        Ok(Self { score: process.out_of_memory_score, memory })
+    }
+
+    /// Whether a setting is done here.
+    fn takes(&self, name: &str) -> bool {
+        self.memory.is_some() && sealed::is_meant(name)
+    }
+
+    fn seal(&self, process: &OwnedFd) -> Result<(), StartError> {
+        let Some(value) = &self.memory else { return Ok(()) };
+        sealed::set(process.as_fd(), value).map_err(|error| {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            StartError::Child(Failure { step: Step::Sysctl, index: 0, errno })
+        })
+    }
+}
+
 /// Clones, has the child enter its cgroup, lets it run, and waits until it executes its program.
 ///
 /// With `two_stage` a first child runs `join` and makes the real one as its sibling.
@@ -448,7 +493,7 @@ pub(crate) fn start(
     cgroup: Option<&Cgroup>,
     mut run: impl FnMut(BorrowedFd<'_>) -> Result<std::convert::Infallible, Failure>,
     join: impl Fn() -> Result<(), Failure>,
-    score: Option<i32>,
+    birth: &Birth,
     prepare: Option<&mut Prepare<'_>>,
 ) -> Result<Container, StartError> {
     let (ours, theirs) = channel::pair().map_err(StartError::Clone)?;
@@ -461,6 +506,7 @@ pub(crate) fn start(
         None => Vec::new(),
     };
     let into = unified.as_ref().map(AsFd::as_fd);
+    let others = if two_stage { children().map_err(StartError::Clone)? } else { Vec::new() };
     let first = CloneOptions {
         namespaces: if two_stage { 0 } else { namespaces },
         sibling: false,
@@ -492,10 +538,11 @@ pub(crate) fn start(
     };
     drop(theirs);
     if !two_stage {
-        settle(pid, &ours, score).inspect_err(|_| discard(&pidfd))?;
+        let settled = birth.seal(&pidfd).and_then(|()| settle(pid, &ours, birth.score));
+        settled.inspect_err(|_| discard(&pidfd))?;
         return finish(pid, pidfd, &ours, prepare);
     }
-    let moved = settle(pid, &ours, score).and_then(|()| match channel::receive(&ours) {
+    let moved = settle(pid, &ours, birth.score).and_then(|()| match channel::receive(&ours) {
         Ok(Message::Pid(sibling)) => Ok(sibling),
         Ok(Message::Failed(failure)) => Err(StartError::Child(failure)),
         Ok(
@@ -508,7 +555,9 @@ pub(crate) fn start(
         Err(error) => Err(StartError::Clone(error)),
     });
     discard(&pidfd);
-    let pid = Pid::from_raw(moved?).ok_or(StartError::Died)?;
+    // The first child may have been killed after it made the second, and before it could tell.
+    let moved = moved.inspect_err(|_| discard_all_but(&others))?;
+    let pid = Pid::from_raw(moved).ok_or(StartError::Died)?;
     // Not yet reaped and our own child, so the pid cannot be another's.
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
@@ -520,10 +569,9 @@ pub(crate) fn start(
             return Err(StartError::Clone(error.into()));
         }
     };
-    if let Err(error) = channel::release(ours.as_fd()) {
-        discard(&pidfd);
-        return Err(StartError::Clone(error));
-    }
+    let released =
+        birth.seal(&pidfd).and_then(|()| channel::release(ours.as_fd()).map_err(StartError::Clone));
+    released.inspect_err(|_| discard(&pidfd))?;
     finish(pid, pidfd, &ours, prepare)
 }
 
@@ -598,6 +646,23 @@ fn discard(pidfd: &OwnedFd) {
     let options = WaitIdOptions::EXITED;
     let _ended_already = pidfd_send_signal(pidfd, Signal::KILL);
     let _reaped = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), options));
+}
+
+/// The children of this thread, those of others that were made as its own included.
+fn children() -> io::Result<Vec<i32>> {
+    let text = std::fs::read_to_string("/proc/thread-self/children")?;
+    Ok(text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+}
+
+/// Ends and reaps the children that were not there before: nobody else knows of them, and unreaped they would keep their pid
+/// namespace from ending.
+fn discard_all_but(others: &[i32]) {
+    let unknown = children().unwrap_or_default().into_iter().filter(|pid| !others.contains(pid));
+    for pid in unknown.filter_map(Pid::from_raw) {
+        if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+            discard(&pidfd);
+        }
+    }
 }
 
 impl StartError {
@@ -675,4 +740,31 @@ fn explain(
         Step::Preserved => ("hand on the caller's descriptors", String::new()),
     };
     CreateError::Child { step, detail, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_nobody_knows_of_is_ended_and_reaped() {
+        let sleeping = || {
+            // SAFETY: the child only waits.
+            match unsafe { clone3(CloneOptions::default()) }.unwrap() {
+                Cloned::Child => loop {
+                    rustix::event::pause();
+                },
+                Cloned::Parent { pid, pidfd } => (pid.as_raw_nonzero().get(), pidfd),
+            }
+        };
+        let (known, pidfd) = sleeping();
+        let others = children().unwrap();
+        assert!(others.contains(&known));
+        let (unknown, _) = sleeping();
+        discard_all_but(&others);
+        let left = children().unwrap();
+        assert!(left.contains(&known) && !left.contains(&unknown), "{left:?}");
+        discard(&pidfd);
+        assert_eq!(children().unwrap(), [0_i32; 0]);
+    }
 }

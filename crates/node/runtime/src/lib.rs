@@ -22,6 +22,7 @@ mod init;
 mod layers;
 mod mounts;
 mod process;
+mod sealed;
 
 pub use container::{Container, CreateError, CreateRequest, ExecRequest, Processes, Stdio};
 pub use layers::{LAYER, LAYERS};

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, wai
 
 use crate::channel::{self, Failure, Message, Step};
 use crate::init;
+use crate::sealed;
 
 /// A range of user and group ids: container ids from 0 on become host ids from `host` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +91,12 @@ impl Namespaces {
     /// # Errors
     /// See [`NamespacesError`]; nothing is left behind.
     pub fn create(request: &NamespacesRequest) -> Result<Self, NamespacesError> {
-        let sysctls: Vec<(CString, CString)> = request
-            .sysctls
+        let mut sysctls = request.sysctls.clone();
+        let memory = match request.processes {
+            true => sealed::take(&mut sysctls).map_err(NamespacesError::Create)?,
+            false => None,
+        };
+        let sysctls: Vec<(CString, CString)> = sysctls
             .iter()
             .map(|(name, value)| Ok((sysctl_path(name)?, CString::new(value.as_str())?)))
             .collect::<io::Result<_>>()
@@ -123,7 +128,13 @@ impl Namespaces {
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
         drop(theirs);
-        match collect(request, pid, &ours) {
+        let made = collect(request, pid, &ours).and_then(|made| match &memory {
+            Some(value) => {
+                sealed::set(pidfd.as_fd(), value).map_err(NamespacesError::Create).map(|()| made)
+            }
+            None => Ok(made),
+        });
+        match made {
             Ok(made) if request.processes => Ok(Self { init: Some(pidfd), ..made }),
             made => {
                 end(&pidfd).map_err(NamespacesError::Create)?;

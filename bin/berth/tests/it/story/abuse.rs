@@ -72,6 +72,7 @@ fn attempts(marker: &str, pid: &str, name: &str) -> Vec<Attempt> {
         ("packet-socket", none(), true),
         ("clock", none(), false),
         ("host-name", none(), true),
+        ("memory-exec", none(), true),
         ("dropped-exec", "/dev/shm".to_owned(), false),
         ("dropped-map", "/dev/shm".to_owned(), false),
     ]

@@ -129,7 +129,7 @@ fn a_stolen_token_opens_nothing(berth: &Berth) {
             "",
             403,
         ),
-        ("anything as nobody", "", "GET", "/api/v1/namespaces/default/pods", "", 403),
+        ("anything as nobody", "", "GET", "/api/v1/namespaces/default/pods", "", 401),
         (
             "anything with a made-up token",
             "-H 'Authorization: Bearer eyJhbGciOiJub25lIn0.e30.'",

@@ -1,5 +1,7 @@
 //! Which privileges a container gets, within what this agent has itself: in a container or a virtual machine it may lack some.
 
+use std::collections::BTreeMap;
+
 use berth_runtime::DEFAULT_CAPABILITIES;
 use k8s_openapi::api::core::v1::SecurityContext;
 
@@ -86,6 +88,20 @@ pub fn capabilities(
 fn capability(name: &str) -> String {
     let upper = name.to_uppercase();
     if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
+}
+
+/// The setting of a pid namespace by which nothing can be executed that is only in memory: malware that leaves no file does so.
+/// Programs that make code in memory go on. Before Linux 6.6 the strict value refuses whoever does not ask for a seal, too.
+pub fn sealed_memory() -> BTreeMap<String, String> {
+    if !std::path::Path::new("/proc/sys/vm/memfd_noexec").exists() {
+        return BTreeMap::new();
+    }
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let value = if version >= (6, 6) { "2" } else { "1" };
+    BTreeMap::from([("vm.memfd_noexec".to_owned(), value.to_owned())])
 }
 
 /// What this agent may use, as the kernel's bits.

@@ -103,7 +103,7 @@ impl Workshop {
         self.save(record)?;
         self.write_etc(pod, spec, record)?;
         let names = names::names(pod, spec, &self.shared.settings.domain)?;
-        let sandbox = sandbox(spec, record, names.hostname);
+        let sandbox = sandbox(pod, spec, record, names.hostname);
         let (shared, directory, shim) = (self.shared.clone(), self.directory.clone(), self.shim());
         let network = self
             .blocking(move || -> Result<_, ZygoteOrShim> {
@@ -466,7 +466,7 @@ fn of_host() -> io::Result<Resolver> {
     Ok(Resolver::parse(&fs::read_to_string("/etc/resolv.conf")?))
 }
 
-fn sandbox(spec: &PodSpec, record: &Record, hostname: String) -> Sandbox {
+fn sandbox(pod: &Pod, spec: &PodSpec, record: &Record, hostname: String) -> Sandbox {
     let host_network = spec.host_network.unwrap_or(false);
     let mut sysctls: Vec<(String, String)> = spec
         .security_context
@@ -484,6 +484,12 @@ fn sandbox(spec: &PodSpec, record: &Record, hostname: String) -> Sandbox {
                 sysctls.push((name.to_owned(), value.to_owned()));
             }
         }
+    }
+    if spec.share_process_namespace.unwrap_or(false)
+        && !spec.containers.iter().any(config::is_privileged)
+        && !config::may_execute_memory(pod)
+    {
+        sysctls.extend(config::sealed_memory());
     }
     let processes = match (spec.host_pid, spec.share_process_namespace) {
         (Some(true), _) => Visibility::Host,
