@@ -5,7 +5,7 @@ set -eu
 
 # command or file to look for, and the Debian package that brings it
 base="cc:gcc ip:iproute2 nft:nftables mmdebstrap:mmdebstrap curl:curl /bin/busybox:busybox-static protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev"
-tests="docker-registry:docker-registry etcd:etcd-server podman:podman conmon:conmon /usr/share/doc/python3-venv:python3-venv"
+tests="docker-registry:docker-registry etcd:etcd-server podman:podman conmon:conmon dockerd:docker.io docker:docker.io containerd:containerd iptables:iptables crun:crun runc:runc /usr/share/doc/python3-venv:python3-venv"
 peers="podman:podman dockerd:docker.io crun:crun runc:runc conmon:conmon /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns iptables:iptables"
 
 case "${1:-}" in

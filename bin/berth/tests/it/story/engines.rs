@@ -1,8 +1,101 @@
 //! Another engine runs its containers with our runtime.
 
+mod containerd;
+mod docker;
+
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use berth_runtime::cgroup::{Cgroup, Hierarchies};
+use rustix::process::Signal;
+
+/// `berth oci` as one program, which is what engines take.
+fn script(folder: &Path) -> PathBuf {
+    let script = folder.join("runtime");
+    let text = format!("#!/bin/sh\nexec {} oci \"$@\"\n", env!("CARGO_BIN_EXE_berth"));
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+/// The files of an image with busybox.
+fn files(folder: &Path) -> PathBuf {
+    let files = folder.join("files");
+    let bin = files.join("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::copy("/bin/busybox", bin.join("busybox"))
+        .expect("this test needs Debian's busybox-static");
+    for applet in ["sh", "echo", "cat", "sleep", "hostname", "id", "ip", "grep"] {
+        std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
+    }
+    files
+}
+
+/// A daemon of an engine, in a network and with a `/run` of its own.
+struct Daemon(Child);
+
+impl Daemon {
+    /// Starts a program with its arguments, and waits until `ready` says so.
+    fn start(words: &[&str], log: &Path, ready: impl Fn(&Self) -> bool) -> Self {
+        let line = "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /opt && ip link set lo up && exec \"$@\"";
+        let log = std::fs::File::create(log).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "--propagation", "private", "sh", "-c", line, "sh"]);
+        command.args(words).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let daemon = Self(command.spawn().expect("this test needs unshare"));
+        let until = Instant::now() + Duration::from_secs(30);
+        while !ready(&daemon) {
+            assert!(Instant::now() < until, "{words:?} is not ready");
+            std::thread::yield_now();
+        }
+        daemon
+    }
+
+    /// Runs a program beside it.
+    fn run(&self, words: &[&str]) -> Output {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.0.id().to_string(), "--mount", "--net", "--"]);
+        command.args(words).stdin(Stdio::null()).output().expect("this test needs nsenter")
+    }
+
+    /// Ends it, and waits for that.
+    fn stop(&mut self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        let _gone_already = rustix::process::kill_process(pid, signal);
+        let _reaped = self.0.wait();
+    }
+}
+
+/// A parent for the cgroups of an engine, which is gone afterwards.
+struct Parent(String);
+
+impl Parent {
+    fn new(engine: &str) -> Self {
+        Self(format!("berth-{engine}-{}", std::process::id()))
+    }
+
+    fn cgroup(&self) -> Cgroup {
+        Cgroup::at(&Hierarchies::detect_all().unwrap(), Path::new(&self.0))
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let removed = self.cgroup().remove_all();
+        if !std::thread::panicking() {
+            removed.expect("the engine leaves no processes");
+        }
+    }
+}
+
+#[track_caller]
+fn good(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
 
 /// Debian's podman with a storage of its own, and `berth oci` as its runtime.
 struct Podman(tempfile::TempDir);
@@ -10,10 +103,7 @@ struct Podman(tempfile::TempDir);
 impl Podman {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let script = folder.path().join("runtime");
-        let text = format!("#!/bin/sh\nexec {} oci \"$@\"\n", env!("CARGO_BIN_EXE_berth"));
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        script(folder.path());
         let podman = Self(folder);
         podman.import();
         podman
@@ -21,15 +111,8 @@ impl Podman {
 
     /// An image with busybox.
     fn import(&self) {
-        let bin = self.0.path().join("files/bin");
-        std::fs::create_dir_all(&bin).unwrap();
-        std::fs::copy("/bin/busybox", bin.join("busybox"))
-            .expect("this test needs Debian's busybox-static");
-        for applet in ["sh", "echo", "cat", "sleep", "hostname", "id"] {
-            std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
-        }
+        let files = files(self.0.path());
         let archive = self.0.path().join("files.tar");
-        let files = self.0.path().join("files");
         let mut packed = Command::new("tar");
         packed.arg("-C").arg(files).arg("-cf").arg(&archive).arg(".");
         assert!(packed.status().unwrap().success());
@@ -37,7 +120,7 @@ impl Podman {
     }
 
     fn run(&self, words: &[&str]) -> Output {
-        let place = |name: &str| -> std::path::PathBuf { Path::new(self.0.path()).join(name) };
+        let place = |name: &str| -> PathBuf { self.0.path().join(name) };
         Command::new("podman")
             .arg("--root")
             .arg(place("root"))
