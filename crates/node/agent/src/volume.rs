@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use berth_client::demand::amounts;
 use berth_runtime::{LAYER, LAYERS, SUB_PATH};
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, PersistentVolume, PersistentVolumeClaim, Pod,
@@ -245,6 +246,10 @@ async fn prepare_one(
 /// The memory that all containers of a pod may use together, if each has a limit.
 fn memory_of(pod: &Pod) -> Option<u64> {
     let spec = pod.spec.as_ref()?;
+    let of_pod = spec.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    if let Some(limit) = amounts(of_pod).get("memory") {
+        return u64::try_from(*limit).ok();
+    }
     let limit = |container: &Container| {
         let limits = container.resources.as_ref()?.limits.as_ref()?;
         u64::try_from(crate::config::parse_quantity(&limits.get("memory")?.0)?.value()).ok()

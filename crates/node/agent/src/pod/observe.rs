@@ -6,7 +6,7 @@ use berth_shim::protocol::{ContainerState, Exit};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::directory::{Ended, PodDirectory, Record};
+use crate::directory::{Ended, Failed, PodDirectory, Record};
 
 /// A container as the agent knows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,8 +82,8 @@ pub struct Observed {
     pub sandbox: bool,
     /// Containers by name.
     pub containers: BTreeMap<String, View>,
-    /// The pod's deadline passed, or it was evicted: reason and message.
-    pub failed: Option<(String, String)>,
+    /// The pod's deadline passed, or it was evicted.
+    pub failed: Option<Failed>,
     /// Everything of it is gone from the node.
     pub removed: bool,
 }
@@ -125,7 +125,7 @@ pub fn adopt(
     Observed {
         sandbox: state.is_some() && record.sandbox,
         containers,
-        failed: None,
+        failed: record.failed.clone(),
         removed: false,
     }
 }

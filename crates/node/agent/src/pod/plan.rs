@@ -315,6 +315,8 @@ mod tests {
                 address: None,
                 user: None,
                 sandbox: false,
+                cgroup: None,
+                failed: None,
                 containers: [].into(),
             };
             let observed =

@@ -24,9 +24,6 @@ fn of_pod(spec: &PodSpec) -> Option<String> {
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         return unsupported("resourceClaims");
     }
-    if spec.resources.as_ref().is_some_and(|all| all.limits.is_some() || all.requests.is_some()) {
-        return unsupported("resources");
-    }
     if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
         return Some(format!("spec.os.name: `{}` does not run", os.name));
     }

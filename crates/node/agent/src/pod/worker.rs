@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_client::demand::{self, Quality};
 use berth_network::Attachment;
 use berth_shim::protocol::{Exit, Reply};
 use jiff::{SignedDuration, Timestamp};
@@ -32,9 +33,10 @@ use super::plan::{Goal, Restart, Rule, STEADY, Step, Wanted, back_off, is_finish
 use crate::agent::Shared;
 use crate::command::Target;
 use crate::config::Cause;
-use crate::directory::{Ended, PodDirectory, Record};
+use crate::directory::{Ended, Failed, PodDirectory, Record};
 use crate::event::Severity;
 use crate::probe::{self, Finding, Kind};
+use crate::roster::{Eviction, Member};
 use crate::status::{chain, has_foreign, status};
 use crate::usage::{Resident, Running};
 
@@ -82,6 +84,13 @@ pub struct Worker {
     stale: bool,
     /// When that is tried again after it failed, and after which pause.
     refresh: Option<(Timestamp, SignedDuration)>,
+    /// Orders to go for the good of others, and how to give one.
+    evictions: mpsc::Receiver<Eviction>,
+    evict: mpsc::Sender<Eviction>,
+    /// How long containers may take to end, where the node says.
+    hurried: Option<SignedDuration>,
+    /// The node has taken the pod in.
+    admitted: bool,
 }
 
 impl Worker {
@@ -94,6 +103,9 @@ impl Worker {
     ) -> Self {
         let directory = PodDirectory::of(&shared.settings.data, &last.uid().unwrap_or_default());
         let (sender, happenings) = mpsc::channel(64);
+        let (evict, evictions) = mpsc::channel(1);
+        // One that runs already is here, whatever the node is short of now.
+        let admitted = adopted.is_some();
         let mut record = adopted.unwrap_or_else(|| Record {
             namespace: last.namespace().unwrap_or_default(),
             name: last.name_any(),
@@ -101,6 +113,8 @@ impl Worker {
             address: None,
             user: None,
             sandbox: false,
+            cgroup: None,
+            failed: failed_before(&last),
             containers: [].into(),
         });
         let wake = shared.sources.wake_of(&last.uid().unwrap_or_default());
@@ -138,6 +152,10 @@ impl Worker {
             wake,
             stale,
             refresh: None,
+            evictions,
+            evict,
+            hurried: None,
+            admitted,
         };
         worker.resume_probes();
         worker
@@ -153,7 +171,7 @@ impl Worker {
                 break;
             }
             self.refresh().await;
-            self.take_census();
+            self.take_census().await;
             self.report().await;
             let again = self.refresh.map(|(at, _)| at);
             let wake = wake.into_iter().chain(again).min();
@@ -176,12 +194,14 @@ impl Worker {
                     }
                 }
                 () = self.wake.notified() => self.stale = true,
+                Some(eviction) = self.evictions.recv() => self.evicted(eviction),
                 () = sleep => {}
             }
         }
         self.shared().sources.forget(&self.record.uid);
         self.shared().tokens.forget(&self.workshop.directory);
         self.shared().meter.drop_pod(&self.record.uid);
+        self.leave_roster().await;
         for (_, probe) in self.probes.drain() {
             probe.abort();
         }
@@ -228,7 +248,7 @@ impl Worker {
     }
 
     /// Says what runs, to those who count.
-    fn take_census(&self) {
+    async fn take_census(&self) {
         let running = |(name, view): (&String, &View)| {
             let Phase::Running { since } = view.phase else { return None };
             let known = self.record.containers.get(name)?;
@@ -246,9 +266,77 @@ impl Worker {
             name: self.record.name.clone(),
             uid: self.record.uid.clone(),
             since: self.last.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            cgroup: self.workshop.pod_cgroup(&self.record),
             interface,
             containers: self.observed.containers.iter().filter_map(running).collect(),
         });
+        let goal = self.goal();
+        let ended = is_finished(&goal, &self.record, &self.observed);
+        let spec = self.last.spec.as_ref().filter(|_| !ended);
+        let known = self.record.containers.iter();
+        let changed = self.shared().roster.set(
+            Member {
+                pod: self.last.clone(),
+                promised: spec.map(demand::requests).unwrap_or_default(),
+                // Until nothing of it is left, what it used is not free.
+                active: !ended || self.observed.sandbox,
+                over: ended && !goal.stopping && !self.observed.sandbox,
+                containers: known
+                    .map(|(name, known)| (name.clone(), known.instance(name)))
+                    .collect(),
+            },
+            &self.evict,
+        );
+        if changed {
+            self.weigh().await;
+        }
+    }
+
+    async fn weigh(&self) {
+        let quality = self.last.spec.as_ref().map_or(Quality::BestEffort, Quality::of);
+        if let Err(cause) = self.workshop.weigh(quality).await {
+            warn!(pod = %self.record.name, error = %cause, "the share of processors was not set");
+        }
+    }
+
+    async fn leave_roster(&self) {
+        self.shared().roster.remove(&self.record.uid);
+        self.weigh().await;
+    }
+
+    /// Takes the pod in, or refuses it where the node is short of something.
+    fn admit(&mut self) {
+        if std::mem::replace(&mut self.admitted, true) || self.goal().deleting {
+            return;
+        }
+        if let Some(message) = self.shared().roster.refusal(&self.last) {
+            self.event(Severity::Warning, "Evicted", message.clone());
+            self.fail(Failed { reason: "Evicted".to_owned(), message, disrupted: false });
+        }
+    }
+
+    /// The node takes the room back that the pod has.
+    fn evicted(&mut self, eviction: Eviction) {
+        let goal = self.goal();
+        if goal.deleting || is_finished(&goal, &self.record, &self.observed) {
+            return;
+        }
+        let message = eviction.message;
+        self.event(Severity::Warning, "Evicted", message.clone());
+        self.hurried = Some(eviction.grace);
+        self.fail(Failed { reason: "Evicted".to_owned(), message, disrupted: true });
+    }
+
+    /// Gives the pod up, also for an agent that comes after this one.
+    fn fail(&mut self, failed: Failed) {
+        info!(pod = %self.record.name, namespace = %self.record.namespace, reason = %failed.reason, message = %failed.message, "pod failed");
+        self.record.failed = Some(failed.clone());
+        self.observed.failed = Some(failed);
+        if self.workshop.directory.path().exists()
+            && let Err(cause) = self.workshop.save(&self.record)
+        {
+            warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
+        }
     }
 
     fn shared(&self) -> &Shared {
@@ -265,6 +353,7 @@ impl Worker {
                 return Some(at);
             }
             self.retry = None;
+            self.admit();
             self.hurry();
             let goal = self.goal();
             let deadline = self.heed_deadline(&goal, now);
@@ -411,7 +500,8 @@ impl Worker {
         let (reason, message) =
             ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
         self.event(Severity::Normal, reason, message.to_owned());
-        self.observed.failed = Some((reason.to_owned(), message.to_owned()));
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        self.fail(Failed { reason, message, disrupted: false });
         None
     }
 
@@ -427,6 +517,9 @@ impl Worker {
             // A sidecar, which ends last, has a little time left in any case.
             let least = if whole == 0 { SignedDuration::ZERO } else { LAST_WORDS };
             return left.clamp(least, SignedDuration::from_secs(whole).max(least));
+        }
+        if let Some(hurried) = self.hurried {
+            return hurried;
         }
         let view = self.observed.containers.get(name);
         let spec = self.last.spec.as_ref();
@@ -581,6 +674,7 @@ impl Worker {
             warn!(pod = %self.record.name, %instance, error = %cause, "an ended container was not cleaned up");
         }
         next_instance(&mut self.record, name);
+        self.forget_oldest(name);
         if let Err(cause) = self.workshop.save(&self.record) {
             self.not_started(name, &cause);
             return;
@@ -610,6 +704,16 @@ impl Worker {
         }
         if let Err(cause) = self.workshop.save(&self.record) {
             warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
+        }
+    }
+
+    /// Of a container's instances the current one and the one before are told about; what is older goes.
+    fn forget_oldest(&self, name: &str) {
+        let starts = self.record.containers.get(name).map_or(0, |known| known.starts);
+        let Some(oldest) = starts.checked_sub(2).filter(|oldest| *oldest > 0) else { return };
+        let instance = format!("{name}.{oldest}");
+        if let Err(error) = self.workshop.directory.forget(&instance) {
+            warn!(pod = %self.record.name, %instance, %error, "what is left of an old container was not removed");
         }
     }
 
@@ -807,6 +911,8 @@ impl Worker {
     async fn remove(&mut self) -> Result<(), Cause> {
         self.report().await;
         self.workshop.remove(&mut self.record).await?;
+        // Before the API says so: whoever is bound here in its place finds the room free.
+        self.leave_roster().await;
         if self.pod.borrow().is_some() {
             let api: Api<Pod> =
                 Api::namespaced(self.shared().client.clone(), &self.record.namespace);
@@ -876,6 +982,13 @@ fn rules_of(container: &Container) -> Vec<Rule> {
         inverted: codes.operator == "NotIn",
     };
     codes.map(rule).collect()
+}
+
+/// Why a pod without a record was given up before: it was refused, or this node has lost what it knew.
+fn failed_before(pod: &Pod) -> Option<Failed> {
+    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Failed"))?;
+    let reason = status.reason.clone().unwrap_or_else(|| "ContainerStatusUnknown".to_owned());
+    Some(Failed { reason, message: status.message.clone().unwrap_or_default(), disrupted: false })
 }
 
 fn restart_of(policy: Option<&str>) -> Restart {

@@ -1065,7 +1065,7 @@ fn elsewhere() -> Vec<Case> {
             "crates/node/agent/src/config.rs",
             &["Container.resources", "ResourceRequirements.limits"],
         ),
-        nothing("**refused**", &["PodSpec.resources"]),
+        held("crates/node/agent/src/groups.rs", &["PodSpec.resources"]),
         held("crates/node/agent/src/image.rs", &["PodSpec.imagePullSecrets"]),
         nothing("not heeded", &["Container.resizePolicy"]),
         nothing("without meaning: nothing acts on workloads yet", &["PodSpec.workloadRef"]),
