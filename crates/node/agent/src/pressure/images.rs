@@ -116,3 +116,68 @@ impl Seen {
 /// Build steps that are kept however full the disk is: what is being built just now.
 pub const UNDER_PRESSURE: Retention =
     Retention { grace: Duration::ZERO, cache: Duration::from_secs(600) };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use berth_content::{Durability, Image, LeaseName, Reference};
+    use serde_json::json;
+
+    /// An image without layers, which differs by its comment.
+    fn image(store: &ContentStore, name: &str, pulled: bool) -> Image {
+        let session = store.session().unwrap();
+        let config = json!({"architecture": "amd64", "os": "linux", "author": name,
+                            "rootfs": {"type": "layers", "diff_ids": []}});
+        let config = config.to_string();
+        let digest = session.put_blob(config.as_bytes()).unwrap();
+        let manifest = json!({
+            "schemaVersion": 2, "layers": [],
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                       "digest": digest, "size": config.len()},
+        });
+        let manifest = session.put_blob(manifest.to_string().as_bytes()).unwrap();
+        let tag: Reference = name.parse().unwrap();
+        let image = session.finish(&manifest, std::slice::from_ref(&tag)).unwrap();
+        if pulled {
+            store.note_pulled(&tag, &manifest).unwrap();
+        }
+        image
+    }
+
+    #[test]
+    fn images_go_that_nobody_uses_and_that_can_be_had_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(folder.path().join("images")).unwrap();
+        let store = store.with_durability(Durability::ThisBoot);
+        let limits = |youngest: u64, oldest: Option<Duration>| ImageLimits {
+            high: 90,
+            low: 85,
+            youngest: Duration::from_secs(youngest),
+            oldest,
+        };
+        let used = image(&store, "used:1", true);
+        let lease = LeaseName::parse("pod.main").unwrap();
+        store.lease(&lease, &[&used]).unwrap();
+        image(&store, "first:1", true);
+        image(&store, "built:1", false);
+        // Built anew under the name of one that was pulled.
+        image(&store, "again:1", true);
+        let session = store.session().unwrap();
+        let built = image(&store, "again:2", false);
+        session.finish(&built.digest, &["again:1".parse().unwrap()]).unwrap();
+        drop(session);
+        let mut seen = Seen::default();
+        let mut collect = |limits: &ImageLimits, enough: bool| {
+            let done = seen.collect(&store, limits, UNDER_PRESSURE, || enough).unwrap();
+            done.removed.join(" ")
+        };
+        assert_eq!(collect(&limits(60, None), false), "", "too young");
+        assert_eq!(collect(&limits(0, None), true), "", "there is room");
+        assert_eq!(collect(&limits(0, None), false), "first:1");
+        store.release(&lease).unwrap();
+        assert_eq!(collect(&limits(0, Some(Duration::ZERO)), true), "used:1", "too old");
+        assert_eq!(collect(&limits(0, None), false), "");
+        assert!(store.resolve("built:1").is_ok() && store.resolve("again:1").is_ok());
+        assert!(store.resolve("used:1").is_err());
+    }
+}
