@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use berth_objects::Quantity;
-use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource;
 
 /// Amounts by resource name: thousandths for `cpu`, whole units for all others.
@@ -89,6 +89,37 @@ pub fn requests(spec: &PodSpec) -> Amounts {
     sum.extend(amounts(of_pod.and_then(|it| it.requests.as_ref())));
     add(&mut sum, &amounts(spec.overhead.as_ref()));
     sum
+}
+
+/// What a pod that runs takes from its node: what it asks for or what it was promised, whichever is more. A size that can
+/// never be had counts for nothing.
+#[must_use]
+pub fn taken(pod: &Pod) -> Amounts {
+    let Some(spec) = &pod.spec else { return Amounts::new() };
+    let status = pod.status.clone().unwrap_or_default();
+    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses);
+    let promised: BTreeMap<&str, &BTreeMap<String, resource::Quantity>> = statuses
+        .flatten()
+        .filter_map(|status| Some((status.name.as_str(), status.allocated_resources.as_ref()?)))
+        .collect();
+    if promised.is_empty() {
+        return requests(spec);
+    }
+    let mut held = spec.clone();
+    for container in held.containers.iter_mut().chain(held.init_containers.iter_mut().flatten()) {
+        if let Some(promised) = promised.get(container.name.as_str()) {
+            let requests = Some((*promised).clone());
+            container.resources = Some(ResourceRequirements { requests, ..Default::default() });
+        }
+    }
+    let mut taken = requests(&held);
+    let never = status.conditions.iter().flatten().any(|condition| {
+        condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
+    });
+    if !never {
+        raise(&mut taken, &requests(spec));
+    }
+    taken
 }
 
 /// What a pod may use at most, for each resource that the pod or every container of it has a limit of.
@@ -229,6 +260,29 @@ mod tests {
         let mut whole = value;
         whole["resources"] = json!({"requests": {"cpu": "2"}, "limits": {"memory": "5Ki"}});
         assert_eq!(show(&requests(&spec(whole))), "cpu=2050 memory=5121");
+    }
+
+    #[test]
+    fn a_pod_takes_what_it_was_promised_until_it_has_less() {
+        let pod = |asked: &str, promised: &str, reason: &str| -> Pod {
+            serde_json::from_value(json!({
+                "spec": {"containers": [container(json!({"cpu": asked}), json!({}))]},
+                "status": {
+                    "containerStatuses": [{"name": "a", "image": "", "imageID": "", "ready": true,
+                        "restartCount": 0, "allocatedResources": {"cpu": promised}}],
+                    "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason}],
+                },
+            }))
+            .unwrap()
+        };
+        assert_eq!(taken(&pod("2", "1", "Deferred"))["cpu"], 2000);
+        assert_eq!(taken(&pod("1", "2", "Deferred"))["cpu"], 2000);
+        assert_eq!(taken(&pod("9", "2", "Infeasible"))["cpu"], 2000);
+        let fresh: Pod = serde_json::from_value(
+            json!({"spec": {"containers": [container(json!({"cpu": "3"}), json!({}))]}}),
+        )
+        .unwrap();
+        assert_eq!(taken(&fresh)["cpu"], 3000);
     }
 
     #[test]

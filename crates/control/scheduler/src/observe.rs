@@ -312,6 +312,14 @@ impl Cluster {
         self.placed.insert(pod, (node.to_owned(), usage));
     }
 
+    /// Whether a pod would take less of something than it is charged for.
+    #[must_use]
+    pub fn takes_less(&self, pod: &Key, usage: &Usage) -> bool {
+        let Some((_, known)) = self.placed.get(pod) else { return false };
+        let amount = |name: &str| usage.amounts.get(name).copied().unwrap_or(0);
+        known.amounts.iter().any(|(name, before)| amount(name) < *before)
+    }
+
     /// Gives back what a pod took. Says whether it took anything.
     pub fn release(&mut self, pod: &Key) -> bool {
         let Some((node, usage)) = self.placed.remove(pod) else { return false };

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::pod::resize::Sizes;
+
 /// What must survive the agent. Written before each step that depends on it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
@@ -31,6 +33,9 @@ pub struct Record {
     /// Why it was given up, if it was.
     #[serde(default)]
     pub failed: Option<Failed>,
+    /// What is promised to its containers.
+    #[serde(default)]
+    pub sizes: Sizes,
     /// Containers by name.
     pub containers: BTreeMap<String, ContainerRecord>,
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use berth_client::demand::{self, Amounts, Quality};
 use berth_runtime::cgroup::{Cgroup, CgroupError, Hierarchies};
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
@@ -50,34 +50,32 @@ pub fn of_pod(instance: &str, quality: Quality, uid: &str) -> PathBuf {
 /// What a pod as a whole is held to. Where a container has no limit, neither has the pod.
 pub fn pod_limits(spec: &PodSpec, processes: Option<i64>) -> LinuxResources {
     let (requests, limits) = (demand::requests(spec), demand::limits(spec));
-    limits_of(&requests, &limits, processes)
+    limits_of(&requests, &limits, Some(processes.unwrap_or(0)))
+}
+
+/// What a container is held to when its size changes.
+pub fn container_limits(resources: &ResourceRequirements) -> LinuxResources {
+    let limits = demand::amounts(resources.limits.as_ref());
+    let mut requests = limits.clone();
+    requests.extend(demand::amounts(resources.requests.as_ref()));
+    limits_of(&requests, &limits, None)
 }
 
 fn limits_of(requests: &Amounts, limits: &Amounts, processes: Option<i64>) -> LinuxResources {
     let cpu = requests.get("cpu").or(limits.get("cpu")).copied().unwrap_or(0);
     // What is not limited is said, too: a resize takes limits away.
-    let value = json!({
+    let mut value = json!({
         "cpu": {
             "shares": shares(cpu),
             "period": PERIOD,
             "quota": limits.get("cpu").map_or(-1, |limit| quota(*limit)),
         },
         "memory": { "limit": limits.get("memory").copied().unwrap_or(-1) },
-        "pids": { "limit": processes.unwrap_or(0) },
-        "hugepageLimits": huge_pages(limits),
     });
+    if let Some(processes) = processes {
+        value["pids"] = json!({ "limit": processes });
+    }
     resources(value)
-}
-
-/// Limits of huge pages: those of every size there is, nothing where none is asked for.
-pub fn huge_pages(limits: &Amounts) -> Value {
-    let sizes = crate::capacity::huge_pages().into_iter().map(|(size, _)| {
-        let wanted = limits.get(&format!("hugepages-{}", crate::capacity::binary(size)));
-        // The kernel's own name of the size.
-        let name = crate::capacity::binary(size).replace('i', "B");
-        json!({ "pageSize": name, "limit": wanted.copied().unwrap_or(0) })
-    });
-    sizes.collect()
 }
 
 fn resources(value: Value) -> LinuxResources {

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use berth_client::demand::{Amounts, Quality};
+use berth_client::demand::{self, Amounts, Quality};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::sync::{mpsc, watch};
 
 use crate::limits::Pressure;
+use crate::pod::resize::{Verdict, judge};
 
 /// The end of a pod for the good of the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,11 +60,17 @@ pub struct Roster {
     members: Mutex<HashMap<String, (Member, mpsc::Sender<Eviction>)>>,
     /// What the node is short of.
     pressures: watch::Sender<BTreeSet<Pressure>>,
+    /// Changes whenever room may have become free.
+    room: watch::Sender<u64>,
 }
 
 impl Default for Roster {
     fn default() -> Self {
-        Self { members: Mutex::default(), pressures: watch::Sender::new(BTreeSet::new()) }
+        Self {
+            members: Mutex::default(),
+            pressures: watch::Sender::new(BTreeSet::new()),
+            room: watch::Sender::new(0),
+        }
     }
 }
 
@@ -75,12 +82,17 @@ impl Roster {
         let promised = member.promised.clone();
         let before = members.insert(uid, (member, worker.clone()));
         drop(members);
-        before.map(|(before, _)| before.promised) != Some(promised)
+        let changed = before.as_ref().map(|(before, _)| &before.promised) != Some(&promised);
+        if changed && before.is_some() {
+            self.room.send_modify(|count| *count += 1);
+        }
+        changed
     }
 
     /// Forgets a pod.
     pub fn remove(&self, uid: &str) {
         self.members.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.room.send_modify(|count| *count += 1);
     }
 
     /// All pods.
@@ -93,6 +105,24 @@ impl Roster {
     pub fn is_active(&self, uid: &str) -> bool {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.get(uid).is_some_and(|(member, _)| member.active)
+    }
+
+    /// Promises a pod more or less than before, if that fits beside what is promised to others.
+    pub fn promise(&self, uid: &str, before: &Amounts, after: &Amounts, all: &Amounts) -> Verdict {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = Amounts::new();
+        for (_, (member, _)) in members.iter().filter(|(known, _)| *known != uid) {
+            demand::add(&mut others, &member.promised);
+        }
+        let verdict = judge(before, after, &others, all);
+        if verdict == Verdict::Fits
+            && let Some((member, _)) = members.get_mut(uid)
+        {
+            // At once, so that nobody else is promised the same.
+            member.promised.clone_from(after);
+            self.room.send_modify(|count| *count += 1);
+        }
+        verdict
     }
 
     /// What the pods of a quality asked for together, in thousandths of a processor.
@@ -122,6 +152,11 @@ impl Roster {
         self.pressures.subscribe()
     }
 
+    /// Changes whenever room may have become free.
+    pub fn room(&self) -> watch::Receiver<u64> {
+        self.room.subscribe()
+    }
+
     /// Why a new pod is not taken in, if it is not. A node short of memory still takes pods that asked for their share of it.
     pub fn refusal(&self, pod: &Pod) -> Option<String> {
         let pressures = self.pressures.borrow().clone();
@@ -148,8 +183,6 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
-    use berth_client::demand;
-
     use super::*;
     use serde_json::{Value, json};
 
@@ -200,6 +233,13 @@ mod tests {
         assert!(roster.set(member.clone(), &worker));
         assert!(!roster.set(member.clone(), &worker));
         assert_eq!(roster.weight(Quality::Burstable), 250);
+        let of = |milli| Amounts::from([("cpu".to_owned(), milli)]);
+        let promise = |uid, before, after| roster.promise(uid, &of(before), &of(after), &of(1000));
+        assert!(matches!(promise("2", 0, 751), Verdict::Deferred(_)));
+        assert_eq!(promise("2", 0, 750), Verdict::Fits);
+        assert_eq!(promise("1", 250, 900), Verdict::Fits, "a pod is not beside itself");
+        assert_eq!(roster.weight(Quality::Burstable), 900);
+        assert!(matches!(promise("2", 0, 101), Verdict::Deferred(_)));
         let eviction = Eviction { message: "m".to_owned(), grace: SignedDuration::ZERO };
         assert!(roster.evict("1", eviction.clone()) && !roster.evict("2", eviction.clone()));
         assert_eq!(told.try_recv().unwrap(), eviction);

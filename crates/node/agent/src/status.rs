@@ -10,6 +10,7 @@ use crate::directory::{ContainerRecord, Ended, Record};
 use crate::pod::ephemeral;
 use crate::pod::observe::{Observed, Phase, View};
 use crate::pod::plan::{Goal, is_finished};
+use crate::pod::resize::Progress;
 
 /// `Pending`, `Running`, `Succeeded` or `Failed`.
 pub fn phase(goal: &Goal, record: &Record, observed: &Observed) -> &'static str {
@@ -139,15 +140,39 @@ fn further(pod: &Pod, observed: &Observed) -> Vec<Value> {
         condition(pod, DISRUPTED, true, reason, message)
     });
     let others = foreign(pod).filter(|it| disrupted.is_none() || it.type_ != DISRUPTED);
-    own.into_iter().chain(others.map(|condition| json!(condition))).collect()
+    let own = own.into_iter().chain(resizing(pod, &observed.resize));
+    own.chain(others.map(|condition| json!(condition))).collect()
 }
 
 /// The condition of a pod that ends for the good of others. Whoever evicts a pod by the API writes it, too.
 const DISRUPTED: &str = "DisruptionTarget";
 
+/// A change of size that waits, and one that is under way.
+fn resizing(pod: &Pod, progress: &Progress) -> Vec<Value> {
+    let pending = progress.pending.as_ref().map(|(reason, message)| {
+        condition(pod, "PodResizePending", true, Some(reason), Some(message))
+    });
+    let under_way = progress.under_way.as_ref().map(|why| {
+        let reason = why.as_ref().map(|_| "Error");
+        condition(pod, "PodResizeInProgress", true, reason, why.as_deref())
+    });
+    let mut all: Vec<Value> = pending.into_iter().chain(under_way).collect();
+    for condition in &mut all {
+        condition["observedGeneration"] = json!(progress.generation);
+    }
+    all
+}
+
 /// Conditions that the agent writes itself.
-const OWN: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWN: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 /// Conditions that somebody else has written.
 fn foreign(pod: &Pod) -> impl Iterator<Item = &PodCondition> {
@@ -280,6 +305,11 @@ fn container_status(container: &Container, record: &Record, observed: &Observed)
         "state": state,
         "lastState": last.map_or_else(|| json!({}), |ended| json!({ "terminated": terminated(ended) })),
     });
+    if let Some(size) = record.sizes.get(&container.name) {
+        // What is promised, and what the processes are held to.
+        status["allocatedResources"] = json!(size.promised.requests);
+        status["resources"] = json!(size.applied);
+    }
     if known.starts > 0 {
         let instance = known.instance(&container.name);
         status["containerID"] = json!(format!("berth://{}/{instance}", record.uid));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -220,4 +221,264 @@ fn the_greedy_goes(berth: &Berth) {
     for word in ["EvictionThresholdMet", "NodeHasInsufficientMemory"] {
         assert!(described.contains(word), "no {word}\n{described}");
     }
+}
+
+/// A disk in memory, for the data directory of this name. Unmounted at the end.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(name: &str, mebibytes: u32) -> Self {
+        let disk = Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+        fs::create_dir_all(&disk.0).unwrap();
+        disk.unmount();
+        let size = format!("size={mebibytes}m,mode=755");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&disk.0);
+        assert!(mount.status().unwrap().success());
+        disk
+    }
+
+    /// Ends mounts an earlier run may have left, too.
+    fn unmount(&self) {
+        while Command::new("mountpoint").arg("-q").arg(&self.0).status().unwrap().success() {
+            assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
+        }
+    }
+
+    fn available(&self) -> u64 {
+        let disk = rustix::fs::statvfs(&self.0).unwrap();
+        disk.f_bavail * disk.f_frsize
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+/// Writes to a file, and stays.
+fn write(mebibytes: u32, path: &str) -> String {
+    format!("dd if=/dev/zero of={path} bs=1M count={mebibytes} 2>/dev/null; exec sleep 600")
+}
+
+#[test]
+fn disk_goes_to_those_who_keep_to_their_limits() {
+    let disk = Disk::mount("disk", 256);
+    let file = configuration(
+        "disk",
+        &json!({"evictionHard": {"nodefs.available": "60Mi"}, "evictionPressureTransitionPeriod": "1s"}),
+    );
+    let berth = Berth::with("disk", 202, &["--node-config", file.to_str().unwrap()]);
+    berth.berth(&["image", "bootstrap", "busybox"]).good();
+    berth.kubectl(&["create", "namespace", "need"]).good();
+    let limited = |limit: &str| resources(&json!({}), &json!({"ephemeral-storage": limit}));
+    let volume = json!({
+        "volumes": [{"name": "cache", "emptyDir": {"sizeLimit": "4Mi"}}],
+        "containers": [{"volumeMounts": [{"name": "cache", "mountPath": "/cache"}]}],
+    });
+    let mut two = pod("two", &write(6, "/x"), limited("4Mi"));
+    let mut second = two["spec"]["containers"][0].clone();
+    merge(
+        &mut second,
+        json!({"name": "second", "command": ["sleep", "600"],
+                              "resources": {"limits": {"ephemeral-storage": "100Mi"}}}),
+    );
+    two["spec"]["containers"].as_array_mut().unwrap().push(second);
+    apply(
+        &berth,
+        &[
+            pod("modest", &write(2, "/x"), limited("16Mi")),
+            pod("volume", &write(8, "/cache/x"), volume),
+            pod("layer", &write(8, "/x"), limited("4Mi")),
+            two,
+        ],
+    )
+    .good();
+    for (name, message) in [
+        ("volume", "Usage of EmptyDir volume \"cache\" exceeds the limit \"4Mi\". "),
+        ("layer", "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. "),
+        ("two", "Container main exceeded its local ephemeral storage limit \"4Mi\". "),
+    ] {
+        until(&format!("{name} is evicted"), PATIENCE, || {
+            get(&berth, name)["status"]["reason"] == "Evicted"
+        });
+        let status = &get(&berth, name)["status"];
+        assert_eq!((&status["phase"], &status["message"]), (&json!("Failed"), &json!(message)));
+    }
+    runs(&berth, "modest");
+
+    // One takes what is left of the disk, and gives it back with its end.
+    let before = disk.available();
+    assert!(before > 100 * MIB, "the disk is too full for this test: {before}");
+    apply(&berth, &[pod("greedy", &write(250, "/x"), json!({}))]).good();
+    until("the greedy pod is evicted", PATIENCE, || {
+        get(&berth, "greedy")["status"]["reason"] == "Evicted"
+    });
+    let message = get(&berth, "greedy")["status"]["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.starts_with(
+            "The node was low on resource: ephemeral-storage. Threshold quantity: 60Mi, available: "
+        ) && message.contains("request is 0, has larger consumption of ephemeral-storage. "),
+        "{message}"
+    );
+    until("its room is back", PATIENCE, || disk.available() + 8 * MIB > before);
+    until("the node is well again", PATIENCE, || {
+        let node = berth.get(&["node", "node"]);
+        condition(&node, "DiskPressure")["status"] == "False" && node["spec"]["taints"].is_null()
+    });
+    runs(&berth, "modest");
+    assert_eq!(get(&berth, "modest")["status"]["containerStatuses"][0]["restartCount"], 0);
+    // What was decided stays so for a server that comes after.
+    let mut berth = berth;
+    berth.kill_server();
+    berth.start();
+    for name in ["volume", "layer", "two", "greedy"] {
+        assert_eq!(get(&berth, name)["status"]["reason"], "Evicted", "{name}");
+    }
+    berth.kubectl(&["delete", "pod", "greedy", "volume", "-n", "need"]).good();
+    drop(berth);
+    drop(disk);
+}
+
+/// Asks for another size of a pod's container.
+fn resize(berth: &Berth, name: &str, requests: &Value, limits: &Value) {
+    let wanted = json!({"name": "main", "resources": {"requests": requests, "limits": limits}});
+    let patch = json!({"spec": {"containers": [wanted]}}).to_string();
+    let words = ["patch", "pod", name, "-n", "need", "--subresource", "resize", "-p", &patch];
+    Said::of(&berth.kubectl_of("1.33", &words).output().unwrap()).good();
+}
+
+/// Waits until a condition of a pod has a status and a reason, and returns it.
+fn comes_to(berth: &Berth, name: &str, kind: &str, reason: &str) -> Value {
+    until(&format!("{name} has {kind} {reason}"), PATIENCE, || {
+        condition(&get(berth, name), kind)["reason"] == reason
+    });
+    condition(&get(berth, name), kind)
+}
+
+/// Waits until a pod's container is held to these limits.
+fn is_held_to(berth: &Berth, name: &str, limits: &Value) -> Value {
+    until(&format!("{name} is held to {limits}"), PATIENCE, || {
+        let pod = get(berth, name);
+        let quiet = ["PodResizePending", "PodResizeInProgress"]
+            .iter()
+            .all(|kind| condition(&pod, kind).is_null());
+        quiet && pod["status"]["containerStatuses"][0]["resources"]["limits"] == *limits
+    });
+    get(berth, name)
+}
+
+#[test]
+fn pods_change_their_size_while_they_run() {
+    let berth = Berth::new("resize", 204);
+    berth.berth(&["image", "bootstrap", "busybox"]).good();
+    berth.kubectl(&["create", "namespace", "need"]).good();
+    let small = resources(
+        &json!({"cpu": "100m", "memory": "64Mi"}),
+        &json!({"cpu": "200m", "memory": "128Mi"}),
+    );
+    let mut anew = pod("anew", "exec sleep 600", small.clone());
+    let policy = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    anew["spec"]["containers"][0]["resizePolicy"] = policy;
+    let whole = json!({"cpu": "300m", "memory": "96Mi"});
+    let mut together = pod("together", "exec sleep 600", json!({}));
+    together["spec"]["resources"] = json!({"limits": whole});
+    apply(&berth, &[pod("grows", &hold(40), small), anew, together]).good();
+    for name in ["grows", "anew", "together"] {
+        runs(&berth, name);
+    }
+    let uid = |name: &str| get(&berth, name)["metadata"]["uid"].as_str().unwrap().to_owned();
+    let level = format!("burstable/pod{}", uid("grows"));
+    let held = |path: &str| {
+        let memory = cgroup(&berth, path, ("memory", "memory.limit_in_bytes"), "memory.max");
+        memory.parse::<u64>().unwrap() / MIB
+    };
+    // The pod as a whole, of which its containers say nothing.
+    assert_eq!(get(&berth, "together")["status"]["qosClass"], "Guaranteed");
+    assert_eq!(held(&format!("pod{}", uid("together"))), 96);
+
+    let (requests, limits) =
+        (json!({"cpu": "150m", "memory": "96Mi"}), json!({"cpu": "300m", "memory": "256Mi"}));
+    resize(&berth, "grows", &requests, &limits);
+    let pod = is_held_to(&berth, "grows", &limits);
+    let status = &pod["status"]["containerStatuses"][0];
+    assert_eq!((&status["restartCount"], &status["allocatedResources"]), (&json!(0), &requests));
+    assert_eq!((held(&level), held(&format!("{level}/main.1"))), (256, 256));
+    let quota = |path: &str| cgroup(&berth, path, ("cpu", "cpu.cfs_quota_us"), "cpu.max");
+    for path in [level.clone(), format!("{level}/main.1")] {
+        assert!(quota(&path).starts_with("30000"), "{path}: {}", quota(&path));
+    }
+    let events = berth.kubectl(&["get", "events", "-n", "need"]).good();
+    assert!(events.contains("ResizeCompleted"), "{events}");
+
+    // Nobody is held to less than he uses; with a little more it is done.
+    let less = json!({"cpu": "300m", "memory": "24Mi"});
+    let least = json!({"cpu": "150m", "memory": "16Mi"});
+    resize(&berth, "grows", &least, &less);
+    let waits = comes_to(&berth, "grows", "PodResizeInProgress", "Error");
+    let message = waits["message"].as_str().unwrap();
+    assert!(message.contains("memory limit (25165824) below current usage ("), "{message}");
+    assert_eq!(waits["observedGeneration"], get(&berth, "grows")["metadata"]["generation"]);
+    assert_eq!(held(&format!("{level}/main.1")), 256);
+    let enough = json!({"cpu": "300m", "memory": "100Mi"});
+    resize(&berth, "grows", &least, &enough);
+    let pod = is_held_to(&berth, "grows", &enough);
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!((held(&level), held(&format!("{level}/main.1"))), (100, 100));
+
+    // Started anew, where it says so, and only for that.
+    let limits = json!({"cpu": "200m", "memory": "130Mi"});
+    resize(&berth, "anew", &json!({"cpu": "100m", "memory": "64Mi"}), &limits);
+    let pod = is_held_to(&berth, "anew", &limits);
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+    let limits = json!({"cpu": "250m", "memory": "130Mi"});
+    resize(&berth, "anew", &json!({"cpu": "100m", "memory": "64Mi"}), &limits);
+    until("it has been started anew", PATIENCE, || {
+        let pod = get(&berth, "anew");
+        pod["status"]["containerStatuses"][0]["restartCount"] == 1
+            && condition(&pod, "Ready")["status"] == "True"
+    });
+    is_held_to(&berth, "anew", &limits);
+    let of_anew = format!("burstable/pod{}/main.2", uid("anew"));
+    assert!(quota(&of_anew).starts_with("25000"), "{}", quota(&of_anew));
+    what_does_not_fit_waits(&berth);
+}
+
+/// More than there is will never be; more than there is just now comes when others leave.
+fn what_does_not_fit_waits(berth: &Berth) {
+    let node = berth.get(&["node", "node"]);
+    let all = node["status"]["allocatable"]["cpu"].as_str().unwrap().to_owned();
+    let all = all
+        .strip_suffix('m')
+        .map_or_else(|| all.parse::<i64>().unwrap() * 1000, |milli| milli.parse().unwrap());
+    let size = |milli: i64| json!({"cpu": format!("{milli}m"), "memory": "64Mi"});
+    let limits = |milli: i64| json!({"cpu": format!("{milli}m"), "memory": "130Mi"});
+    // What the other pods of this story have taken is 100, 150 and 300 thousandths.
+    let rest = all - 550;
+    let asks = json!({"cpu": format!("{}m", rest - 50)});
+    apply(berth, &[pod("other", "exec sleep 600", resources(&asks, &json!({})))]).good();
+    runs(berth, "other");
+    resize(berth, "grows", &size(all + 1), &limits(all + 1));
+    let never = comes_to(berth, "grows", "PodResizePending", "Infeasible");
+    let message = never["message"].as_str().unwrap();
+    assert!(message.starts_with("Node didn't have enough capacity: cpu, requested: "), "{message}");
+    resize(berth, "grows", &size(250), &limits(300));
+    let later = comes_to(berth, "grows", "PodResizePending", "Deferred");
+    let message = later["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("Node didn't have enough resource: cpu, requested: 250, used: "),
+        "{message}"
+    );
+    // The scheduler charges what is asked for, too.
+    let patient = resources(&json!({"cpu": "20m"}), &json!({}));
+    apply(berth, &[pod("patient", "exec sleep 600", patient)]).good();
+    until("it waits", PATIENCE, || {
+        let scheduled = condition(&get(berth, "patient"), "PodScheduled");
+        scheduled["message"].as_str().is_some_and(|text| text.contains("Insufficient cpu"))
+    });
+    berth.kubectl(&["delete", "pod", "other", "-n", "need"]).good();
+    let pod = is_held_to(berth, "grows", &limits(300));
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+    runs(berth, "patient");
 }

@@ -80,7 +80,12 @@ impl Workshop {
         result.unwrap_or_else(|error| Err(Cause::create(format!("the node agent broke: {error}"))))
     }
 
-    pub async fn create_sandbox(&self, pod: &Pod, record: &mut Record) -> Result<(), Cause> {
+    pub async fn create_sandbox(
+        &self,
+        pod: &Pod,
+        promised: &PodSpec,
+        record: &mut Record,
+    ) -> Result<(), Cause> {
         let spec = pod.spec.as_ref().ok_or_else(|| Cause::config("the pod has no spec"))?;
         if let Some(class) = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
             refuse::runtime(&self.shared.client, class).await?;
@@ -108,7 +113,7 @@ impl Workshop {
                 Some(groups::of_pod(&self.shared.settings.instance, quality, &record.uid));
         }
         self.save(record)?;
-        self.limit_pod(spec, record).await?;
+        self.limit_pod(promised, record).await?;
         self.write_etc(pod, spec, record)?;
         let names = names::names(pod, spec, &self.shared.settings.domain)?;
         let sandbox = sandbox(spec, record, names.hostname);

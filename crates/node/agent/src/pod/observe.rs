@@ -6,6 +6,7 @@ use berth_shim::protocol::{ContainerState, Exit};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+use super::resize::Progress;
 use crate::directory::{Ended, Failed, PodDirectory, Record};
 
 /// A container as the agent knows it.
@@ -46,6 +47,8 @@ pub struct View {
     pub starting: bool,
     /// Its hook before the end has ended, and the signal to end is due.
     pub hooked: bool,
+    /// It ends to be started anew in another size.
+    pub resizing: bool,
     /// How long it may take to end when a probe has given up on it, in seconds, where the probe says.
     pub grace: Option<i64>,
 }
@@ -65,6 +68,7 @@ impl View {
             ending: None,
             starting: false,
             hooked: false,
+            resizing: false,
             grace: None,
         }
     }
@@ -84,6 +88,8 @@ pub struct Observed {
     pub containers: BTreeMap<String, View>,
     /// The pod's deadline passed, or it was evicted.
     pub failed: Option<Failed>,
+    /// How far a change of its size has got.
+    pub resize: Progress,
     /// Everything of it is gone from the node.
     pub removed: bool,
 }
@@ -126,6 +132,7 @@ pub fn adopt(
         sandbox: state.is_some() && record.sandbox,
         containers,
         failed: record.failed.clone(),
+        resize: Progress::default(),
         removed: false,
     }
 }

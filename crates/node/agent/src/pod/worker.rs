@@ -4,6 +4,7 @@
 //! it plans afresh from what is known.
 
 mod pull;
+mod resize;
 
 pub use self::pull::Images;
 
@@ -11,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_client::demand::{self, Quality};
+use berth_client::demand::{self, Amounts, Quality};
 use berth_network::Attachment;
 use berth_shim::protocol::{Exit, Reply};
 use jiff::{SignedDuration, Timestamp};
@@ -91,6 +92,9 @@ pub struct Worker {
     hurried: Option<SignedDuration>,
     /// The node has taken the pod in.
     admitted: bool,
+    /// When a change of size that was not possible is tried again, and what tells that room may have become free.
+    again: Option<Timestamp>,
+    room: watch::Receiver<u64>,
 }
 
 impl Worker {
@@ -106,6 +110,7 @@ impl Worker {
         let (evict, evictions) = mpsc::channel(1);
         // One that runs already is here, whatever the node is short of now.
         let admitted = adopted.is_some();
+        let room = shared.roster.room();
         let mut record = adopted.unwrap_or_else(|| Record {
             namespace: last.namespace().unwrap_or_default(),
             name: last.name_any(),
@@ -115,6 +120,7 @@ impl Worker {
             sandbox: false,
             cgroup: None,
             failed: failed_before(&last),
+            sizes: [].into(),
             containers: [].into(),
         });
         let wake = shared.sources.wake_of(&last.uid().unwrap_or_default());
@@ -156,6 +162,8 @@ impl Worker {
             evict,
             hurried: None,
             admitted,
+            again: None,
+            room,
         };
         worker.resume_probes();
         worker
@@ -174,7 +182,8 @@ impl Worker {
             self.take_census().await;
             self.report().await;
             let again = self.refresh.map(|(at, _)| at);
-            let wake = wake.into_iter().chain(again).min();
+            let wake = wake.into_iter().chain(again).chain(self.again).min();
+            let waits = self.observed.resize.pending.is_some();
             let sleep = async {
                 match wake {
                     Some(at) => {
@@ -195,6 +204,7 @@ impl Worker {
                 }
                 () = self.wake.notified() => self.stale = true,
                 Some(eviction) = self.evictions.recv() => self.evicted(eviction),
+                Ok(()) = self.room.changed(), if waits => {}
                 () = sleep => {}
             }
         }
@@ -272,12 +282,12 @@ impl Worker {
         });
         let goal = self.goal();
         let ended = is_finished(&goal, &self.record, &self.observed);
-        let spec = self.last.spec.as_ref().filter(|_| !ended);
+        let promised = if ended { Amounts::new() } else { demand::requests(&self.promised()) };
         let known = self.record.containers.iter();
         let changed = self.shared().roster.set(
             Member {
                 pod: self.last.clone(),
-                promised: spec.map(demand::requests).unwrap_or_default(),
+                promised,
                 // Until nothing of it is left, what it used is not free.
                 active: !ended || self.observed.sandbox,
                 over: ended && !goal.stopping && !self.observed.sandbox,
@@ -354,6 +364,7 @@ impl Worker {
             }
             self.retry = None;
             self.admit();
+            self.again = self.resize().await;
             self.hurry();
             let goal = self.goal();
             let deadline = self.heed_deadline(&goal, now);
@@ -439,7 +450,11 @@ impl Worker {
         let spec = self.last.spec.as_ref()?;
         let mut lasting = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         if let Some(container) = lasting.find(|container| container.name == name) {
-            return Some(container.clone());
+            let mut container = container.clone();
+            if let Some(size) = self.record.sizes.get(name) {
+                container.resources = Some(size.promised.clone());
+            }
+            return Some(container);
         }
         let mut ephemeral = spec.ephemeral_containers.iter().flatten();
         ephemeral.find(|container| container.name == name).map(ephemeral::as_container)
@@ -448,7 +463,8 @@ impl Worker {
     async fn apply(&mut self, step: &Step) -> Result<(), Cause> {
         match step {
             Step::CreateSandbox => {
-                self.workshop.create_sandbox(&self.last.clone(), &mut self.record).await?;
+                let (pod, promised) = (self.last.clone(), self.promised());
+                self.workshop.create_sandbox(&pod, &promised, &mut self.record).await?;
                 let shim = self.workshop.shim();
                 let events = tokio::task::spawn_blocking(move || shim.subscribe())
                     .await
@@ -838,6 +854,8 @@ impl Worker {
         // One that a probe or a hook gave up on has failed like any other.
         let view = self.observed.containers.get(name);
         let asked = view.is_some_and(|view| view.ending.is_some() && !view.unhealthy);
+        // Its end was only the beginning of another size, whatever its restart policy says.
+        let resized = view.is_some_and(|view| view.resizing) && self.observed.failed.is_none();
         let Some(known) = self.record.containers.get_mut(name) else { return };
         let fallback = falls_back(&self.last, name);
         let end = ended(instance, known.started, exit, &self.workshop.directory, fallback);
@@ -845,7 +863,11 @@ impl Worker {
         let lasted = known
             .started
             .map_or(SignedDuration::ZERO, |started| end.finished.duration_since(started));
-        known.failures = if lasted >= STEADY { 1 } else { known.failures + 1 };
+        known.failures = match lasted >= STEADY {
+            _ if resized => known.failures,
+            true => 1,
+            false => known.failures + 1,
+        };
         let wait = if asked { SignedDuration::ZERO } else { back_off(known.failures) };
         let at = end.finished + wait;
         known.ended = Some(end);
@@ -853,6 +875,10 @@ impl Worker {
         let view = self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
         *view = View::new();
         view.phase = Phase::Ended;
+        if resized {
+            let (reason, message) = ("ContainerCreating".to_owned(), String::new());
+            view.phase = Phase::Waiting { reason, message };
+        }
         view.not_before = waits.then_some(at);
         if waits {
             self.event(
