@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::capacity::Capacity;
 use crate::directory::{self, PodDirectory, Record};
 use crate::event::Events;
+use crate::huge_pages;
 use crate::image::Images;
 use crate::pod::worker::Worker;
 use crate::roster::Roster;
@@ -156,7 +157,11 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(posting);
         let (network, length) = settings.network.pods;
-        let hierarchies = Hierarchies::detect()?;
+        let hierarchies = if huge_pages::any() {
+            Hierarchies::detect_with_huge_pages()?
+        } else {
+            Hierarchies::detect()?
+        };
         let capacity = Capacity::read(&settings)?;
         crate::groups::establish(&hierarchies, &settings, &capacity)?;
         let shared = Arc::new(Shared {

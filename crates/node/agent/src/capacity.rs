@@ -1,15 +1,12 @@
 //! What the machine has, what pods may have of it, and how both are written.
 
-use std::fs;
-
 use berth_client::demand::Amounts;
 use serde_json::{Map, Value};
 
 use crate::config::total_memory;
+use crate::huge_pages;
 use crate::limits::{Limits, LimitsError};
 use crate::settings::Settings;
-
-const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
 
 /// A machine's resources.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,9 +33,9 @@ impl Capacity {
             ("ephemeral-storage".to_owned(), amount(disk)),
             ("pods".to_owned(), i64::from(settings.limits.pods)),
         ]);
-        for (size, count) in huge_pages() {
+        for (size, count) in huge_pages::present() {
             let bytes = amount(size.saturating_mul(count));
-            whole.insert(format!("hugepages-{}", binary(size)), bytes);
+            whole.insert(huge_pages::resource(size), bytes);
         }
         let allocatable = settings.limits.allocatable(&whole)?;
         Ok(Self { whole, allocatable })
@@ -49,21 +46,6 @@ impl Capacity {
         let kept = limits.reserved().get(name).copied().unwrap_or(0);
         self.whole.get(name).map(|whole| whole - kept)
     }
-}
-
-/// Sizes of huge pages in bytes, and how many there are.
-pub fn huge_pages() -> Vec<(u64, u64)> {
-    let entries = fs::read_dir(HUGE_PAGES).into_iter().flatten().flatten();
-    let mut found: Vec<(u64, u64)> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let size = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok()?;
-            let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
-            Some((size * 1024, count.trim().parse().ok()?))
-        })
-        .collect();
-    found.sort_unstable();
-    found
 }
 
 /// Bytes with the largest suffix that leaves nothing over: `2Mi`, `1536Ki`, `17`.

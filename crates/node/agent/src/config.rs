@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::environment::expand;
 use crate::groups;
+use crate::huge_pages;
 use crate::volume::Mounted;
 
 /// Why a container cannot be started: the reason people see in its status, and the words.
@@ -454,6 +455,9 @@ pub fn resources(
         cpu["quota"] = json!(groups::quota(limit));
     }
     value["cpu"] = cpu;
+    if huge_pages::any() {
+        value["hugepageLimits"] = huge_pages::limits(pod, container);
+    }
     if !is_privileged(container) {
         value["devices"] = devices();
     }

@@ -20,6 +20,7 @@ mod environment;
 mod event;
 mod groups;
 mod http;
+mod huge_pages;
 mod image;
 mod log;
 mod pod;

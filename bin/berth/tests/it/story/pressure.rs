@@ -482,3 +482,67 @@ fn what_does_not_fit_waits(berth: &Berth) {
     assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
     runs(berth, "patient");
 }
+
+/// Huge pages of the machine for a test, and as many as before afterwards.
+struct Pages(String);
+
+impl Pages {
+    const PLACE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+    fn set_apart(count: u32) -> Self {
+        let before = fs::read_to_string(Self::PLACE).expect("the kernel has huge pages");
+        fs::write(Self::PLACE, count.to_string()).unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        fs::write(Self::PLACE, self.0.trim()).expect("they were written before");
+    }
+}
+
+#[test]
+fn huge_pages_go_to_those_who_asked_for_them() {
+    let pages = Pages::set_apart(8);
+    let berth = Berth::new("pages", 206);
+    berth.berth(&["image", "bootstrap", "busybox"]).good();
+    berth.kubectl(&["create", "namespace", "need"]).good();
+    let allocatable = &berth.get(&["node", "node"])["status"]["allocatable"];
+    assert_eq!(allocatable["hugepages-2Mi"], "16Mi");
+    // The third page is one more than it may have.
+    let line = "fallocate -l 4194304 /huge/two && echo two; fallocate -l 2097152 /huge/more || echo no; exec sleep 600";
+    let held = json!({"hugepages-2Mi": "4Mi", "memory": "32Mi", "cpu": "100m"});
+    let mut asks = pod("asks", line, resources(&held, &held));
+    merge(
+        &mut asks["spec"],
+        json!({
+            "volumes": [{"name": "huge", "emptyDir": {"medium": "HugePages"}}],
+            "containers": [{"volumeMounts": [{"name": "huge", "mountPath": "/huge"}]}],
+        }),
+    );
+    let much = json!({"hugepages-2Mi": "32Mi", "memory": "32Mi", "cpu": "100m"});
+    let direct = json!({"nodeName": "node"});
+    let mut unlucky = pod("unlucky", "true", resources(&much, &much));
+    merge(&mut unlucky["spec"], direct);
+    apply(&berth, &[asks, pod("waits", "true", resources(&much, &much)), unlucky]).good();
+    runs(&berth, "asks");
+    until("it has tried", PATIENCE, || {
+        berth.kubectl(&["logs", "asks", "-n", "need"]).good().ends_with("no\n")
+    });
+    let said = berth.kubectl(&["logs", "asks", "-n", "need"]).good();
+    assert!(said.starts_with("two\n"), "{said}");
+    until("the scheduler says why", PATIENCE, || {
+        let scheduled = condition(&get(&berth, "waits"), "PodScheduled");
+        scheduled["message"].as_str().is_some_and(|it| it.contains("Insufficient hugepages-2Mi"))
+    });
+    until("the node says why", PATIENCE, || {
+        let state = &get(&berth, "unlucky")["status"]["containerStatuses"][0]["state"];
+        let message = state["waiting"]["message"].as_str().unwrap_or_default();
+        message.contains(
+            "resources.limits.hugepages-2Mi: there are not so many such pages on this node",
+        )
+    });
+    drop(berth);
+    drop(pages);
+}

@@ -28,6 +28,7 @@ use crate::config::{self, Cause, Ingredients};
 use crate::directory::{PodDirectory, Record};
 use crate::environment::{self, Facts};
 use crate::groups;
+use crate::huge_pages;
 use crate::image::credentials_of;
 use crate::status::chain;
 use crate::volume::{self, Mounted, Propagation};
@@ -203,6 +204,10 @@ impl Workshop {
         record: &Record,
     ) -> Result<Target, Cause> {
         refuse::check(pod, container)?;
+        if let Some(lacks) = huge_pages::lacking(container, &self.shared.capacity.whole) {
+            let name = &container.name;
+            return Err(Cause::config(format!("spec.containers[{name}].{lacks} on this node")));
+        }
         let known = record.containers.get(&container.name).cloned().unwrap_or_default();
         let instance = known.instance(&container.name);
         let facts = self.facts(record);
