@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use berth_agent::{Agent, AgentError};
+use berth_agent::{Agent, AgentError, Limits};
 use berth_apiserver::{Aggregator, ApiServer, Identity, Options, Peer, Peering};
 use berth_authority::{Authority, AuthorityError, Issued, Kubeconfig, TokenKeys};
 use berth_cli::{ServeSettings, ServerState};
@@ -97,8 +97,6 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long the controllers may take to end, and to leave the lead to others.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most pods of a node. Kubernetes' own default is 110; ours cost far less.
-const PODS: u32 = 1000;
 
 /// The pod network of a server with these settings.
 pub fn network(settings: &ServeSettings) -> NodeNetwork {
@@ -116,7 +114,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     start_logging();
     let data = settings.data.clone();
     let failed = |source| ServeError::Data { path: data.clone(), source };
-    let _only = prepare(&settings)?;
+    let (limits, _only) = (limits(&settings)?, prepare(&settings)?);
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone()));
 
@@ -165,7 +163,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         tokio::spawn(control(api.clone(), identity, settings_of_control, stop.clone()));
     let agent = Agent::start(
         client(&api, &format!("system:node:{node}"), &["system:nodes"]),
-        agent_settings(&settings, &node).map_err(failed)?,
+        agent_settings(&settings, &node, limits).map_err(failed)?,
         stop.clone(),
     )
     .await?;
@@ -413,7 +411,11 @@ async fn control(
     both.await.map(drop)
 }
 
-fn agent_settings(settings: &ServeSettings, node: &str) -> io::Result<berth_agent::Settings> {
+fn agent_settings(
+    settings: &ServeSettings,
+    node: &str,
+    limits: Limits,
+) -> io::Result<berth_agent::Settings> {
     Ok(berth_agent::Settings {
         node: node.to_owned(),
         address: own_address(),
@@ -424,8 +426,18 @@ fn agent_settings(settings: &ServeSettings, node: &str) -> io::Result<berth_agen
         network: network(settings),
         domain: "cluster.local".to_owned(),
         insecure_registries: settings.insecure_registries.clone(),
-        pods: PODS,
+        limits,
     })
+}
+
+/// What the node keeps for itself.
+fn limits(settings: &ServeSettings) -> Result<Limits, ServeError> {
+    let Some(path) = &settings.node_config else { return Ok(Limits::default()) };
+    let failed = |source| ServeError::Data { path: path.clone(), source };
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let value = berth_objects::yaml::parse(&text)
+        .map_err(|error| failed(io::Error::other(error.to_string())))?;
+    Limits::parse(&value).map_err(|error| failed(io::Error::other(error)))
 }
 
 /// Keeps the settings for `berth reset`, which must find what a server made also when that runs no more; and to notice when

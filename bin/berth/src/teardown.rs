@@ -118,7 +118,7 @@ fn bare(instance: &str, network: &NodeNetwork) -> berth_agent::Settings {
         network: network.clone(),
         domain: String::new(),
         insecure_registries: Vec::new(),
-        pods: 0,
+        limits: berth_agent::Limits::default(),
     }
 }
 
@@ -141,6 +141,7 @@ fn read_settings(path: &Path) -> Result<(String, NodeNetwork), TeardownError> {
         secrets_key: None,
         audit_policy: None,
         authentication_config: None,
+        node_config: None,
         audit_log: None,
         insecure_registries: Vec::new(),
     };
@@ -181,18 +182,17 @@ fn end_server(data: &Path) -> Result<(), TeardownError> {
     Err(TeardownError::Server { pid: state.pid })
 }
 
-/// The cgroups of pods that are still there, then the instance's own.
 /// Removes all cgroups below the instance's, also those of pods whose directory has gone before them.
 fn remove_cgroups(instance: &str) -> Result<(), TeardownError> {
-    let hierarchies = Hierarchies::detect()?;
-    for pod in Cgroup::at(&hierarchies, Path::new(instance)).children() {
-        let pod = Path::new(instance).join(pod);
-        for name in Cgroup::at(&hierarchies, &pod).children() {
-            empty(&Cgroup::at(&hierarchies, &pod.join(name)))?;
-        }
-        empty(&Cgroup::at(&hierarchies, &pod))?;
+    remove_below(&Hierarchies::detect()?, Path::new(instance))
+}
+
+fn remove_below(hierarchies: &Hierarchies, path: &Path) -> Result<(), TeardownError> {
+    let group = Cgroup::at(hierarchies, path);
+    for child in group.children() {
+        remove_below(hierarchies, &path.join(child))?;
     }
-    empty(&Cgroup::at(&hierarchies, Path::new(instance)))
+    empty(&group)
 }
 
 fn empty(group: &Cgroup) -> Result<(), TeardownError> {

@@ -13,6 +13,7 @@ mod full_disk;
 mod helm;
 mod lifecycle;
 mod people;
+mod pressure;
 mod servers;
 mod single;
 mod streams;

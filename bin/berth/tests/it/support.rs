@@ -181,11 +181,14 @@ impl Berth {
     pub fn processes(&self, uid: &str) -> Vec<i32> {
         let mut found = Vec::new();
         for root in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
-            let pod = Path::new(root).join(&self.instance).join(format!("pod{uid}"));
-            for entry in fs::read_dir(pod).into_iter().flatten().flatten() {
-                let text =
-                    fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
-                found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            let level = |name: &str| Path::new(root).join(&self.instance).join(name);
+            for level in [level(""), level("burstable"), level("besteffort")] {
+                let pod = level.join(format!("pod{uid}"));
+                for entry in fs::read_dir(pod).into_iter().flatten().flatten() {
+                    let text =
+                        fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
+                    found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+                }
             }
             if !found.is_empty() {
                 break;

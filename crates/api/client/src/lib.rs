@@ -3,6 +3,8 @@
 //!
 //! Controllers, the scheduler and the DNS server know the world only through these; none of them polls.
 
+pub mod demand;
+
 mod election;
 mod fault;
 mod follow;

@@ -307,6 +307,13 @@ fn requests(spec: &mut Value) {
             }
         }
     }
+    // A pod that says only what it may use asks for what its containers do, else for all of it.
+    let limits = spec.map(&["resources", "limits"]).cloned().unwrap_or_default();
+    let asked = crate::usage::of_containers(spec, "requests");
+    for (name, limit) in limits {
+        let request = asked.get(&name).map_or(limit, |sum| sum.to_string().into());
+        spec.set_default(&["resources", "requests", &name], request);
+    }
 }
 
 /// A pod outlives a short absence of its node, unless it says otherwise.
@@ -359,7 +366,15 @@ fn network_policy(object: &mut Value) {
 /// The quality of service the pod gets from its requests and limits.
 pub(crate) fn quality(spec: &Value) -> &'static str {
     let resources = ["cpu", "memory"];
-    let containers = || spec.list(&["initContainers"]).iter().chain(spec.list(&["containers"]));
+    // Resources of the pod as a whole stand for those of its containers.
+    let of_pod = ["requests", "limits"].iter().any(|side| {
+        let list = spec.map(&["resources", side]);
+        list.is_some_and(|list| resources.iter().any(|name| list.contains_key(*name)))
+    });
+    let containers = || {
+        let each = spec.list(&["initContainers"]).iter().chain(spec.list(&["containers"]));
+        each.filter(move |_| !of_pod).chain(of_pod.then_some(spec))
+    };
     let amount = |container: &Value, side: &str, name: &str| {
         let amount = container.text(&["resources", side, name]).parse::<Quantity>().ok()?;
         (amount > Quantity::ZERO).then_some(amount)

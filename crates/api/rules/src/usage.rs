@@ -38,23 +38,7 @@ fn raise(to: &mut Amounts, floor: &Amounts) {
 /// that keep running are added.
 #[must_use]
 pub fn pod_resources(pod: &Value, which: &str) -> Amounts {
-    let of = |container: &Value| amounts(container.map(&["resources", which]));
-    let (mut kept, mut peak) = (Amounts::new(), Amounts::new());
-    for container in pod.list(&["spec", "initContainers"]) {
-        let mut wanted = of(container);
-        if container.text(&["restartPolicy"]) == "Always" {
-            add(&mut kept, &wanted);
-            wanted.clone_from(&kept);
-        } else {
-            add(&mut wanted, &kept);
-        }
-        raise(&mut peak, &wanted);
-    }
-    let mut whole = kept;
-    for container in pod.list(&["spec", "containers"]) {
-        add(&mut whole, &of(container));
-    }
-    raise(&mut whole, &peak);
+    let mut whole = of_containers(&pod["spec"], which);
     // Resources of the pod as a whole stand for those of its containers.
     whole.extend(amounts(pod.map(&["spec", "resources", which])));
     let overhead = amounts(pod.map(&["spec", "overhead"]));
@@ -65,6 +49,28 @@ pub fn pod_resources(pod: &Value, which: &str) -> Amounts {
         let limited = overhead.into_iter().filter(|(name, _)| whole.contains_key(name)).collect();
         add(&mut whole, &limited);
     }
+    whole
+}
+
+/// What the containers of a pod ask for together.
+pub(crate) fn of_containers(spec: &Value, which: &str) -> Amounts {
+    let of = |container: &Value| amounts(container.map(&["resources", which]));
+    let (mut kept, mut peak) = (Amounts::new(), Amounts::new());
+    for container in spec.list(&["initContainers"]) {
+        let mut wanted = of(container);
+        if container.text(&["restartPolicy"]) == "Always" {
+            add(&mut kept, &wanted);
+            wanted.clone_from(&kept);
+        } else {
+            add(&mut wanted, &kept);
+        }
+        raise(&mut peak, &wanted);
+    }
+    let mut whole = kept;
+    for container in spec.list(&["containers"]) {
+        add(&mut whole, &of(container));
+    }
+    raise(&mut whole, &peak);
     whole
 }
 

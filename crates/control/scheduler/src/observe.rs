@@ -4,17 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use berth_client::Key;
-use berth_objects::Quantity;
+use berth_client::demand::{self, Quality, amounts};
 use k8s_openapi::api::core::v1::{
-    Container, Node, NodeSelector, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec,
+    Node, NodeSelector, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec,
     PreferredSchedulingTerm, Taint, Toleration,
 };
-use k8s_openapi::apimachinery::pkg::api::resource;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-/// Amounts by resource name: thousandths for `cpu`, whole units for all others, and one of `pods` for each pod.
-pub type Amounts = BTreeMap<String, i64>;
+/// Amounts by resource name, with one of `pods` for each pod.
+pub type Amounts = demand::Amounts;
 
 /// A port of the node that a pod asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,11 +180,26 @@ impl PodFacts {
             preferred: affinity
                 .preferred_during_scheduling_ignored_during_execution
                 .unwrap_or_default(),
-            tolerations: spec.tolerations.clone().unwrap_or_default(),
+            tolerations: tolerations(spec),
             claims: claims.collect(),
             reported,
         })
     }
+}
+
+/// What a pod bears. Only a pod that asked for nothing is kept from a node that is short of memory: others have their share
+/// there.
+fn tolerations(spec: &PodSpec) -> Vec<Toleration> {
+    let mut all = spec.tolerations.clone().unwrap_or_default();
+    if Quality::of(spec) != Quality::BestEffort {
+        all.push(Toleration {
+            key: Some("node.kubernetes.io/memory-pressure".to_owned()),
+            operator: Some("Exists".to_owned()),
+            effect: Some("NoSchedule".to_owned()),
+            ..Toleration::default()
+        });
+    }
+    all
 }
 
 impl NodeFacts {
@@ -240,27 +254,11 @@ pub fn volumes(
     Volumes::Ready(selectors)
 }
 
-/// What a pod takes from its node: all containers and sidecars together, or one initial container with the sidecars
-/// before it if that is more; the overhead on top.
+/// What a pod takes from its node.
 #[must_use]
 pub fn usage(spec: &PodSpec) -> Usage {
-    let mut running = Amounts::new();
-    let mut peak = Amounts::new();
-    for container in spec.init_containers.iter().flatten() {
-        let mut wanted = requests(container);
-        if container.restart_policy.as_deref() == Some("Always") {
-            add(&mut running, &wanted);
-            wanted.clear();
-        }
-        add(&mut wanted, &running);
-        raise(&mut peak, &wanted);
-    }
-    for container in &spec.containers {
-        add(&mut running, &requests(container));
-    }
-    raise(&mut running, &peak);
-    add(&mut running, &amounts(spec.overhead.as_ref()));
-    running.insert("pods".to_owned(), 1);
+    let mut amounts = demand::requests(spec);
+    amounts.insert("pods".to_owned(), 1);
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let ports = all.flat_map(|container| container.ports.iter().flatten()).filter_map(|port| {
         let host_network = spec.host_network == Some(true);
@@ -271,38 +269,7 @@ pub fn usage(spec: &PodSpec) -> Usage {
             port: number.filter(|number| *number > 0)?,
         })
     });
-    Usage { amounts: running, ports: ports.collect() }
-}
-
-fn requests(container: &Container) -> Amounts {
-    let Some(resources) = &container.resources else { return Amounts::new() };
-    let mut wanted = amounts(resources.limits.as_ref());
-    wanted.extend(amounts(resources.requests.as_ref()));
-    wanted
-}
-
-fn add(to: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        let sum = to.entry(name.clone()).or_default();
-        *sum = sum.saturating_add(*amount);
-    }
-}
-
-fn raise(to: &mut Amounts, floor: &Amounts) {
-    for (name, amount) in floor {
-        let has = to.entry(name.clone()).or_default();
-        *has = (*has).max(*amount);
-    }
-}
-
-/// Amounts as numbers. What cannot be read counts as nothing: the API server has validated it.
-fn amounts(quantities: Option<&BTreeMap<String, resource::Quantity>>) -> Amounts {
-    let read = |(name, quantity): (&String, &resource::Quantity)| {
-        let quantity: Quantity = quantity.0.parse().ok()?;
-        let amount = if name == "cpu" { quantity.milli() } else { quantity.value() };
-        Some((name.clone(), amount))
-    };
-    quantities.into_iter().flatten().filter_map(read).collect()
+    Usage { amounts, ports: ports.collect() }
 }
 
 /// The running account of all nodes.
@@ -343,6 +310,14 @@ impl Cluster {
         self.release(&pod);
         self.account(node).add(&usage);
         self.placed.insert(pod, (node.to_owned(), usage));
+    }
+
+    /// Whether a pod would take less of something than it is charged for.
+    #[must_use]
+    pub fn takes_less(&self, pod: &Key, usage: &Usage) -> bool {
+        let Some((_, known)) = self.placed.get(pod) else { return false };
+        let amount = |name: &str| usage.amounts.get(name).copied().unwrap_or(0);
+        known.amounts.iter().any(|(name, before)| amount(name) < *before)
     }
 
     /// Gives back what a pod took. Says whether it took anything.

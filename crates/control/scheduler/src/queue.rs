@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_client::{Key, Level, Recorder};
+use berth_client::{Key, Level, Recorder, demand};
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
@@ -151,8 +151,14 @@ impl Scheduler {
                 self.waiting.remove(&key);
                 self.binding.remove(&key);
                 self.failures.remove(&key);
-                let usage = pod.spec.as_ref().map(usage).unwrap_or_default();
+                let mut usage = pod.spec.as_ref().map(usage).unwrap_or_default();
+                usage.amounts.extend(demand::taken(pod));
+                let less = self.cluster.takes_less(&key, &usage);
                 self.cluster.place(key, node, usage);
+                // A pod that became smaller has made room.
+                if less {
+                    self.stir();
+                }
             }
             // Its own condition comes back as news; that is no reason to look again.
             None if self.binding.contains_key(&key) || self.failures.contains_key(&key) => {}

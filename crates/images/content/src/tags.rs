@@ -54,10 +54,46 @@ impl ContentStore {
     pub fn untag(&self, reference: &Reference) -> Result<bool, ContentError> {
         let _shared = self.share()?;
         let path = self.root.join("tags").join(reference.file());
+        let noted = self.root.join("pulled").join(reference.file());
+        match fs::remove_file(&noted) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).on_disk("remove", noted);
+            }
+            _ => {}
+        }
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             outcome => outcome.on_disk("remove", path).map(|()| true),
         }
+    }
+
+    /// Notes that what this name points at came from a registry, and could be had from there again.
+    ///
+    /// # Errors
+    ///
+    /// When the disk fails.
+    pub fn note_pulled(
+        &self,
+        reference: &Reference,
+        manifest: &Digest,
+    ) -> Result<(), ContentError> {
+        let path = self.root.join("pulled").join(reference.file());
+        self.replace(&path, manifest.to_string().as_bytes())
+    }
+
+    /// Whether what this name points at now came from a registry. What was built or loaded under the same name since did not.
+    ///
+    /// # Errors
+    ///
+    /// When the disk fails.
+    pub fn is_pulled(&self, reference: &Reference) -> Result<bool, ContentError> {
+        let path = self.root.join("pulled").join(reference.file());
+        let noted = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            outcome => outcome.on_disk("read", path)?,
+        };
+        let tagged = self.tagged(reference)?;
+        Ok(tagged.is_some_and(|tagged| tagged.to_string() == noted.trim()))
     }
 
     /// All names and what they point at, sorted by name.

@@ -125,7 +125,9 @@ impl Pull<'_> {
         let finish = move || -> Result<Image, RegistryError> {
             session.put_blob(&config)?;
             let manifest = session.put_blob(&manifest)?;
-            Ok(session.finish(&manifest, &[tag])?)
+            let image = session.finish(&manifest, std::slice::from_ref(&tag))?;
+            session.store().note_pulled(&tag, &manifest)?;
+            Ok(image)
         };
         blocking(finish).await
     }

@@ -18,10 +18,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::capacity::Capacity;
 use crate::directory::{self, PodDirectory, Record};
 use crate::event::Events;
+use crate::huge_pages;
 use crate::image::Images;
 use crate::pod::worker::Worker;
+use crate::roster::Roster;
 use crate::settings::Settings;
 use crate::token::Tokens;
 use crate::usage::Meter;
@@ -40,6 +43,10 @@ pub struct Shared {
     pub sources: Sources,
     /// What pods use.
     pub meter: Meter,
+    /// What there is.
+    pub capacity: Capacity,
+    /// Who is here.
+    pub roster: Roster,
     addresses: Mutex<Addresses>,
     ids: Mutex<BTreeSet<u32>>,
     /// UIDs of the pods that are here, by namespace and name.
@@ -61,6 +68,9 @@ pub enum AgentError {
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] berth_runtime::cgroup::CgroupError),
+    /// More is reserved than there is.
+    #[error(transparent)]
+    Limits(#[from] crate::limits::LimitsError),
     /// The node's network.
     #[error(transparent)]
     Network(#[from] berth_network::NetworkError),
@@ -147,8 +157,16 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(posting);
         let (network, length) = settings.network.pods;
-        let hierarchies = Hierarchies::detect()?;
+        let hierarchies = if huge_pages::any() {
+            Hierarchies::detect_with_huge_pages()?
+        } else {
+            Hierarchies::detect()?
+        };
+        let capacity = Capacity::read(&settings)?;
+        crate::groups::establish(&hierarchies, &settings, &capacity)?;
         let shared = Arc::new(Shared {
+            capacity,
+            roster: Roster::default(),
             meter: Meter::new(hierarchies.clone(), &settings.instance),
             hierarchies,
             client,
@@ -178,11 +196,11 @@ impl Agent {
                 }
             }
         }
-        crate::node::register(&shared).await.map_err(AgentError::Register)?;
+        let said = crate::node::register(&shared).await.map_err(AgentError::Register)?;
         let (lease, rules) = (shared.clone(), shared.clone());
         tasks.spawn({
             let stop = stop.clone();
-            async move { crate::node::keep_lease(&lease, stop).await }
+            async move { crate::node::keep(&lease, said, stop).await }
         });
         tasks.spawn({
             let (shared, stop) = (shared.clone(), stop.clone());
@@ -191,6 +209,10 @@ impl Agent {
         tasks.spawn({
             let (shared, stop) = (shared.clone(), stop.clone());
             async move { shared.tokens.run(&shared.sources, &stop).await }
+        });
+        tasks.spawn({
+            let (shared, stop) = (shared.clone(), stop.clone());
+            async move { crate::pressure::run(&shared, stop).await }
         });
         tasks.spawn({
             let (shared, stop) = (shared.clone(), stop.clone());

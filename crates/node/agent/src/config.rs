@@ -8,6 +8,7 @@ mod privilege;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use berth_client::demand::Quality;
 use berth_content::Image;
 use berth_runtime::user::STRICT;
 use berth_shim::protocol::Filter;
@@ -21,6 +22,8 @@ use serde_json::{Value, json};
 
 pub use self::privilege::sealed_memory;
 use crate::environment::expand;
+use crate::groups;
+use crate::huge_pages;
 use crate::volume::Mounted;
 
 /// Why a container cannot be started: the reason people see in its status, and the words.
@@ -114,7 +117,7 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
         "capabilities": {
             "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
         },
-        "oomScoreAdj": out_of_memory_score(pod_spec, container),
+        "oomScoreAdj": out_of_memory_score(pod_spec, container).max(privilege::lowest_score()),
     });
     if let Some(limits) = limits(pod)? {
         process["rlimits"] = limits;
@@ -384,19 +387,31 @@ fn seccomp_profile(profiles: &Path, name: &str) -> Result<Value, Cause> {
 
 /// The kernel's preference among victims: containers with guaranteed resources last, those without any first.
 fn out_of_memory_score(spec: &PodSpec, container: &Container) -> i32 {
-    let class = crate::status::qos_class(spec);
-    match class {
-        // Without the privilege it is protected no better than this agent.
-        "Guaranteed" => privilege::lowest_score().max(-997),
-        "BestEffort" => 1000,
-        _ => {
-            let request = amount(container.resources.as_ref(), "memory", false).unwrap_or(0);
+    // What nothing on this node can do without. Without the privilege for it nobody is protected better than this agent.
+    const NODE_CRITICAL: i32 = 2_000_001_000;
+    if spec.priority.unwrap_or(0) >= NODE_CRITICAL {
+        return -997;
+    }
+    match Quality::of(spec) {
+        Quality::Guaranteed => -997,
+        Quality::BestEffort => 1000,
+        Quality::Burstable => {
+            let request = memory_request(spec, container);
             let total = total_memory().max(1);
             let share =
                 1000 - i64::try_from(1000 * i128::from(request) / i128::from(total)).unwrap_or(0);
             i32::try_from(share.clamp(3, 999)).unwrap_or(999)
         }
     }
+}
+
+/// What a container asks for, with its part of what the pod asks for beyond its containers.
+fn memory_request(spec: &PodSpec, container: &Container) -> i64 {
+    let own = |container: &Container| amount(container.resources.as_ref(), "memory", false);
+    let of_pod = amount(spec.resources.as_ref(), "memory", false).unwrap_or(0);
+    let all: i64 = spec.containers.iter().filter_map(own).sum();
+    let count = i64::try_from(spec.containers.len().max(1)).unwrap_or(1);
+    own(container).unwrap_or(0).saturating_add((of_pod - all).max(0) / count)
 }
 
 /// Memory of the machine in bytes.
@@ -452,12 +467,15 @@ pub fn resources(
         value["memory"] = json!({ "limit": limit });
     }
     let request = milli(requirements, false).or_else(|| milli(requirements, true)).unwrap_or(0);
-    let mut cpu = json!({ "shares": (request * 1024 / 1000).clamp(2, 262_144) });
+    let mut cpu = json!({ "shares": groups::shares(request) });
     if let Some(limit) = milli(requirements, true) {
-        cpu["period"] = json!(100_000);
-        cpu["quota"] = json!((limit * 100).max(1000));
+        cpu["period"] = json!(groups::PERIOD);
+        cpu["quota"] = json!(groups::quota(limit));
     }
     value["cpu"] = cpu;
+    if huge_pages::any() {
+        value["hugepageLimits"] = huge_pages::limits(pod, container);
+    }
     if !is_privileged(container) {
         value["devices"] = devices();
     }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::pod::resize::Sizes;
+
 /// What must survive the agent. Written before each step that depends on it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
@@ -25,8 +27,36 @@ pub struct Record {
     pub user: Option<u32>,
     /// Whether its namespaces were made.
     pub sandbox: bool,
+    /// Its cgroup. Pods of an earlier agent have none here, and theirs directly below that of all pods.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+    /// Why it was given up, if it was.
+    #[serde(default)]
+    pub failed: Option<Failed>,
+    /// What is promised to its containers.
+    #[serde(default)]
+    pub sizes: Sizes,
     /// Containers by name.
     pub containers: BTreeMap<String, ContainerRecord>,
+}
+
+impl Record {
+    /// Its cgroup, below that of all pods.
+    pub fn cgroup(&self, instance: &str) -> PathBuf {
+        self.cgroup.clone().unwrap_or_else(|| Path::new(instance).join(format!("pod{}", self.uid)))
+    }
+}
+
+/// Why a pod was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// `Evicted`, `DeadlineExceeded`.
+    pub reason: String,
+    /// In words.
+    pub message: String,
+    /// It ended for the good of others.
+    #[serde(default)]
+    pub disrupted: bool,
 }
 
 /// A container over its restarts.
@@ -148,10 +178,55 @@ impl PodDirectory {
         Ok(serde_json::from_slice(&fs::read(self.0.join("pod.json"))?)?)
     }
 
+    /// Empties some of its folders, whatever is mounted in them.
+    pub fn discard(&self, folders: &[&str]) -> io::Result<()> {
+        for folder in folders {
+            let folder = self.0.join(folder);
+            crate::volume::unmount_below(&folder)?;
+            match fs::read_dir(&folder) {
+                Ok(entries) => {
+                    for entry in entries {
+                        remove(&entry?.path())?;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of an instance that nobody asks for any more: its log with the older parts, and its notes.
+    pub fn forget(&self, instance: &str) -> io::Result<()> {
+        let log = format!("{instance}.log");
+        for entry in fs::read_dir(self.0.join("logs"))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let rest = name.to_str().and_then(|name| name.strip_prefix(&log));
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+                remove(&entry.path())?;
+            }
+        }
+        remove(&self.termination(instance))?;
+        remove(&self.etc(&format!("{instance}.json")))?;
+        remove(&self.0.join(format!("{instance}.exit")))
+    }
+
     /// Removes everything, memory that is mounted in it included.
     pub fn remove(&self) -> io::Result<()> {
         crate::volume::unmount_below(&self.0)?;
         berth_runtime::remove_tree(&self.0)
+    }
+}
+
+/// Removes a file or a tree; one that is gone is fine.
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        return berth_runtime::remove_tree(path);
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -172,4 +247,36 @@ pub fn known(data: &Path) -> io::Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_is_one_instance_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = PodDirectory::of(folder.path(), "1");
+        directory.create().unwrap();
+        let logs = ["a.1.log", "a.1.log.1", "a.1.log.gz", "a.11.log", "a.2.log", "b.1.log"];
+        for name in logs {
+            fs::write(directory.path().join("logs").join(name), "x").unwrap();
+        }
+        fs::write(directory.termination("a.1"), "x").unwrap();
+        directory.forget("a.1").unwrap();
+        directory.forget("a.1").unwrap();
+        let left = |name: &str| {
+            let entries = fs::read_dir(directory.path().join(name)).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names.join(" ")
+        };
+        assert_eq!((left("logs").as_str(), left("etc").as_str()), ("a.11.log a.2.log b.1.log", ""));
+        fs::create_dir(directory.volume("data")).unwrap();
+        std::os::unix::fs::symlink(folder.path(), directory.volume("data").join("out")).unwrap();
+        directory.discard(&["logs", "volumes", "nothing"]).unwrap();
+        assert_eq!((left("logs").as_str(), left("volumes").as_str()), ("", ""));
+        assert!(folder.path().exists());
+    }
 }

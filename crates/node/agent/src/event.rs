@@ -66,22 +66,40 @@ impl Events {
     }
 
     /// Posts an event about a pod.
-    pub fn post(&self, pod: &Pod, severity: Severity, reason: &str, mut message: String) {
+    pub fn post(&self, pod: &Pod, severity: Severity, reason: &str, message: String) {
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: pod.metadata.name.clone(),
+            namespace: Some(pod.namespace().unwrap_or_default()),
+            uid: pod.metadata.uid.clone(),
+            resource_version: pod.metadata.resource_version.clone(),
+            ..ObjectReference::default()
+        };
+        self.about(about, severity, reason, message);
+    }
+
+    /// Posts an event about this node.
+    pub fn post_node(&self, severity: Severity, reason: &str, message: String) {
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Node".to_owned()),
+            name: Some(self.node.to_string()),
+            // Where `kubectl describe node` looks for them.
+            uid: Some(self.node.to_string()),
+            ..ObjectReference::default()
+        };
+        self.about(about, severity, reason, message);
+    }
+
+    fn about(&self, about: ObjectReference, severity: Severity, reason: &str, mut message: String) {
         // What a container says is in it at times.
         message.truncate(message.floor_char_boundary(LONGEST));
         let now = Timestamp::now();
-        let namespace = pod.namespace().unwrap_or_default();
+        let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let event = Event {
-            metadata: ObjectMeta { namespace: Some(namespace.clone()), ..ObjectMeta::default() },
-            involved_object: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                name: pod.metadata.name.clone(),
-                namespace: Some(namespace),
-                uid: pod.metadata.uid.clone(),
-                resource_version: pod.metadata.resource_version.clone(),
-                ..ObjectReference::default()
-            },
+            metadata: ObjectMeta { namespace: Some(namespace), ..ObjectMeta::default() },
+            involved_object: about,
             type_: Some(if severity == Severity::Normal { "Normal" } else { "Warning" }.to_owned()),
             reason: Some(reason.to_owned()),
             message: Some(message),

@@ -5,23 +5,29 @@
 //! at any time and finds them again when it starts.
 
 pub mod access;
+pub mod limits;
 pub mod node;
 pub mod settings;
 mod token;
 pub mod traffic;
 
 mod agent;
+mod capacity;
 mod command;
 mod config;
 mod directory;
 mod environment;
 mod event;
+mod groups;
 mod http;
+mod huge_pages;
 mod image;
 mod log;
 mod pod;
+mod pressure;
 mod probe;
 mod reclaim;
+mod roster;
 mod stats;
 mod status;
 mod stream;
@@ -29,5 +35,6 @@ mod usage;
 mod volume;
 
 pub use agent::{Agent, AgentError};
+pub use limits::{Limits, LimitsError};
 pub use settings::Settings;
 pub use volume::unmount_below;

@@ -1,5 +1,6 @@
 //! The Node object and its lease.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,11 +12,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::agent::Shared;
-use crate::config::total_memory;
+use crate::capacity::quantities;
+use crate::event::Severity;
+use crate::limits::Pressure;
 use crate::status::chain;
 
-/// Creates or refreshes the Node object and says that it is ready.
-pub(crate) async fn register(shared: &Shared) -> Result<(), kube::Error> {
+/// What was last said of each condition: its status and since when that is so.
+pub(crate) type Said = HashMap<String, (String, Timestamp)>;
+
+/// Creates or refreshes the Node object and says how it is.
+pub(crate) async fn register(shared: &Shared) -> Result<Said, kube::Error> {
     let api: Api<Node> = Api::all(shared.client.clone());
     let name = &shared.settings.node;
     let labels = json!({
@@ -31,45 +37,102 @@ pub(crate) async fn register(shared: &Shared) -> Result<(), kube::Error> {
         "metadata": { "name": name, "labels": labels },
         "spec": { "podCIDR": format!("{network}/{length}"), "podCIDRs": [format!("{network}/{length}")] },
     });
-    if api.get_opt(name).await?.is_none() {
+    let mut said = Said::new();
+    if let Some(known) = api.get_opt(name).await? {
+        for condition in known.status.iter().flat_map(|status| status.conditions.iter().flatten()) {
+            let since = condition.last_transition_time.as_ref().map(|time| time.0);
+            let state = (condition.status.clone(), since.unwrap_or_else(Timestamp::now));
+            said.insert(condition.type_.clone(), state);
+        }
+    } else {
         let node: Node = serde_json::from_value(node).map_err(kube::Error::SerdeError)?;
         api.create(&PostParams::default(), &node).await?;
     }
-    let status = json!({ "status": status(shared) });
-    api.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await?;
-    renew(shared).await
+    report(shared, &mut said).await?;
+    renew(shared).await?;
+    Ok(said)
 }
 
-fn status(shared: &Shared) -> Value {
-    let settings = &shared.settings;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let memory = format!("{}Ki", total_memory() / 1024);
-    let disk = rustix::fs::statvfs(&settings.data)
-        .map_or(0, |disk| disk.f_blocks.saturating_mul(disk.f_frsize) / 1024);
-    let capacity = json!({
-        "cpu": cores.to_string(),
-        "memory": memory,
-        "ephemeral-storage": format!("{disk}Ki"),
-        "pods": settings.pods.to_string(),
-    });
-    let now = second();
-    let condition = |kind: &str, holds: bool, reason: &str, message: &str| {
-        json!({ "type": kind, "status": if holds { "True" } else { "False" }, "reason": reason, "message": message,
-                "lastHeartbeatTime": now, "lastTransitionTime": now })
+/// Says how the node is.
+async fn report(shared: &Shared, said: &mut Said) -> Result<(), kube::Error> {
+    let api: Api<Node> = Api::all(shared.client.clone());
+    let status = json!({ "status": status(shared, said) });
+    // By the merge keys of the lists: conditions that others write stay.
+    let patch = Patch::Strategic(&status);
+    api.patch_status(&shared.settings.node, &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// What a condition is called in events and reasons while it holds and while not, and the words for both.
+fn words(pressure: Pressure) -> [(&'static str, &'static str); 2] {
+    match pressure {
+        Pressure::Memory => [
+            ("HasInsufficientMemory", "the node is short of memory"),
+            ("HasSufficientMemory", "the node has memory to spare"),
+        ],
+        Pressure::Disk => [
+            ("HasDiskPressure", "the node is short of disk"),
+            ("HasNoDiskPressure", "the node has disk to spare"),
+        ],
+        Pressure::Processes => [
+            ("HasInsufficientPID", "the node is short of process numbers"),
+            ("HasSufficientPID", "the node has process numbers to spare"),
+        ],
+    }
+}
+
+fn conditions(shared: &Shared, said: &mut Said) -> Vec<Value> {
+    let now = Timestamp::now();
+    let mut condition = |kind: &str, holds: bool, reason: &str, message: &str| {
+        let word = if holds { "True" } else { "False" };
+        let known = said.get(kind).filter(|(status, _)| status == word);
+        let since = known.map_or(now, |(_, since)| *since);
+        if known.is_none() && said.contains_key(kind) {
+            let event = format!("Node{}", reason.trim_start_matches("Kubelet"));
+            let message = format!("Node {} status is now: {event}", shared.settings.node);
+            shared.events.post_node(Severity::Normal, &event, message);
+        }
+        said.insert(kind.to_owned(), (word.to_owned(), since));
+        json!({ "type": kind, "status": word, "reason": reason, "message": message,
+                "lastHeartbeatTime": second(now), "lastTransitionTime": second(since) })
     };
+    let short = shared.roster.pressures().borrow().clone();
+    let mut all: Vec<Value> = Pressure::ALL
+        .into_iter()
+        .map(|pressure| {
+            let holds = short.contains(&pressure);
+            let (reason, message) = words(pressure)[usize::from(!holds)];
+            condition(pressure.as_str(), holds, &format!("Kubelet{reason}"), message)
+        })
+        .collect();
+    all.push(match unready(shared) {
+        None => condition("Ready", true, "KubeletReady", "the node agent is ready"),
+        Some(why) => condition("Ready", false, "KubeletNotReady", &why),
+    });
+    all
+}
+
+/// Why no pod can be started here, if so.
+fn unready(shared: &Shared) -> Option<String> {
+    let pods = shared.settings.data.join("pods");
+    if let Err(error) = std::fs::read_dir(&pods) {
+        return Some(format!("`{}` cannot be read: {error}", pods.display()));
+    }
+    let root = std::path::Path::new(&shared.settings.instance);
+    let cgroup = berth_runtime::cgroup::Cgroup::at(&shared.hierarchies, root);
+    cgroup.cpu_time().err().map(|error| format!("the cgroup of pods is gone: {}", chain(&error)))
+}
+
+fn status(shared: &Shared, said: &mut Said) -> Value {
+    let settings = &shared.settings;
     let system = rustix::system::uname();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let os = read("/etc/os-release");
     let pretty = os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
     json!({
-        "capacity": capacity,
-        "allocatable": capacity,
-        "conditions": [
-            condition("MemoryPressure", false, "KubeletHasSufficientMemory", "the node has memory to spare"),
-            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "the node has disk to spare"),
-            condition("PIDPressure", false, "KubeletHasSufficientPID", "the node has process numbers to spare"),
-            condition("Ready", true, "KubeletReady", "the node agent is ready"),
-        ],
+        "capacity": quantities(&shared.capacity.whole),
+        "allocatable": quantities(&shared.capacity.allocatable),
+        "conditions": conditions(shared, said),
         "addresses": [
             { "type": "InternalIP", "address": settings.address.to_string() },
             { "type": "Hostname", "address": settings.node },
@@ -89,25 +152,50 @@ fn status(shared: &Shared) -> Value {
     })
 }
 
-fn second() -> String {
-    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+fn second(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// How often the lease is renewed; it counts as lost after four times as long.
 const RENEW: Duration = Duration::from_secs(10);
+/// How often the node says how it is when nothing has changed, in renewals of its lease.
+const REPEAT: u32 = 30;
 
-/// Renews the lease until told to stop.
-pub(crate) async fn keep_lease(shared: &Shared, stop: CancellationToken) {
+/// Renews the lease, and says how the node is whenever that changes, until told to stop.
+pub(crate) async fn keep(shared: &Shared, mut said: Said, stop: CancellationToken) {
+    let mut pressures = shared.roster.pressures();
     let mut rhythm = tokio::time::interval(RENEW);
     rhythm.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     rhythm.tick().await;
+    let (mut silent, mut lost) = (0, false);
+    let mut was_ready = true;
     loop {
-        tokio::select! {
-            _ = rhythm.tick() => {}
+        let changed = tokio::select! {
+            _ = rhythm.tick() => false,
+            Ok(()) = pressures.changed() => true,
             () = stop.cancelled() => return,
+        };
+        if !changed {
+            let renewed = renew(shared).await;
+            if let Err(error) = &renewed {
+                warn!(error = %chain(error), "the node's lease was not renewed");
+            }
+            silent += 1;
+            // While it was silent others may have said that nobody knows how it is.
+            silent = if lost && renewed.is_ok() { REPEAT } else { silent };
+            lost = renewed.is_err();
         }
-        if let Err(error) = renew(shared).await {
-            warn!(error = %chain(&error), "the node's lease was not renewed");
+        let ready = unready(shared).is_none();
+        if !changed && silent < REPEAT && ready == was_ready {
+            continue;
+        }
+        match report(shared, &mut said).await {
+            Ok(()) => (silent, was_ready) = (0, ready),
+            Err(error) => {
+                // Tried again with the next renewal.
+                (silent, lost) = (REPEAT, true);
+                warn!(error = %chain(&error), "it was not said how the node is");
+            }
         }
     }
 }

@@ -7,4 +7,5 @@ mod names;
 pub mod observe;
 pub mod plan;
 mod refuse;
+pub mod resize;
 pub mod worker;

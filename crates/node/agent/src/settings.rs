@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use berth_network::NodeNetwork;
 
+use crate::limits::Limits;
+
 /// Settings of a node agent, checked by whoever fills them.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -26,6 +28,6 @@ pub struct Settings {
     pub domain: String,
     /// Registries that are spoken to without TLS.
     pub insecure_registries: Vec<String>,
-    /// Most pods at once.
-    pub pods: u32,
+    /// How the node keeps room for itself.
+    pub limits: Limits,
 }

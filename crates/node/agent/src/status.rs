@@ -1,5 +1,6 @@
 //! A pod's status as the API shows it.
 
+use berth_client::demand::Quality;
 pub use berth_report::chain;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec};
@@ -9,28 +10,7 @@ use crate::directory::{ContainerRecord, Ended, Record};
 use crate::pod::ephemeral;
 use crate::pod::observe::{Observed, Phase, View};
 use crate::pod::plan::{Goal, is_finished};
-
-/// `Guaranteed`, `Burstable` or `BestEffort`.
-pub fn qos_class(spec: &PodSpec) -> &'static str {
-    let all: Vec<&Container> =
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).collect();
-    let mut guaranteed = true;
-    let mut any = false;
-    for container in all {
-        let resources = container.resources.as_ref();
-        for name in ["cpu", "memory"] {
-            let limit = resources.and_then(|all| all.limits.as_ref()?.get(name));
-            let request = resources.and_then(|all| all.requests.as_ref()?.get(name));
-            any |= limit.is_some() || request.is_some();
-            guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
-}
+use crate::pod::resize::Progress;
 
 /// `Pending`, `Running`, `Succeeded` or `Failed`.
 pub fn phase(goal: &Goal, record: &Record, observed: &Observed) -> &'static str {
@@ -98,7 +78,7 @@ pub fn status(
         condition(pod, "ContainersReady", ready, reason, message.as_deref()),
         condition(pod, "PodScheduled", true, None, None),
     ];
-    conditions.extend(foreign(pod).map(|condition| json!(condition)));
+    conditions.extend(further(pod, observed));
     let host_network = spec.host_network.unwrap_or(false);
     let address = if host_network {
         Some(node_address.to_owned())
@@ -110,7 +90,7 @@ pub fn status(
         "conditions": conditions,
         "hostIP": node_address,
         "hostIPs": [{ "ip": node_address }],
-        "qosClass": qos_class(&spec),
+        "qosClass": Quality::of(&spec).as_str(),
         "startTime": start_time(pod),
         "containerStatuses": main,
         "observedGeneration": pod.metadata.generation,
@@ -131,9 +111,9 @@ pub fn status(
         status["podIP"] = json!(address);
         status["podIPs"] = json!([{ "ip": address }]);
     }
-    if let Some((reason, message)) = &observed.failed {
-        status["reason"] = json!(reason);
-        status["message"] = json!(message);
+    if let Some(failed) = &observed.failed {
+        status["reason"] = json!(failed.reason);
+        status["message"] = json!(failed.message);
     }
     status
 }
@@ -152,9 +132,47 @@ fn ready_condition(
     }
 }
 
+/// Why the pod ends, if the node ends it, and what others say of it.
+fn further(pod: &Pod, observed: &Observed) -> Vec<Value> {
+    let disrupted = observed.failed.as_ref().filter(|failed| failed.disrupted);
+    let own = disrupted.map(|failed| {
+        let (reason, message) = (Some("TerminationByKubelet"), Some(failed.message.as_str()));
+        condition(pod, DISRUPTED, true, reason, message)
+    });
+    let others = foreign(pod).filter(|it| disrupted.is_none() || it.type_ != DISRUPTED);
+    let own = own.into_iter().chain(resizing(pod, &observed.resize));
+    own.chain(others.map(|condition| json!(condition))).collect()
+}
+
+/// The condition of a pod that ends for the good of others. Whoever evicts a pod by the API writes it, too.
+const DISRUPTED: &str = "DisruptionTarget";
+
+/// A change of size that waits, and one that is under way.
+fn resizing(pod: &Pod, progress: &Progress) -> Vec<Value> {
+    let pending = progress.pending.as_ref().map(|(reason, message)| {
+        condition(pod, "PodResizePending", true, Some(reason), Some(message))
+    });
+    let under_way = progress.under_way.as_ref().map(|why| {
+        let reason = why.as_ref().map(|_| "Error");
+        condition(pod, "PodResizeInProgress", true, reason, why.as_deref())
+    });
+    let mut all: Vec<Value> = pending.into_iter().chain(under_way).collect();
+    for condition in &mut all {
+        condition["observedGeneration"] = json!(progress.generation);
+    }
+    all
+}
+
 /// Conditions that the agent writes itself.
-const OWN: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWN: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 /// Conditions that somebody else has written.
 fn foreign(pod: &Pod) -> impl Iterator<Item = &PodCondition> {
@@ -287,6 +305,11 @@ fn container_status(container: &Container, record: &Record, observed: &Observed)
         "state": state,
         "lastState": last.map_or_else(|| json!({}), |ended| json!({ "terminated": terminated(ended) })),
     });
+    if let Some(size) = record.sizes.get(&container.name) {
+        // What is promised, and what the processes are held to.
+        status["allocatedResources"] = json!(size.promised.requests);
+        status["resources"] = json!(size.applied);
+    }
     if known.starts > 0 {
         let instance = known.instance(&container.name);
         status["containerID"] = json!(format!("berth://{}/{instance}", record.uid));

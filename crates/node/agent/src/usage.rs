@@ -16,7 +16,7 @@ use berth_runtime::cgroup::{Cgroup, Hierarchies, Usage};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-pub use disk::{Disks, Space};
+pub use disk::{Disks, Space, walk};
 pub use machine::{Machine, Traffic};
 
 use crate::agent::Shared;
@@ -39,6 +39,8 @@ pub struct Resident {
     pub uid: String,
     /// When it was taken in.
     pub since: Option<Timestamp>,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
     /// The host's end of its network, if it has its own.
     pub interface: Option<String>,
     /// Containers that run.
@@ -159,10 +161,6 @@ impl Meter {
         all
     }
 
-    fn pod_path(&self, uid: &str) -> PathBuf {
-        self.root.join(format!("pod{uid}"))
-    }
-
     fn cgroup(&self, path: &Path) -> Cgroup {
         Cgroup::at(&self.hierarchies, path)
     }
@@ -171,7 +169,7 @@ impl Meter {
     pub fn sample(&self) {
         let mut paths = vec![PathBuf::new()];
         for resident in self.residents() {
-            let pod = self.pod_path(&resident.uid);
+            let pod = &resident.cgroup;
             paths.extend(resident.containers.iter().map(|one| pod.join(&one.instance)));
         }
         let read = |path: &PathBuf| {
@@ -202,6 +200,14 @@ impl Meter {
             .map(|(window, before)| mean(now.cpu, before, window))
     }
 
+    /// The memory that all pods use together and cannot be had back at once, in bytes.
+    ///
+    /// # Errors
+    /// When the kernel does not account.
+    pub fn pod_memory(&self) -> Result<u64, berth_runtime::cgroup::CgroupError> {
+        Ok(self.cgroup(&self.root).usage()?.memory.working_set)
+    }
+
     /// Reads what everything uses. Blocks: about five files a container and as many a pod.
     ///
     /// # Errors
@@ -218,7 +224,7 @@ impl Meter {
 
     /// A pod that has gone meanwhile has no use.
     fn read_pod(&self, pod: Resident, machine: &Machine) -> Option<PodUse> {
-        let path = self.pod_path(&pod.uid);
+        let path = pod.cgroup.clone();
         let containers = pod.containers.iter().filter_map(|container| {
             let path = path.join(&container.instance);
             let usage = self.cgroup(&path).usage().ok()?;
@@ -275,7 +281,7 @@ mod tests {
         )
     }
 
-    fn resident(number: usize, since: Timestamp) -> Resident {
+    fn resident(meter: &Meter, number: usize, since: Timestamp) -> Resident {
         let container = Running {
             name: "main".to_owned(),
             instance: "main.1".to_owned(),
@@ -287,6 +293,7 @@ mod tests {
             name: format!("pod-{number:03}"),
             uid: number.to_string(),
             since: Some(since),
+            cgroup: meter.root.join(format!("pod{number}")),
             interface: None,
             containers: vec![container],
         }
@@ -321,11 +328,11 @@ mod tests {
         let since = Timestamp::now() - jiff::SignedDuration::from_secs(60);
         let mut made = Vec::new();
         for number in 0..PODS {
-            let pod = meter.pod_path(&number.to_string());
+            let pod = resident(&meter, number, since).cgroup;
             made.push(pod.join("main.1"));
             Cgroup::create(&meter.hierarchies, &pod.join("main.1")).unwrap();
             made.push(pod);
-            meter.set(resident(number, since));
+            meter.set(resident(&meter, number, since));
         }
         let began = Instant::now();
         meter.sample();

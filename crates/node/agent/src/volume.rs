@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use berth_client::demand::amounts;
 use berth_runtime::{LAYER, LAYERS, SUB_PATH};
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, PersistentVolume, PersistentVolumeClaim, Pod,
@@ -208,13 +209,14 @@ async fn prepare_one(
     let failed = |error: io::Error| disk(&volume.name, &error);
     if let Some(empty) = &volume.empty_dir {
         let medium = empty.medium.as_deref().unwrap_or_default();
-        if medium.starts_with("HugePages") {
-            let name = &volume.name;
-            return Err(Cause::config(format!(
-                "volume `{name}`: emptyDir of huge pages is not supported"
-            )));
-        }
         fs::create_dir_all(&path).map_err(failed)?;
+        if medium.starts_with("HugePages") {
+            let size = crate::huge_pages::of_volume(pod, medium)
+                .map_err(|why| Cause::config(format!("volume `{}`: {why}", volume.name)))?;
+            if !is_mounted(&path).map_err(failed)? {
+                crate::huge_pages::mount_at(&path, size).map_err(failed)?;
+            }
+        }
         if medium == "Memory" {
             let own = empty.size_limit.as_ref().and_then(|size| {
                 u64::try_from(crate::config::parse_quantity(&size.0)?.value()).ok()
@@ -245,6 +247,10 @@ async fn prepare_one(
 /// The memory that all containers of a pod may use together, if each has a limit.
 fn memory_of(pod: &Pod) -> Option<u64> {
     let spec = pod.spec.as_ref()?;
+    let of_pod = spec.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    if let Some(limit) = amounts(of_pod).get("memory") {
+        return u64::try_from(*limit).ok();
+    }
     let limit = |container: &Container| {
         let limits = container.resources.as_ref()?.limits.as_ref()?;
         u64::try_from(crate::config::parse_quantity(&limits.get("memory")?.0)?.value()).ok()
@@ -262,14 +268,19 @@ pub fn share_memory(path: &Path) -> io::Result<()> {
 
 /// Memory that all containers of the pod share. It goes with the pod's directory.
 fn in_memory(path: &Path, limit: Option<u64>, mode: &str) -> io::Result<()> {
-    let outside = path.parent().map(fs::metadata).transpose()?;
-    if outside.is_some_and(|outside| fs::metadata(path).is_ok_and(|it| it.dev() != outside.dev())) {
+    if is_mounted(path)? {
         return Ok(());
     }
     let size = limit.map(|limit| format!(",size={limit}")).unwrap_or_default();
     let options = std::ffi::CString::new(format!("mode={mode}{size}"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     Ok(mount("tmpfs", path, "tmpfs", flags, options.as_c_str())?)
+}
+
+/// Whether something is mounted at a directory.
+fn is_mounted(path: &Path) -> io::Result<bool> {
+    let outside = path.parent().map(fs::metadata).transpose()?;
+    Ok(outside.is_some_and(|it| fs::metadata(path).is_ok_and(|inside| inside.dev() != it.dev())))
 }
 
 /// Unmounts all that is mounted below a directory, so that it can be removed.

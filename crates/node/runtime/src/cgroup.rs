@@ -66,6 +66,14 @@ impl Hierarchies {
         Self::read(&CONTROLLERS)
     }
 
+    /// Finds them with the one that limits huge pages, too, for a node that has some.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn detect_with_huge_pages() -> Result<Self, CgroupError> {
+        Self::read(&[&CONTROLLERS[..], &["hugetlb"]].concat())
+    }
+
     /// Finds them with all controllers, as other engines expect of their containers.
     ///
     /// # Errors

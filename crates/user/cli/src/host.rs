@@ -44,6 +44,8 @@ pub struct ServeSettings {
     pub audit_policy: Option<PathBuf>,
     /// File with the identity providers whose tokens name people; none if absent.
     pub authentication_config: Option<PathBuf>,
+    /// File with what the node keeps for itself; the built-in limits if absent.
+    pub node_config: Option<PathBuf>,
     /// The audit log; within the data directory if absent.
     pub audit_log: Option<PathBuf>,
     /// Where the cluster's state is kept; in a file of the data directory if absent.

@@ -41,6 +41,9 @@ pub struct ServeArguments {
     /// Whose tokens name people: an AuthenticationConfiguration of `apiserver.config.k8s.io/v1` with OpenID Connect issuers
     #[arg(long, value_name = "FILE")]
     pub authentication_config: Option<PathBuf>,
+    /// What the node keeps for itself and when pods and images go: a KubeletConfiguration of `kubelet.config.k8s.io/v1beta1`
+    #[arg(long, value_name = "FILE")]
+    pub node_config: Option<PathBuf>,
     /// Where the audit log is; otherwise in the data directory
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
@@ -126,6 +129,7 @@ pub async fn serve(arguments: ServeArguments, data: &Path, host: &dyn Host) -> R
         secrets_key: arguments.secrets_key,
         audit_policy: arguments.audit_policy,
         authentication_config: arguments.authentication_config,
+        node_config: arguments.node_config,
         audit_log: arguments.audit_log,
         insecure_registries: arguments.registry.insecure_registry,
     };

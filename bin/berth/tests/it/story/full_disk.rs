@@ -56,7 +56,13 @@ impl Drop for Disk {
 #[test]
 fn a_full_disk_is_said_and_harms_nothing() {
     let disk = Disk::mount("full", 64);
-    let mut berth = Berth::new("full", 174);
+    // More than the room that is given up at last. Once there is room again, there is room for new containers.
+    let file = disk.0.with_extension("node.json");
+    let fields = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+                  evictionPressureTransitionPeriod: 0s\n\
+                  evictionHard: {nodefs.available: 12Mi}\n";
+    fs::write(&file, fields).unwrap();
+    let mut berth = Berth::with("full", 174, &["--node-config", file.to_str().unwrap()]);
     berth.berth(&["image", "bootstrap", "busybox"]).good();
     berth.berth(&["run", "-d", "--name", "stays", "busybox", "sleep", "600"]).good();
     berth.kubectl(&["create", "configmap", "before", "--from-literal=a=b"]).good();
@@ -76,6 +82,12 @@ fn a_full_disk_is_said_and_harms_nothing() {
     let said = berth.berth(&["run", "--name", "refused", "busybox", "true"]).bad(125);
     assert!(said.to_lowercase().contains("no space left"), "{said}");
     assert!(berth.pods("berth-run", None).len() == 1, "nothing of it is left");
+    // The node says so, and ends nobody who could not help it.
+    until("the node says that its disk is short", SHORT, || {
+        let node = berth.get(&["node", "node"]);
+        let all = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.iter().any(|it| it["type"] == "DiskPressure" && it["status"] == "True")
+    });
     // What was there is still there, and can be looked at.
     berth.kubectl(&["get", "configmap", "before"]).good();
     assert!(berth.berth(&["ps"]).good().contains("stays"));

@@ -16,6 +16,14 @@ pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 /// The taint of a node that says it is not ready.
 pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
+/// Conditions of a node that keep new pods away while they hold, and the taints that do.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
+
 /// A node, for how long it has been silent, and its pods.
 #[derive(Debug, Clone)]
 pub struct Observed {
@@ -80,19 +88,25 @@ pub fn plan(observed: &Observed) -> Vec<Step> {
     if silent && (observed.ready() != "Unknown" || !said) {
         steps.push(Step::Doubt);
     }
-    let wanted = match (silent, observed.ready()) {
-        (true, _) | (false, "Unknown") => Some(UNREACHABLE),
-        (false, "False") => Some(NOT_READY),
-        (false, _) => None,
+    let mut wanted: Vec<&str> = match (silent, observed.ready()) {
+        (true, _) | (false, "Unknown") => vec![UNREACHABLE],
+        (false, "False") => vec![NOT_READY],
+        (false, _) => vec![],
     };
+    let holds = |name: &str| {
+        conditions.clone().any(|condition| condition.type_ == name && condition.status == "True")
+    };
+    wanted.extend(PRESSURES.iter().filter(|(name, _)| holds(name)).map(|(_, key)| *key));
     let taints = observed.node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     let is_ours = |taint: &&Taint| {
-        taint.effect == "NoSchedule" && (taint.key == UNREACHABLE || taint.key == NOT_READY)
+        let known = taint.key == UNREACHABLE || taint.key == NOT_READY;
+        taint.effect == "NoSchedule"
+            && (known || PRESSURES.iter().any(|(_, key)| taint.key == *key))
     };
     let ours: Vec<_> = taints.clone().filter(is_ours).map(|taint| taint.key.as_str()).collect();
-    if ours != wanted.into_iter().collect::<Vec<_>>() {
+    if ours != wanted {
         let mut taints: Vec<_> = taints.filter(|taint| !is_ours(taint)).cloned().collect();
-        taints.extend(wanted.map(|key| Taint {
+        taints.extend(wanted.into_iter().map(|key| Taint {
             key: key.to_owned(),
             effect: "NoSchedule".to_owned(),
             ..Taint::default()
@@ -156,6 +170,24 @@ mod tests {
             text(&observed(1, ready("False"), json!([]))),
             "taint with [node.kubernetes.io/not-ready]"
         );
+    }
+
+    #[test]
+    fn a_node_that_is_short_of_something_is_tainted_for_it() {
+        let short = json!([
+            { "type": "Ready", "status": "True" },
+            { "type": "MemoryPressure", "status": "True" },
+            { "type": "DiskPressure", "status": "Unknown" },
+            { "type": "PIDPressure", "status": "True" },
+        ]);
+        let mine = json!([{ "key": "mine", "effect": "NoSchedule" }]);
+        assert_eq!(
+            text(&observed(1, short, mine)),
+            "taint with [mine, node.kubernetes.io/memory-pressure, node.kubernetes.io/pid-pressure]"
+        );
+        let tainted =
+            json!([{ "key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule" }]);
+        assert_eq!(text(&observed(1, ready("True"), tainted)), "taint with []");
     }
 
     #[test]

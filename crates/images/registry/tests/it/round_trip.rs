@@ -43,6 +43,7 @@ async fn an_image_comes_back_with_its_digest_and_files() {
     let options = PullOptions { progress: counting.clone(), ..PullOptions::new(client()) };
     let pulled = pull(&to.store, &name, &options).await.unwrap();
     assert_eq!(pulled.digest, original.digest);
+    assert!(to.store.is_pulled(&name).unwrap() && !from.store.is_pulled(&name).unwrap());
     let dirs = to.store.layer_dirs(&pulled).unwrap();
     assert_eq!(std::fs::read(dirs[1].join("big")).unwrap(), big);
     for blob in &original.blobs {

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use berth_client::demand::Quality;
 use berth_content::{Image, LeaseName};
 use berth_network::Attachment;
 use berth_registry::Credentials;
@@ -26,6 +27,8 @@ use crate::command::Target;
 use crate::config::{self, Cause, Ingredients};
 use crate::directory::{PodDirectory, Record};
 use crate::environment::{self, Facts};
+use crate::groups;
+use crate::huge_pages;
 use crate::image::credentials_of;
 use crate::status::chain;
 use crate::volume::{self, Mounted, Propagation};
@@ -78,7 +81,12 @@ impl Workshop {
         result.unwrap_or_else(|error| Err(Cause::create(format!("the node agent broke: {error}"))))
     }
 
-    pub async fn create_sandbox(&self, pod: &Pod, record: &mut Record) -> Result<(), Cause> {
+    pub async fn create_sandbox(
+        &self,
+        pod: &Pod,
+        promised: &PodSpec,
+        record: &mut Record,
+    ) -> Result<(), Cause> {
         let spec = pod.spec.as_ref().ok_or_else(|| Cause::config("the pod has no spec"))?;
         if let Some(class) = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
             refuse::runtime(&self.shared.client, class).await?;
@@ -100,7 +108,13 @@ impl Workshop {
         if wants_user_namespace(spec) && record.user.is_none() {
             record.user = Some(self.shared.take_ids().map_err(Cause::create)?);
         }
+        if record.cgroup.is_none() {
+            let quality = Quality::of(spec);
+            record.cgroup =
+                Some(groups::of_pod(&self.shared.settings.instance, quality, &record.uid));
+        }
         self.save(record)?;
+        self.limit_pod(promised, record).await?;
         self.write_etc(pod, spec, record)?;
         let names = names::names(pod, spec, &self.shared.settings.domain)?;
         let sandbox = sandbox(pod, spec, record, names.hostname);
@@ -119,6 +133,23 @@ impl Workshop {
         }
         record.sandbox = true;
         self.save(record)
+    }
+
+    /// Holds the pod as a whole to its limits.
+    pub async fn limit_pod(&self, spec: &PodSpec, record: &Record) -> Result<(), Cause> {
+        let limits = groups::pod_limits(spec, self.shared.settings.limits.pod_processes);
+        let (shared, path) = (self.shared.clone(), self.pod_cgroup(record));
+        self.blocking(move || Cgroup::create(&shared.hierarchies, &path)?.limit(&limits)).await
+    }
+
+    /// Gives the pods of a quality together what they ask for.
+    pub async fn weigh(&self, quality: Quality) -> Result<(), Cause> {
+        let shared = self.shared.clone();
+        self.blocking(move || {
+            let weight = shared.roster.weight(quality);
+            groups::weigh(&shared.hierarchies, &shared.settings.instance, quality, weight)
+        })
+        .await
     }
 
     fn write_etc(&self, pod: &Pod, spec: &PodSpec, record: &Record) -> Result<(), Cause> {
@@ -173,6 +204,10 @@ impl Workshop {
         record: &Record,
     ) -> Result<Target, Cause> {
         refuse::check(pod, container)?;
+        if let Some(lacks) = huge_pages::lacking(container, &self.shared.capacity.whole) {
+            let name = &container.name;
+            return Err(Cause::config(format!("spec.containers[{name}].{lacks} on this node")));
+        }
         let known = record.containers.get(&container.name).cloned().unwrap_or_default();
         let instance = known.instance(&container.name);
         let facts = self.facts(record);
@@ -270,7 +305,12 @@ impl Workshop {
     }
 
     fn cgroup(&self, record: &Record, instance: &str) -> PathBuf {
-        PathBuf::from(format!("{}/pod{}/{instance}", self.shared.settings.instance, record.uid))
+        self.pod_cgroup(record).join(instance)
+    }
+
+    /// The cgroup of the pod.
+    pub fn pod_cgroup(&self, record: &Record) -> PathBuf {
+        record.cgroup(&self.shared.settings.instance)
     }
 
     fn own_mounts(
@@ -349,7 +389,9 @@ impl Workshop {
     /// Takes processes, network, cgroups and writable layers away.
     pub async fn remove_sandbox(&self, record: &mut Record) -> Result<(), Cause> {
         let shim = self.shim();
-        let prefix = PathBuf::from(format!("{}/pod{}", self.shared.settings.instance, record.uid));
+        let prefix = self.pod_cgroup(record);
+        // What it wrote goes with a pod that ended for the good of others.
+        let discard = record.failed.as_ref().is_some_and(|failed| failed.disrupted);
         let instances: Vec<String> = record
             .containers
             .iter()
@@ -377,6 +419,9 @@ impl Workshop {
             remove_busy(&Cgroup::at(&shared.hierarchies, &prefix))?;
             // Memory that nobody uses any more.
             crate::volume::unmount_below(directory.path())?;
+            if discard {
+                directory.discard(&["volumes"])?;
+            }
             remove_tree(&directory.path().join("scratch"))
         })
         .await?;

@@ -6,7 +6,8 @@ use berth_shim::protocol::{ContainerState, Exit};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::directory::{Ended, PodDirectory, Record};
+use super::resize::Progress;
+use crate::directory::{Ended, Failed, PodDirectory, Record};
 
 /// A container as the agent knows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +47,8 @@ pub struct View {
     pub starting: bool,
     /// Its hook before the end has ended, and the signal to end is due.
     pub hooked: bool,
+    /// It ends to be started anew in another size.
+    pub resizing: bool,
     /// How long it may take to end when a probe has given up on it, in seconds, where the probe says.
     pub grace: Option<i64>,
 }
@@ -65,6 +68,7 @@ impl View {
             ending: None,
             starting: false,
             hooked: false,
+            resizing: false,
             grace: None,
         }
     }
@@ -82,8 +86,10 @@ pub struct Observed {
     pub sandbox: bool,
     /// Containers by name.
     pub containers: BTreeMap<String, View>,
-    /// The pod's deadline passed, or it was evicted: reason and message.
-    pub failed: Option<(String, String)>,
+    /// The pod's deadline passed, or it was evicted.
+    pub failed: Option<Failed>,
+    /// How far a change of its size has got.
+    pub resize: Progress,
     /// Everything of it is gone from the node.
     pub removed: bool,
 }
@@ -125,7 +131,8 @@ pub fn adopt(
     Observed {
         sandbox: state.is_some() && record.sandbox,
         containers,
-        failed: None,
+        failed: record.failed.clone(),
+        resize: Progress::default(),
         removed: false,
     }
 }

@@ -216,7 +216,7 @@ fn keep_up(wanted: &Wanted, record: &Record, view: Option<&View>, now: Timestamp
         Phase::Running { .. } => {
             if let Some(deadline) = view.ending {
                 end_by(name, view, deadline, now, plan);
-            } else if view.unhealthy {
+            } else if view.unhealthy || view.resizing {
                 plan.steps.push(Step::Terminate(name.clone()));
             }
         }
@@ -281,6 +281,7 @@ pub const STEADY: SignedDuration = SignedDuration::from_secs(600);
 mod tests {
     use super::*;
     use crate::directory::{ContainerRecord, Ended};
+    use crate::pod::resize::Progress;
 
     fn goal() -> Goal {
         let wanted = |name: &str, restart| Wanted {
@@ -315,10 +316,18 @@ mod tests {
                 address: None,
                 user: None,
                 sandbox: false,
+                cgroup: None,
+                failed: None,
+                sizes: [].into(),
                 containers: [].into(),
             };
-            let observed =
-                Observed { sandbox: false, containers: [].into(), failed: None, removed: false };
+            let observed = Observed {
+                sandbox: false,
+                containers: [].into(),
+                failed: None,
+                resize: Progress::default(),
+                removed: false,
+            };
             Self { goal, record, observed, now: Timestamp::from_second(1000).unwrap() }
         }
 

@@ -24,9 +24,6 @@ fn of_pod(spec: &PodSpec) -> Option<String> {
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         return unsupported("resourceClaims");
     }
-    if spec.resources.as_ref().is_some_and(|all| all.limits.is_some() || all.requests.is_some()) {
-        return unsupported("resources");
-    }
     if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
         return Some(format!("spec.os.name: `{}` does not run", os.name));
     }
@@ -96,10 +93,6 @@ fn of_container(container: &Container) -> Option<String> {
     if resources.is_some_and(|all| all.claims.as_ref().is_some_and(|claims| !claims.is_empty())) {
         return unsupported("resources.claims");
     }
-    let mut limits = resources.iter().flat_map(|all| all.limits.iter().flatten());
-    if let Some((page, _)) = limits.find(|(name, _)| name.starts_with("hugepages-")) {
-        return unsupported(&format!("resources.limits.{page}"));
-    }
     of_context(container.security_context.as_ref()?).and_then(|field| unsupported(&field))
 }
 
@@ -141,18 +134,9 @@ mod tests {
             pod[field] = value;
             assert_eq!(refused(pod, main.clone()), Some(format!("{wanted} on this node")));
         }
-        for (field, value, wanted) in [
-            ("volumeDevices", json!([{"name": "d", "devicePath": "/dev/x"}]), "volumeDevices"),
-            (
-                "resources",
-                json!({"limits": {"hugepages-2Mi": "4Mi"}}),
-                "resources.limits.hugepages-2Mi",
-            ),
-        ] {
-            let mut main = main.clone();
-            main[field] = value;
-            let wanted = format!("spec.containers[main].{wanted} is not supported on this node");
-            assert_eq!(refused(pod.clone(), main), Some(wanted));
-        }
+        let mut main = main;
+        main["volumeDevices"] = json!([{"name": "d", "devicePath": "/dev/x"}]);
+        let wanted = "spec.containers[main].volumeDevices is not supported on this node";
+        assert_eq!(refused(pod, main).as_deref(), Some(wanted));
     }
 }

@@ -4,6 +4,7 @@
 //! it plans afresh from what is known.
 
 mod pull;
+mod resize;
 
 pub use self::pull::Images;
 
@@ -11,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_client::demand::{self, Amounts, Quality};
 use berth_network::Attachment;
 use berth_shim::protocol::{Exit, Reply};
 use jiff::{SignedDuration, Timestamp};
@@ -32,9 +34,10 @@ use super::plan::{Goal, Restart, Rule, STEADY, Step, Wanted, back_off, is_finish
 use crate::agent::Shared;
 use crate::command::Target;
 use crate::config::Cause;
-use crate::directory::{Ended, PodDirectory, Record};
+use crate::directory::{Ended, Failed, PodDirectory, Record};
 use crate::event::Severity;
 use crate::probe::{self, Finding, Kind};
+use crate::roster::{Eviction, Member};
 use crate::status::{chain, has_foreign, status};
 use crate::usage::{Resident, Running};
 
@@ -82,6 +85,16 @@ pub struct Worker {
     stale: bool,
     /// When that is tried again after it failed, and after which pause.
     refresh: Option<(Timestamp, SignedDuration)>,
+    /// Orders to go for the good of others, and how to give one.
+    evictions: mpsc::Receiver<Eviction>,
+    evict: mpsc::Sender<Eviction>,
+    /// How long containers may take to end, where the node says.
+    hurried: Option<SignedDuration>,
+    /// The node has taken the pod in.
+    admitted: bool,
+    /// When a change of size that was not possible is tried again, and what tells that room may have become free.
+    again: Option<Timestamp>,
+    room: watch::Receiver<u64>,
 }
 
 impl Worker {
@@ -94,6 +107,10 @@ impl Worker {
     ) -> Self {
         let directory = PodDirectory::of(&shared.settings.data, &last.uid().unwrap_or_default());
         let (sender, happenings) = mpsc::channel(64);
+        let (evict, evictions) = mpsc::channel(1);
+        // One that runs already is here, whatever the node is short of now.
+        let admitted = adopted.is_some();
+        let room = shared.roster.room();
         let mut record = adopted.unwrap_or_else(|| Record {
             namespace: last.namespace().unwrap_or_default(),
             name: last.name_any(),
@@ -101,6 +118,9 @@ impl Worker {
             address: None,
             user: None,
             sandbox: false,
+            cgroup: None,
+            failed: failed_before(&last),
+            sizes: [].into(),
             containers: [].into(),
         });
         let wake = shared.sources.wake_of(&last.uid().unwrap_or_default());
@@ -138,6 +158,12 @@ impl Worker {
             wake,
             stale,
             refresh: None,
+            evictions,
+            evict,
+            hurried: None,
+            admitted,
+            again: None,
+            room,
         };
         worker.resume_probes();
         worker
@@ -153,10 +179,11 @@ impl Worker {
                 break;
             }
             self.refresh().await;
-            self.take_census();
+            self.take_census().await;
             self.report().await;
             let again = self.refresh.map(|(at, _)| at);
-            let wake = wake.into_iter().chain(again).min();
+            let wake = wake.into_iter().chain(again).chain(self.again).min();
+            let waits = self.observed.resize.pending.is_some();
             let sleep = async {
                 match wake {
                     Some(at) => {
@@ -176,12 +203,15 @@ impl Worker {
                     }
                 }
                 () = self.wake.notified() => self.stale = true,
+                Some(eviction) = self.evictions.recv() => self.evicted(eviction),
+                Ok(()) = self.room.changed(), if waits => {}
                 () = sleep => {}
             }
         }
         self.shared().sources.forget(&self.record.uid);
         self.shared().tokens.forget(&self.workshop.directory);
         self.shared().meter.drop_pod(&self.record.uid);
+        self.leave_roster().await;
         for (_, probe) in self.probes.drain() {
             probe.abort();
         }
@@ -228,7 +258,7 @@ impl Worker {
     }
 
     /// Says what runs, to those who count.
-    fn take_census(&self) {
+    async fn take_census(&self) {
         let running = |(name, view): (&String, &View)| {
             let Phase::Running { since } = view.phase else { return None };
             let known = self.record.containers.get(name)?;
@@ -246,9 +276,77 @@ impl Worker {
             name: self.record.name.clone(),
             uid: self.record.uid.clone(),
             since: self.last.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            cgroup: self.workshop.pod_cgroup(&self.record),
             interface,
             containers: self.observed.containers.iter().filter_map(running).collect(),
         });
+        let goal = self.goal();
+        let ended = is_finished(&goal, &self.record, &self.observed);
+        let promised = if ended { Amounts::new() } else { demand::requests(&self.promised()) };
+        let known = self.record.containers.iter();
+        let changed = self.shared().roster.set(
+            Member {
+                pod: self.last.clone(),
+                promised,
+                // Until nothing of it is left, what it used is not free.
+                active: !ended || self.observed.sandbox,
+                over: ended && !goal.stopping && !self.observed.sandbox,
+                containers: known
+                    .map(|(name, known)| (name.clone(), known.instance(name)))
+                    .collect(),
+            },
+            &self.evict,
+        );
+        if changed {
+            self.weigh().await;
+        }
+    }
+
+    async fn weigh(&self) {
+        let quality = self.last.spec.as_ref().map_or(Quality::BestEffort, Quality::of);
+        if let Err(cause) = self.workshop.weigh(quality).await {
+            warn!(pod = %self.record.name, error = %cause, "the share of processors was not set");
+        }
+    }
+
+    async fn leave_roster(&self) {
+        self.shared().roster.remove(&self.record.uid);
+        self.weigh().await;
+    }
+
+    /// Takes the pod in, or refuses it where the node is short of something.
+    fn admit(&mut self) {
+        if std::mem::replace(&mut self.admitted, true) || self.goal().deleting {
+            return;
+        }
+        if let Some(message) = self.shared().roster.refusal(&self.last) {
+            self.event(Severity::Warning, "Evicted", message.clone());
+            self.fail(Failed { reason: "Evicted".to_owned(), message, disrupted: false });
+        }
+    }
+
+    /// The node takes the room back that the pod has.
+    fn evicted(&mut self, eviction: Eviction) {
+        let goal = self.goal();
+        if goal.deleting || is_finished(&goal, &self.record, &self.observed) {
+            return;
+        }
+        let message = eviction.message;
+        self.event(Severity::Warning, "Evicted", message.clone());
+        self.hurried = Some(eviction.grace);
+        self.fail(Failed { reason: "Evicted".to_owned(), message, disrupted: true });
+    }
+
+    /// Gives the pod up, also for an agent that comes after this one.
+    fn fail(&mut self, failed: Failed) {
+        info!(pod = %self.record.name, namespace = %self.record.namespace, reason = %failed.reason, message = %failed.message, "pod failed");
+        self.record.failed = Some(failed.clone());
+        self.observed.failed = Some(failed);
+        if self.workshop.directory.path().exists()
+            && let Err(cause) = self.workshop.save(&self.record)
+        {
+            warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
+        }
     }
 
     fn shared(&self) -> &Shared {
@@ -265,6 +363,8 @@ impl Worker {
                 return Some(at);
             }
             self.retry = None;
+            self.admit();
+            self.again = self.resize().await;
             self.hurry();
             let goal = self.goal();
             let deadline = self.heed_deadline(&goal, now);
@@ -350,7 +450,11 @@ impl Worker {
         let spec = self.last.spec.as_ref()?;
         let mut lasting = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         if let Some(container) = lasting.find(|container| container.name == name) {
-            return Some(container.clone());
+            let mut container = container.clone();
+            if let Some(size) = self.record.sizes.get(name) {
+                container.resources = Some(size.promised.clone());
+            }
+            return Some(container);
         }
         let mut ephemeral = spec.ephemeral_containers.iter().flatten();
         ephemeral.find(|container| container.name == name).map(ephemeral::as_container)
@@ -359,7 +463,8 @@ impl Worker {
     async fn apply(&mut self, step: &Step) -> Result<(), Cause> {
         match step {
             Step::CreateSandbox => {
-                self.workshop.create_sandbox(&self.last.clone(), &mut self.record).await?;
+                let (pod, promised) = (self.last.clone(), self.promised());
+                self.workshop.create_sandbox(&pod, &promised, &mut self.record).await?;
                 let shim = self.workshop.shim();
                 let events = tokio::task::spawn_blocking(move || shim.subscribe())
                     .await
@@ -411,7 +516,8 @@ impl Worker {
         let (reason, message) =
             ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
         self.event(Severity::Normal, reason, message.to_owned());
-        self.observed.failed = Some((reason.to_owned(), message.to_owned()));
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        self.fail(Failed { reason, message, disrupted: false });
         None
     }
 
@@ -427,6 +533,9 @@ impl Worker {
             // A sidecar, which ends last, has a little time left in any case.
             let least = if whole == 0 { SignedDuration::ZERO } else { LAST_WORDS };
             return left.clamp(least, SignedDuration::from_secs(whole).max(least));
+        }
+        if let Some(hurried) = self.hurried {
+            return hurried;
         }
         let view = self.observed.containers.get(name);
         let spec = self.last.spec.as_ref();
@@ -581,6 +690,7 @@ impl Worker {
             warn!(pod = %self.record.name, %instance, error = %cause, "an ended container was not cleaned up");
         }
         next_instance(&mut self.record, name);
+        self.forget_oldest(name);
         if let Err(cause) = self.workshop.save(&self.record) {
             self.not_started(name, &cause);
             return;
@@ -610,6 +720,16 @@ impl Worker {
         }
         if let Err(cause) = self.workshop.save(&self.record) {
             warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
+        }
+    }
+
+    /// Of a container's instances the current one and the one before are told about; what is older goes.
+    fn forget_oldest(&self, name: &str) {
+        let starts = self.record.containers.get(name).map_or(0, |known| known.starts);
+        let Some(oldest) = starts.checked_sub(2).filter(|oldest| *oldest > 0) else { return };
+        let instance = format!("{name}.{oldest}");
+        if let Err(error) = self.workshop.directory.forget(&instance) {
+            warn!(pod = %self.record.name, %instance, %error, "what is left of an old container was not removed");
         }
     }
 
@@ -734,6 +854,8 @@ impl Worker {
         // One that a probe or a hook gave up on has failed like any other.
         let view = self.observed.containers.get(name);
         let asked = view.is_some_and(|view| view.ending.is_some() && !view.unhealthy);
+        // Its end was only the beginning of another size, whatever its restart policy says.
+        let resized = view.is_some_and(|view| view.resizing) && self.observed.failed.is_none();
         let Some(known) = self.record.containers.get_mut(name) else { return };
         let fallback = falls_back(&self.last, name);
         let end = ended(instance, known.started, exit, &self.workshop.directory, fallback);
@@ -741,7 +863,11 @@ impl Worker {
         let lasted = known
             .started
             .map_or(SignedDuration::ZERO, |started| end.finished.duration_since(started));
-        known.failures = if lasted >= STEADY { 1 } else { known.failures + 1 };
+        known.failures = match lasted >= STEADY {
+            _ if resized => known.failures,
+            true => 1,
+            false => known.failures + 1,
+        };
         let wait = if asked { SignedDuration::ZERO } else { back_off(known.failures) };
         let at = end.finished + wait;
         known.ended = Some(end);
@@ -749,6 +875,10 @@ impl Worker {
         let view = self.observed.containers.entry(name.to_owned()).or_insert_with(View::new);
         *view = View::new();
         view.phase = Phase::Ended;
+        if resized {
+            let (reason, message) = ("ContainerCreating".to_owned(), String::new());
+            view.phase = Phase::Waiting { reason, message };
+        }
         view.not_before = waits.then_some(at);
         if waits {
             self.event(
@@ -807,6 +937,8 @@ impl Worker {
     async fn remove(&mut self) -> Result<(), Cause> {
         self.report().await;
         self.workshop.remove(&mut self.record).await?;
+        // Before the API says so: whoever is bound here in its place finds the room free.
+        self.leave_roster().await;
         if self.pod.borrow().is_some() {
             let api: Api<Pod> =
                 Api::namespaced(self.shared().client.clone(), &self.record.namespace);
@@ -876,6 +1008,13 @@ fn rules_of(container: &Container) -> Vec<Rule> {
         inverted: codes.operator == "NotIn",
     };
     codes.map(rule).collect()
+}
+
+/// Why a pod without a record was given up before: it was refused, or this node has lost what it knew.
+fn failed_before(pod: &Pod) -> Option<Failed> {
+    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Failed"))?;
+    let reason = status.reason.clone().unwrap_or_else(|| "ContainerStatusUnknown".to_owned());
+    Some(Failed { reason, message: status.message.clone().unwrap_or_default(), disrupted: false })
 }
 
 fn restart_of(policy: Option<&str>) -> Restart {

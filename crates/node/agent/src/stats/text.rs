@@ -166,7 +166,7 @@ pub fn containers(read: &NodeUse) -> String {
         page.begin(name, kind, help);
         for (pod, container) in all(read) {
             let running = &container.container;
-            let id = format!("/pod{}/{}", pod.pod.uid, running.instance);
+            let id = format!("/{}/{}", pod.pod.cgroup.display(), running.instance);
             let labels = [
                 ("container", running.name.as_str()),
                 ("id", &id),
@@ -242,6 +242,7 @@ mod tests {
                 name: "web".into(),
                 uid: "1".into(),
                 since: Some(since),
+                cgroup: "pod1".into(),
                 interface: None,
                 containers: Vec::new(),
             },

@@ -79,8 +79,8 @@ impl Disks {
     }
 }
 
-/// Bytes on the disk and files. What goes away while we look counts for nothing.
-fn walk(path: &Path) -> (u64, u64) {
+/// Bytes on the disk and files. What goes away while we look counts for nothing. Blocks.
+pub fn walk(path: &Path) -> (u64, u64) {
     let Ok(metadata) = fs::symlink_metadata(path) else { return (0, 0) };
     let (mut bytes, mut files) = (metadata.blocks().saturating_mul(512), 1);
     if metadata.is_dir() {

@@ -1065,9 +1065,11 @@ fn elsewhere() -> Vec<Case> {
             "crates/node/agent/src/config.rs",
             &["Container.resources", "ResourceRequirements.limits"],
         ),
-        nothing("**refused**", &["PodSpec.resources"]),
+        held(
+            "bin/berth/tests/it/story/pressure.rs",
+            &["PodSpec.resources", "Container.resizePolicy"],
+        ),
         held("crates/node/agent/src/image.rs", &["PodSpec.imagePullSecrets"]),
-        nothing("not heeded", &["Container.resizePolicy"]),
         nothing("without meaning: nothing acts on workloads yet", &["PodSpec.workloadRef"]),
         nothing(
             "rejected by the API where the pod is for Linux",

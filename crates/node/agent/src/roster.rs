@@ -1,0 +1,251 @@
+//! The pods of this node as those see them who look after all of them: who there is, what is promised to whom, and a way to
+//! tell a pod's worker that it must go.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use berth_client::demand::{self, Amounts, Quality};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use tokio::sync::{mpsc, watch};
+
+use crate::limits::Pressure;
+use crate::pod::resize::{Verdict, judge};
+
+/// The end of a pod for the good of the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// Why, in words.
+    pub message: String,
+    /// How long its containers may take.
+    pub grace: SignedDuration,
+}
+
+/// A pod of this node.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// As the API has it.
+    pub pod: Arc<Pod>,
+    /// What is promised to it; nothing once it has ended.
+    pub promised: Amounts,
+    /// Something of it is left on the node besides logs and empty directories.
+    pub active: bool,
+    /// It has ended for good.
+    pub over: bool,
+    /// Names and instances of its containers, running or ended.
+    pub containers: BTreeMap<String, String>,
+}
+
+impl Member {
+    /// Its quality.
+    pub fn quality(&self) -> Quality {
+        self.pod.spec.as_ref().map_or(Quality::BestEffort, Quality::of)
+    }
+}
+
+/// Whether nothing here may end a pod: it belongs to the node itself, or its priority is that of the system.
+pub fn is_critical(pod: &Pod) -> bool {
+    const SYSTEM: i32 = 2_000_000_000;
+    let annotations = pod.annotations();
+    let source = annotations.get("kubernetes.io/config.source").map(String::as_str);
+    annotations.contains_key("kubernetes.io/config.mirror")
+        || source.is_some_and(|source| source != "api")
+        || pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0) >= SYSTEM
+}
+
+/// All pods of this node.
+#[derive(Debug)]
+pub struct Roster {
+    members: Mutex<HashMap<String, (Member, mpsc::Sender<Eviction>)>>,
+    /// What the node is short of.
+    pressures: watch::Sender<BTreeSet<Pressure>>,
+    /// Changes whenever room may have become free.
+    room: watch::Sender<u64>,
+}
+
+impl Default for Roster {
+    fn default() -> Self {
+        Self {
+            members: Mutex::default(),
+            pressures: watch::Sender::new(BTreeSet::new()),
+            room: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Roster {
+    /// Takes a pod in or notes what has changed of it. Says whether the requests of its level have changed.
+    pub fn set(&self, member: Member, worker: &mpsc::Sender<Eviction>) -> bool {
+        let uid = member.pod.uid().unwrap_or_default();
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let promised = member.promised.clone();
+        let before = members.insert(uid, (member, worker.clone()));
+        drop(members);
+        let changed = before.as_ref().map(|(before, _)| &before.promised) != Some(&promised);
+        if changed && before.is_some() {
+            self.room.send_modify(|count| *count += 1);
+        }
+        changed
+    }
+
+    /// Forgets a pod.
+    pub fn remove(&self, uid: &str) {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.room.send_modify(|count| *count += 1);
+    }
+
+    /// All pods.
+    pub fn members(&self) -> Vec<Member> {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.values().map(|(member, _)| member.clone()).collect()
+    }
+
+    /// Whether a pod is here and has not ended.
+    pub fn is_active(&self, uid: &str) -> bool {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.get(uid).is_some_and(|(member, _)| member.active)
+    }
+
+    /// Promises a pod more or less than before, if that fits beside what is promised to others.
+    pub fn promise(&self, uid: &str, before: &Amounts, after: &Amounts, all: &Amounts) -> Verdict {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = Amounts::new();
+        for (_, (member, _)) in members.iter().filter(|(known, _)| *known != uid) {
+            demand::add(&mut others, &member.promised);
+        }
+        let verdict = judge(before, after, &others, all);
+        if verdict == Verdict::Fits
+            && let Some((member, _)) = members.get_mut(uid)
+        {
+            // At once, so that nobody else is promised the same.
+            member.promised.clone_from(after);
+            self.room.send_modify(|count| *count += 1);
+        }
+        verdict
+    }
+
+    /// What the pods of a quality asked for together, in thousandths of a processor.
+    pub fn weight(&self, quality: Quality) -> i64 {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = members.values().filter(|(member, _)| member.quality() == quality);
+        members.filter_map(|(member, _)| member.promised.get("cpu")).sum()
+    }
+
+    /// Tells a pod's worker that the pod must go. False when it cannot be told now.
+    pub fn evict(&self, uid: &str, eviction: Eviction) -> bool {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.get(uid).is_some_and(|(_, worker)| worker.try_send(eviction).is_ok())
+    }
+
+    /// Says what the node is short of now.
+    pub fn press(&self, pressures: BTreeSet<Pressure>) {
+        self.pressures.send_if_modified(|known| {
+            let changed = *known != pressures;
+            *known = pressures;
+            changed
+        });
+    }
+
+    /// What the node is short of, and its changes.
+    pub fn pressures(&self) -> watch::Receiver<BTreeSet<Pressure>> {
+        self.pressures.subscribe()
+    }
+
+    /// Changes whenever room may have become free.
+    pub fn room(&self) -> watch::Receiver<u64> {
+        self.room.subscribe()
+    }
+
+    /// Why a new pod is not taken in, if it is not. A node short of memory still takes pods that asked for their share of it.
+    pub fn refusal(&self, pod: &Pod) -> Option<String> {
+        let pressures = self.pressures.borrow().clone();
+        if pressures.is_empty() || is_critical(pod) {
+            return None;
+        }
+        let spec = pod.spec.as_ref()?;
+        if pressures.iter().eq([&Pressure::Memory]) {
+            let bears = spec.tolerations.iter().flatten().any(|toleration| {
+                let key = toleration.key.as_deref().unwrap_or_default();
+                let effect = toleration.effect.as_deref().unwrap_or("NoSchedule");
+                let exists = toleration.operator.as_deref() == Some("Exists");
+                let named = key == "node.kubernetes.io/memory-pressure";
+                effect == "NoSchedule" && (named || exists && key.is_empty())
+            });
+            if bears || Quality::of(spec) != Quality::BestEffort {
+                return None;
+            }
+        }
+        let names: Vec<&str> = pressures.iter().map(|pressure| pressure.as_str()).collect();
+        Some(format!("Pod was rejected: The node had condition: [{}]. ", names.join(" ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value, annotations: Value) -> Pod {
+        let metadata = json!({"name": "a", "uid": "1", "annotations": annotations});
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn a_node_in_need_takes_only_those_it_must() {
+        let roster = Roster::default();
+        let small = json!({"containers": [{"name": "a"}]});
+        let asks = json!({"requests": {"memory": "1Mi"}});
+        let share = json!({"containers": [{"name": "a", "resources": asks}]});
+        let mut bearing = small.clone();
+        bearing["tolerations"] =
+            json!([{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]);
+        let mut system = small.clone();
+        system["priority"] = json!(2_000_000_000);
+        let refused = |spec: &Value| roster.refusal(&pod(spec.clone(), json!({})));
+        assert_eq!(refused(&small), None);
+        roster.press([Pressure::Memory].into());
+        assert_eq!(
+            refused(&small).unwrap(),
+            "Pod was rejected: The node had condition: [MemoryPressure]. "
+        );
+        assert_eq!((refused(&share), refused(&bearing), refused(&system)), (None, None, None));
+        let mirror = pod(small.clone(), json!({"kubernetes.io/config.source": "file"}));
+        assert_eq!(roster.refusal(&mirror), None);
+        roster.press([Pressure::Memory, Pressure::Disk].into());
+        assert!(refused(&share).unwrap().contains("[MemoryPressure DiskPressure]"));
+        assert!(refused(&bearing).is_some() && refused(&system).is_none());
+    }
+
+    #[test]
+    fn levels_weigh_what_their_pods_ask_for() {
+        let roster = Roster::default();
+        let (worker, mut told) = mpsc::channel(1);
+        let asks = json!({"requests": {"cpu": "250m"}});
+        let pod = pod(json!({"containers": [{"name": "a", "resources": asks}]}), json!({}));
+        let mut member = Member {
+            promised: demand::requests(pod.spec.as_ref().unwrap()),
+            pod: Arc::new(pod),
+            active: true,
+            over: false,
+            containers: BTreeMap::new(),
+        };
+        assert!(roster.set(member.clone(), &worker));
+        assert!(!roster.set(member.clone(), &worker));
+        assert_eq!(roster.weight(Quality::Burstable), 250);
+        let of = |milli| Amounts::from([("cpu".to_owned(), milli)]);
+        let promise = |uid, before, after| roster.promise(uid, &of(before), &of(after), &of(1000));
+        assert!(matches!(promise("2", 0, 751), Verdict::Deferred(_)));
+        assert_eq!(promise("2", 0, 750), Verdict::Fits);
+        assert_eq!(promise("1", 250, 900), Verdict::Fits, "a pod is not beside itself");
+        assert_eq!(roster.weight(Quality::Burstable), 900);
+        assert!(matches!(promise("2", 0, 101), Verdict::Deferred(_)));
+        let eviction = Eviction { message: "m".to_owned(), grace: SignedDuration::ZERO };
+        assert!(roster.evict("1", eviction.clone()) && !roster.evict("2", eviction.clone()));
+        assert_eq!(told.try_recv().unwrap(), eviction);
+        member.promised = Amounts::new();
+        member.active = false;
+        assert!(roster.set(member, &worker) && !roster.is_active("1"));
+        assert_eq!(roster.weight(Quality::Burstable), 0);
+    }
+}
