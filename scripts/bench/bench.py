@@ -20,10 +20,10 @@ import statistics
 import sys
 import time
 
-from peers import Berth, Docker, Failed, Podman, wait_running
+from peers import Berth, Docker, Failed, Podman, Runtimes, wait_running
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-LONGEST = 20 * 60  # seconds; a run takes about four minutes
+LONGEST = 20 * 60  # seconds; a run takes about seven minutes
 SETTLE = 2  # seconds between a start and the measurement of idleness
 
 # What is promised. `times` is how many times faster than the faster of the peers, `below` a limit.
@@ -31,11 +31,16 @@ PROMISES = [
     {"key": "ready", "what": "server from nothing to a node that is Ready", "unit": "s", "below": 1.0},
     {"key": "idle_memory", "what": "memory when idle, all processes (RSS)", "unit": "MB", "below": 100.0},
     {"key": "idle_cpu", "what": "processor when idle", "unit": "% of a core", "below": 1.0},
-    {"key": "run", "what": "`run --rm busybox true` with its network", "unit": "ms", "times": 5.0},
-    {"key": "many", "what": "{pods} containers at once, until all run", "unit": "s", "times": 3.0},
-    {"key": "exec", "what": "`exec` of `true` in a running container", "unit": "ms", "times": 4.0},
+    {"key": "run", "what": "`run --rm busybox true` with its network", "unit": "ms", "times": 8.0},
+    {"key": "many", "what": "{pods} containers at once, until all run", "unit": "s", "times": 5.0},
+    {"key": "exec", "what": "`exec` of `true` in a running container", "unit": "ms", "times": 6.0},
+    {"key": "remove", "what": "removal of {pods} containers", "unit": "s", "times": 4.0},
     {"key": "helper", "what": "helper process per container (PSS)", "unit": "MiB", "below": 0.5},
+    {"key": "idle_pods", "what": "helper process of one of {idle_pods} idle pods (PSS)", "unit": "MiB", "below": 0.3},
 ]
+
+# Of runtimes alone, from the bundle to its removal: at most this share of crun's time.
+RUNTIME_SHARE = 0.6
 
 
 class Results:
@@ -114,11 +119,41 @@ def measure_many(engines, results, rounds, pods):
             engine.view.run_all([engine.detached(name) for name in names])
             wait_running(engine, pods)
             results.add("many", engine, time.perf_counter() - begun)
-            helpers = engine.view.processes(engine.helper)
-            if len(helpers) != pods + engine.spare_helpers:
-                raise Failed(f"{engine.name}: {pods} containers, but {len(helpers)} match `{engine.helper}`")
-            results.add("helper", engine, sum(p["pss"] for p in helpers) / pods / 1024)
-            engine.remove(names)
+            results.add("helper", engine, helper_memory(engine, pods))
+            results.add("remove", engine, engine.remove(names))
+
+
+def helper_memory(engine, pods):
+    """The proportional set size of all helpers, as MiB for each of the pods."""
+    helpers = engine.view.processes(engine.helper)
+    if len(helpers) != pods + engine.spare_helpers:
+        raise Failed(f"{engine.name}: {pods} containers, but {len(helpers)} match `{engine.helper}`")
+    return sum(p["pss"] for p in helpers) / pods / 1024
+
+
+def measure_idle_pods(engine, results, pods):
+    """A node full of pods that do nothing."""
+    note(f"idle pods: {pods} on {engine.name}")
+    begun = time.perf_counter()
+    engine.deploy("idle", pods)
+    wait_running(engine, pods, timeout=240)
+    note(f"idle pods: all run after {time.perf_counter() - begun:.1f} s")
+    results.add("idle_pods", engine, helper_memory(engine, pods))
+    engine.undeploy("idle")
+
+
+def measure_runtimes(binary, results, rounds):
+    """Runtimes alone, on the same bundle, in turn, in one view."""
+    runtimes = Runtimes(binary)
+    try:
+        note(f"runtimes: {rounds} rounds of {', '.join(runtimes.commands)}")
+        for turn in range(-3, rounds):
+            for name, command in runtimes.commands.items():
+                seconds, _ = runtimes.view.run(command)
+                if turn >= 0:
+                    results.samples.setdefault("runtime", {}).setdefault(name, []).append(seconds * 1000)
+    finally:
+        runtimes.view.close()
 
 
 def judge(promise, results):
@@ -132,7 +167,23 @@ def judge(promise, results):
     return {**promise, **values, "ratio": ratio, "kept": kept}
 
 
-def table(verdicts, pods):
+def judge_runtimes(results):
+    """The medians of the runtimes, our share of crun's time, and whether the promise is kept."""
+    values = {name: results.median("runtime", name) for name in ("berth", "crun", "runc")}
+    if values["berth"] is None or values["crun"] is None:
+        return {**values, "share": None, "kept": None}
+    share = values["berth"] / values["crun"]
+    return {**values, "share": share, "kept": share <= RUNTIME_SHARE}
+
+
+def runtime_line(verdict):
+    values = ", ".join(f"{name} {verdict[name]:.1f} ms" for name in ("berth", "crun", "runc") if verdict[name] is not None)
+    kept = {True: "kept", False: "**not kept**", None: "not measured"}[verdict["kept"]]
+    share = "" if verdict["share"] is None else f"{verdict['share']:.2f} of crun's time, "
+    return f"Runtime alone, from a bundle to its removal: {values}; {share}promised at most {RUNTIME_SHARE:g}: {kept}."
+
+
+def table(verdicts, pods, idle_pods):
     def show(value):
         return "–" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -141,7 +192,7 @@ def table(verdicts, pods):
     for v in verdicts:
         promised = f"below {v['below']:g}" if "below" in v else f"{v['times']:g} times"
         kept = {True: "yes", False: "**no**", None: "–"}[v["kept"]]
-        cells = [v["what"].format(pods=pods), v["unit"], *(show(v[n]) for n in ("berth", "docker", "podman", "ratio"))]
+        cells = [v["what"].format(pods=pods, idle_pods=idle_pods), v["unit"], *(show(v[n]) for n in ("berth", "docker", "podman", "ratio"))]
         yield "| " + " | ".join([*cells, promised, kept]) + " |"
 
 
@@ -168,6 +219,9 @@ def run(options, engines, results):
     measure_turns(engines, results, "run", options.rounds, lambda engine: engine.once())
     measure_exec(engines, results, options.rounds)
     measure_many(engines, results, 3, options.pods)
+    if not options.peers_only:
+        measure_idle_pods(engines[0], results, options.idle_pods)
+        measure_runtimes(options.berth, results, 3 * options.rounds)
     return versions
 
 
@@ -185,7 +239,8 @@ def main():
     )
     parser.add_argument("--peers-only", action="store_true", help="measure docker and podman alone")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of run and exec (default: %(default)s)")
-    parser.add_argument("--pods", type=int, default=50, help="containers started at once (default: %(default)s)")
+    parser.add_argument("--pods", type=int, default=100, help="containers started at once (default: %(default)s)")
+    parser.add_argument("--idle-pods", type=int, default=500, help="pods on one node (default: %(default)s)")
     parser.add_argument("--idle", type=int, default=20, help="seconds of idleness (default: %(default)s)")
     parser.add_argument("--json", type=pathlib.Path, default=ROOT / "target/bench/results.json")
     options = parser.parse_args()
@@ -207,6 +262,7 @@ def main():
             engine.close()
 
     verdicts = [judge(promise, results) for promise in PROMISES]
+    runtimes = judge_runtimes(results)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -214,13 +270,15 @@ def main():
         "load_after": os.getloadavg(),
         "versions": versions,
         "results": verdicts,
+        "runtimes": runtimes,
         "samples": results.samples,
     }
     options.json.write_text(json.dumps(report, indent=1) + "\n")
-    print("\n".join(table(verdicts, options.pods)))
+    print("\n".join(table(verdicts, options.pods, options.idle_pods)))
+    print(f"\n{runtime_line(runtimes)}")
     load = ", ".join(f"{x:.1f}" for x in (before["load"][0], report["load_after"][0]))
     print(f"\n{before['processor']}, {before['cores']} cores, Linux {before['kernel']}; load before and after: {load}")
-    return 1 if any(v["kept"] is False for v in verdicts) else 0
+    return 1 if any(v["kept"] is False for v in [*verdicts, runtimes]) else 0
 
 
 if __name__ == "__main__":

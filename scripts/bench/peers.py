@@ -98,14 +98,18 @@ class Engine:
         return len(self.view.run([*self.command, "ps", "--quiet"])[1].split())
 
     def remove(self, names):
-        """Removes all containers, `names` being what was started. Not measured."""
+        """Removes all containers, `names` being what was started. Returns the seconds that the removing itself took."""
+        spent = 0.0
         for patience in (40, 40, 120):
             left = self.view.run([*self.command, "ps", "--all", "--quiet"])[1].split()
             if not left:
-                return
+                return spent
+            begun = time.perf_counter()
             try:
                 self.view.run([*self.command, "rm", "--force", *self.at_once, *left], timeout=patience)
+                spent += time.perf_counter() - begun
             except Failed as error:
+                spent += time.perf_counter() - begun
                 # dockerd 20.10 now and then misses the end of a container when many end together.
                 print(f"trying again: {str(error)[-300:]}", file=sys.stderr)
         raise Failed(f"{self.name}: containers cannot be removed")
@@ -212,7 +216,35 @@ class Berth(Engine):
         self.view.run([*self.command, *words])
 
     def remove(self, names):
-        self.view.run([*self.command, "rm", "--force", *names], timeout=120)
+        return self.view.run([*self.command, "rm", "--force", *names], timeout=120)[0]
+
+    def deploy(self, name, pods):
+        """A Deployment of pods that sleep."""
+        container = {"name": "main", "image": "busybox", "imagePullPolicy": "IfNotPresent", "command": ["sleep", "6000"]}
+        labels = {"app": name}
+        spec = {"terminationGracePeriodSeconds": 0, "containers": [container]}
+        manifest = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name},
+            "spec": {
+                "replicas": pods,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": spec},
+            },
+        }
+        path = self.home / "deployment.json"
+        path.write_text(json.dumps(manifest))
+        self.kubectl("apply", "-f", path)
+
+    def undeploy(self, name):
+        """Removes it, and waits until its pods are gone."""
+        self.kubectl("delete", "deployment", name)
+        self.view.run(
+            ["kubectl", "--kubeconfig", self.data / "kubeconfig"]
+            + ["wait", "--for=delete", "pod", "--selector", f"app={name}", "--timeout=200s"],
+            timeout=240,
+        )
 
     def running(self):
         pods = self.kubectl("get", "pods", "-A", "--no-headers", "--field-selector=status.phase=Running")
@@ -223,6 +255,42 @@ class Berth(Engine):
 
     def stop(self):
         self.view.stop("berth")
+
+
+class Runtimes:
+    """Runtimes as commands, on one bundle with the usual namespaces and mounts, in a view that crun accepts."""
+
+    def __init__(self, binary):
+        lacking = missing("crun", "runc", "busybox")
+        if lacking:
+            raise Failed(f"runtimes cannot be measured: this machine lacks {', '.join(lacking)}")
+        self.view = View("runtime", True)
+        try:
+            self.bundle = self.make_bundle()
+        except BaseException:
+            self.view.close()
+            raise
+        home = self.view.home
+        run = ["run", "--bundle", self.bundle, "bench"]
+        self.commands = {
+            "crun": ["crun", "--cgroup-manager=cgroupfs", "--root", home / "crun", *run],
+            "runc": ["runc", "--root", home / "runc", *run],
+            "berth": [str(pathlib.Path(binary).resolve()), "oci", "--root", home / "berth", *run],
+        }
+
+    def make_bundle(self):
+        bundle = self.view.home / "bundle"
+        for directory in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+            (bundle / "rootfs" / directory).mkdir(parents=True)
+        shutil.copy2(shutil.which("busybox"), bundle / "rootfs/bin/busybox")
+        (bundle / "rootfs/bin/true").symlink_to("busybox")
+        # runc's own words for a usual container; limits that this machine may not raise are left out.
+        self.view.run(["runc", "spec", "--bundle", bundle])
+        path = bundle / "config.json"
+        config = json.loads(path.read_text())
+        config["process"].update(args=["/bin/true"], terminal=False, rlimits=[])
+        path.write_text(json.dumps(config))
+        return bundle
 
 
 def wait_running(engine, number, timeout=60):

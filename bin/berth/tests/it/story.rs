@@ -11,6 +11,7 @@ mod etcd;
 mod fields;
 mod full_disk;
 mod helm;
+mod hostile;
 mod lifecycle;
 mod people;
 mod pressure;
