@@ -15,6 +15,7 @@ mod hostile;
 mod lifecycle;
 mod people;
 mod pressure;
+mod reboot;
 mod servers;
 mod single;
 mod streams;

@@ -48,6 +48,7 @@ pub struct Berth {
     /// Further words for `berth serve`.
     words: Vec<String>,
     server: Option<Child>,
+    program: PathBuf,
     /// Names and addresses are those of the story: another checkout on this machine waits for its end.
     _alone: fs::File,
 }
@@ -68,7 +69,15 @@ impl Berth {
         let alone =
             fs::File::create(std::env::temp_dir().join(format!("{instance}.lock"))).unwrap();
         alone.lock().unwrap();
-        let mut berth = Self { data, instance, network, words, server: None, _alone: alone };
+        let mut berth = Self {
+            data,
+            instance,
+            network,
+            words,
+            server: None,
+            program: env!("CARGO_BIN_EXE_berth").into(),
+            _alone: alone,
+        };
         // An interrupted run may have left things.
         berth.berth(&["reset", "--force"]).good();
         remove(&berth.data.join("volumes"));
@@ -78,7 +87,7 @@ impl Berth {
 
     pub fn start(&mut self) -> Duration {
         let began = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_berth"))
+        let mut child = Command::new(&self.program)
             .args(["serve", "--listen", "127.0.0.1:0", "--instance", &self.instance])
             .args(self.unless_said("--node-name", "node"))
             .args(["--pod-cidr", &format!("10.{}.0.0/16", self.network)])
@@ -114,6 +123,24 @@ impl Berth {
         self.server.as_ref().expect("it runs").id()
     }
 
+    /// The second byte of the pod network's addresses.
+    pub fn network(&self) -> u8 {
+        self.network
+    }
+
+    /// Has the next start, and all commands, use another program.
+    pub fn set_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
+    /// Ends the server in good order. Containers go on.
+    pub fn stop_server(&mut self) {
+        let mut server = self.server.take().unwrap();
+        let pid = rustix::process::Pid::from_child(&server);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(server.wait().unwrap().success(), "it ends well");
+    }
+
     /// `kill -9`.
     pub fn kill_server(&mut self) {
         let mut server = self.server.take().unwrap();
@@ -122,7 +149,7 @@ impl Berth {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+        let mut command = Command::new(&self.program);
         command.arg("--data-dir").arg(&self.data).args(arguments).stdin(Stdio::null());
         command
     }

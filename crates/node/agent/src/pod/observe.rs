@@ -128,12 +128,25 @@ pub fn adopt(
         }
         containers.insert(name.clone(), view);
     }
+    if record.sandbox && state.is_none() {
+        prepare_again(pod, &mut containers);
+    }
     Observed {
         sandbox: state.is_some() && record.sandbox,
         containers,
         failed: record.failed.clone(),
         resize: Progress::default(),
         removed: false,
+    }
+}
+
+/// Where the namespaces are gone, as after the machine went down, what init containers set up in them is gone, too.
+fn prepare_again(pod: &Pod, containers: &mut BTreeMap<String, View>) {
+    let spec = pod.spec.as_ref();
+    for init in spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten()) {
+        if let Some(view) = containers.get_mut(&init.name) {
+            *view = View::new();
+        }
     }
 }
 
