@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use berth_shim::Shim;
 use berth_shim::protocol::Filter;
@@ -98,6 +99,9 @@ pub(crate) struct Found {
     pub instance: String,
 }
 
+/// The longest that pods may take to end when the machine goes down, in seconds.
+const LONGEST_SHUTDOWN: u64 = 3600;
+
 impl Access {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, closing: CancellationToken::new() }
@@ -158,6 +162,23 @@ impl Access {
                 message: format!("this node does not serve `{other}`"),
             }),
         }
+    }
+
+    /// Ends all pods, since the machine goes down.
+    async fn shutdown(self, query: &Query) -> Result<Response<Body>, Refusal> {
+        let seconds = |name: &str| {
+            let given = query.number::<u64>(name)?;
+            given.ok_or_else(|| Refusal::bad(format!("`{name}` is missing: a number of seconds")))
+        };
+        let (within, critical) = (seconds("within")?, seconds("critical")?);
+        if critical > within || within > LONGEST_SHUTDOWN {
+            return Err(Refusal::bad(format!(
+                "`critical` ({critical}) is to be at most `within` ({within}), and that at most {LONGEST_SHUTDOWN} seconds"
+            )));
+        }
+        let (within, critical) = (Duration::from_secs(within), Duration::from_secs(critical));
+        let became = crate::leave::leave(&self.shared, within, critical).await;
+        Ok(Response::new(full(became.to_string())))
     }
 
     fn logs<B>(
@@ -225,8 +246,12 @@ where
         let access = self.clone();
         Box::pin(async move {
             let query = Query::parse(request.uri().query().unwrap_or_default());
-            let answer = match Document::of(request.uri().path(), &query) {
+            let path = request.uri().path().trim_matches('/');
+            let answer = match Document::of(path, &query) {
                 Some(document) => document.answer(access.shared).await,
+                None if path == "shutdown" && request.method() == http::Method::POST => {
+                    access.shutdown(&query).await
+                }
                 None => access.answer(request),
             };
             Ok(answer.unwrap_or_else(Refusal::response))

@@ -22,6 +22,7 @@ mod groups;
 mod http;
 mod huge_pages;
 mod image;
+mod leave;
 mod log;
 mod pod;
 mod pressure;

@@ -114,6 +114,9 @@ fn conditions(shared: &Shared, said: &mut Said) -> Vec<Value> {
 
 /// Why no pod can be started here, if so.
 fn unready(shared: &Shared) -> Option<String> {
+    if shared.roster.is_leaving() {
+        return Some("node is shutting down".to_owned());
+    }
     let pods = shared.settings.data.join("pods");
     if let Err(error) = std::fs::read_dir(&pods) {
         return Some(format!("`{}` cannot be read: {error}", pods.display()));

@@ -30,6 +30,8 @@ use crate::roster::{Eviction, is_critical};
 use crate::status::chain;
 use crate::usage::Space;
 
+/// The reason that pods have which went for the good of the others.
+const EVICTED: &str = "Evicted";
 /// How often the machine is read.
 const RHYTHM: Duration = Duration::from_secs(1);
 /// The pause after walking the pods' directories, and how much longer it is than the walk took.
@@ -220,7 +222,11 @@ impl Keeper {
         for candidate in ranked {
             let grace = self.grace(&candidate.uid, shortage);
             let message = rank::message(shortage, &candidate);
-            if self.shared.roster.evict(&candidate.uid, Eviction { message, grace }) {
+            if self
+                .shared
+                .roster
+                .evict(&candidate.uid, Eviction { reason: EVICTED, message, grace })
+            {
                 info!(pod = %candidate.name, signal = signal.as_str(), used = candidate.used, "evicted a pod");
                 let patience = Duration::try_from(grace).unwrap_or_default();
                 self.victim = Some((candidate.uid, Instant::now() + VICTIM + patience));
@@ -266,7 +272,11 @@ impl Keeper {
         });
         for (uid, message) in found.await.into_iter().flatten() {
             info!(%uid, %message, "a pod uses more of the disk than it may");
-            if !self.shared.roster.evict(&uid, Eviction { message, grace: SignedDuration::ZERO }) {
+            if !self
+                .shared
+                .roster
+                .evict(&uid, Eviction { reason: EVICTED, message, grace: SignedDuration::ZERO })
+            {
                 debug!(%uid, "its worker is busy, it is told at the next look");
             }
         }

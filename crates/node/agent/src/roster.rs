@@ -2,6 +2,7 @@
 //! tell a pod's worker that it must go.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_client::demand::{self, Amounts, Quality};
@@ -16,6 +17,8 @@ use crate::pod::resize::{Verdict, judge};
 /// The end of a pod for the good of the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
+    /// Why, in a word: the reason of the pod's status.
+    pub reason: &'static str,
     /// Why, in words.
     pub message: String,
     /// How long its containers may take.
@@ -62,6 +65,8 @@ pub struct Roster {
     pressures: watch::Sender<BTreeSet<Pressure>>,
     /// Changes whenever room may have become free.
     room: watch::Sender<u64>,
+    /// The machine is about to go down.
+    leaving: AtomicBool,
 }
 
 impl Default for Roster {
@@ -70,6 +75,7 @@ impl Default for Roster {
             members: Mutex::default(),
             pressures: watch::Sender::new(BTreeSet::new()),
             room: watch::Sender::new(0),
+            leaving: AtomicBool::new(false),
         }
     }
 }
@@ -147,6 +153,18 @@ impl Roster {
         });
     }
 
+    /// Takes no more pods in: the machine is about to go down.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        // Whoever tells how the node is looks again.
+        self.pressures.send_modify(|_| ());
+    }
+
+    /// Whether the machine is about to go down.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// What the node is short of, and its changes.
     pub fn pressures(&self) -> watch::Receiver<BTreeSet<Pressure>> {
         self.pressures.subscribe()
@@ -158,7 +176,11 @@ impl Roster {
     }
 
     /// Why a new pod is not taken in, if it is not. A node short of memory still takes pods that asked for their share of it.
-    pub fn refusal(&self, pod: &Pod) -> Option<String> {
+    pub fn refusal(&self, pod: &Pod) -> Option<(&'static str, String)> {
+        if self.is_leaving() {
+            let message = "Pod was rejected as the node is shutting down.";
+            return Some(("NodeShutdown", message.to_owned()));
+        }
         let pressures = self.pressures.borrow().clone();
         if pressures.is_empty() || is_critical(pod) {
             return None;
@@ -177,7 +199,8 @@ impl Roster {
             }
         }
         let names: Vec<&str> = pressures.iter().map(|pressure| pressure.as_str()).collect();
-        Some(format!("Pod was rejected: The node had condition: [{}]. ", names.join(" ")))
+        let names = names.join(" ");
+        Some(("Evicted", format!("Pod was rejected: The node had condition: [{names}]. ")))
     }
 }
 
@@ -202,7 +225,9 @@ mod tests {
             json!([{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]);
         let mut system = small.clone();
         system["priority"] = json!(2_000_000_000);
-        let refused = |spec: &Value| roster.refusal(&pod(spec.clone(), json!({})));
+        let refused = |spec: &Value| {
+            roster.refusal(&pod(spec.clone(), json!({}))).map(|(_, message)| message)
+        };
         assert_eq!(refused(&small), None);
         roster.press([Pressure::Memory].into());
         assert_eq!(
@@ -240,7 +265,8 @@ mod tests {
         assert_eq!(promise("1", 250, 900), Verdict::Fits, "a pod is not beside itself");
         assert_eq!(roster.weight(Quality::Burstable), 900);
         assert!(matches!(promise("2", 0, 101), Verdict::Deferred(_)));
-        let eviction = Eviction { message: "m".to_owned(), grace: SignedDuration::ZERO };
+        let eviction =
+            Eviction { reason: "Evicted", message: "m".to_owned(), grace: SignedDuration::ZERO };
         assert!(roster.evict("1", eviction.clone()) && !roster.evict("2", eviction.clone()));
         assert_eq!(told.try_recv().unwrap(), eviction);
         member.promised = Amounts::new();

@@ -10,7 +10,10 @@ use berth_store::backup::{self, Backup, Header};
 use clap::{Args, Subcommand};
 use http::Request;
 use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, ListParams};
 use kube::client::Body;
+use kube::{Client, ResourceExt};
 
 use crate::failure::{Doing, Failure};
 use crate::host::{Host, RestoreSettings};
@@ -25,6 +28,22 @@ pub enum SystemCommand {
     Backup(BackupArguments),
     /// Fill an empty data directory, or an etcd, from such a file. No server may run there
     Restore(RestoreArguments),
+    /// End the pods of a node in order, before its machine goes down. A server that merely stops leaves them running
+    Shutdown(ShutdownArguments),
+}
+
+/// Flags of `berth system shutdown`.
+#[derive(Debug, Args)]
+pub struct ShutdownArguments {
+    /// The node; not needed where there is only one
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// How long all pods may take together, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub within: u64,
+    /// How much of that is for the pods of the system, which end last
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub critical: u64,
 }
 
 /// Flags of `berth system backup`.
@@ -63,6 +82,7 @@ pub async fn system(command: SystemCommand, data: &Path, host: &dyn Host) -> Res
     match command {
         SystemCommand::Backup(arguments) => back_up(arguments, data).await,
         SystemCommand::Restore(arguments) => restore(arguments, data, host).await,
+        SystemCommand::Shutdown(arguments) => shut_down(arguments, data).await,
     }
 }
 
@@ -121,6 +141,42 @@ async fn back_up(arguments: BackupArguments, data: &Path) -> Result<u8, Failure>
         );
     }
     Ok(0)
+}
+
+async fn shut_down(arguments: ShutdownArguments, data: &Path) -> Result<u8, Failure> {
+    const ASKING: &str = "cannot end the pods of the node";
+    let client = Session::join(data).await?.client;
+    let name = match arguments.node {
+        Some(name) => name,
+        None => only_node(&client).await?,
+    };
+    let ShutdownArguments { within, critical, .. } = arguments;
+    let path = format!("/api/v1/nodes/{name}/proxy/shutdown?within={within}&critical={critical}");
+    let request = Request::post(path).body(Vec::new()).doing(ASKING)?;
+    let said: serde_json::Value = client.request(request).await.doing(ASKING)?;
+    let names = |field: &str| -> Vec<String> {
+        let list = said[field].as_array().into_iter().flatten();
+        list.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+    };
+    screen::line(format!("{} pods of {name} have ended", names("ended").len()));
+    let left = names("left");
+    if left.is_empty() {
+        return Ok(0);
+    }
+    Err(Failure::new(format!("not all pods ended within {within} s: {}", left.join(", "))).hint(
+        "give them more time with --within, or see `kubectl describe pod` for what keeps them",
+    ))
+}
+
+async fn only_node(client: &Client) -> Result<String, Failure> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let nodes = nodes.list(&ListParams::default()).await.doing("cannot read the nodes")?;
+    let names: Vec<String> = nodes.iter().map(ResourceExt::name_any).collect();
+    match names.as_slice() {
+        [only] => Ok(only.clone()),
+        _ => Err(Failure::new(format!("there are several nodes: {}", names.join(", ")))
+            .hint("say which goes down with --node NAME")),
+    }
 }
 
 fn private(path: &Path) -> io::Result<File> {

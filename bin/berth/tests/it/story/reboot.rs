@@ -216,3 +216,80 @@ fn a_new_version_of_the_program_takes_over_without_a_restart() {
     berth.set_program(Path::new(env!("CARGO_BIN_EXE_berth")));
     fs::remove_file(program).unwrap();
 }
+
+const LAST: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: app}
+spec:
+  terminationGracePeriodSeconds: 600
+  containers:
+  - name: main
+    image: busybox
+    imagePullPolicy: Never
+    command: [sh, -c, "trap 'sleep 1; echo saved; exit 0' TERM; while :; do sleep 0.1; done"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: stubborn}
+spec:
+  terminationGracePeriodSeconds: 600
+  containers:
+  - {name: main, image: busybox, imagePullPolicy: Never, command: [sleep, "6000"]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: system, namespace: kube-system}
+spec:
+  priorityClassName: system-node-critical
+  terminationGracePeriodSeconds: 600
+  containers:
+  - name: main
+    image: busybox
+    imagePullPolicy: Never
+    command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 0.1; done"]
+"#;
+
+#[test]
+fn pods_end_in_order_before_the_machine_goes_down() {
+    let mut berth = Berth::new("leave", 228);
+    berth.berth(&["image", "bootstrap", "busybox"]).good();
+    let file = berth.data.join("objects.yaml");
+    fs::write(&file, LAST).unwrap();
+    berth.kubectl(&["apply", "-f", &file.display().to_string()]).good();
+    let waited = ["wait", "--for=condition=Ready", "pod", "--all", "-A", "--timeout=40s"];
+    berth.kubectl(&waited).good();
+    berth.berth(&["system", "shutdown", "--within", "5", "--critical", "9"]).bad(1);
+    let said = berth.berth(&["system", "shutdown", "--within", "8", "--critical", "3"]).good();
+    assert_eq!(said, "3 pods of node have ended\n");
+
+    let end = |namespace: &str, pod: &str| {
+        let status = berth.get(&["pod", "-n", namespace, pod])["status"].clone();
+        assert_eq!((&status["phase"], &status["reason"]), (&"Failed".into(), &"Terminated".into()));
+        let ended = &status["containerStatuses"][0]["state"]["terminated"];
+        (ended["exitCode"].as_i64().unwrap(), ended["finishedAt"].as_str().unwrap().to_owned())
+    };
+    let (app, stubborn, system) =
+        (end("default", "app"), end("default", "stubborn"), end("kube-system", "system"));
+    assert_eq!((app.0, stubborn.0, system.0), (0, 137, 0), "only the stubborn one was killed");
+    assert!(app.1 < stubborn.1 && stubborn.1 <= system.1, "{app:?} {stubborn:?} {system:?}");
+    assert_eq!(berth.kubectl(&["logs", "app"]).good(), "saved\n");
+    // Nobody is taken in any more, and the node says so.
+    let words = ["-o", "jsonpath={.status.conditions[?(@.type==\"Ready\")].message}"];
+    let node = berth.kubectl(&[&["get", "node", "node"][..], &words].concat()).good();
+    assert_eq!(node, "node is shutting down");
+    let late = LAST.split("---").next().unwrap().replace("name: app", "name: late");
+    let late = late.replace("spec:\n", "spec:\n  nodeName: node\n");
+    fs::write(&file, late).unwrap();
+    berth.kubectl(&["apply", "-f", &file.display().to_string()]).good();
+    until("the late one is refused", PATIENCE, || {
+        state(&berth, "late")["reason"] == "NodeShutdown"
+    });
+    // After the machine has come up again it takes pods as before.
+    berth.stop_server();
+    berth.start();
+    berth.kubectl(&["delete", "pod", "late"]).good();
+    berth.kubectl(&["apply", "-f", &file.display().to_string()]).good();
+    berth.kubectl(&["wait", "--for=condition=Ready", "pod/late", "--timeout=40s"]).good();
+    berth.kubectl(&["delete", "pod", "late", "--grace-period=1"]).good();
+}

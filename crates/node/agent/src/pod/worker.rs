@@ -319,9 +319,9 @@ impl Worker {
         if std::mem::replace(&mut self.admitted, true) || self.goal().deleting {
             return;
         }
-        if let Some(message) = self.shared().roster.refusal(&self.last) {
-            self.event(Severity::Warning, "Evicted", message.clone());
-            self.fail(Failed { reason: "Evicted".to_owned(), message, disrupted: false });
+        if let Some((reason, message)) = self.shared().roster.refusal(&self.last) {
+            self.event(Severity::Warning, reason, message.clone());
+            self.fail(Failed { reason: reason.to_owned(), message, disrupted: false });
         }
     }
 
@@ -331,10 +331,10 @@ impl Worker {
         if goal.deleting || is_finished(&goal, &self.record, &self.observed) {
             return;
         }
-        let message = eviction.message;
-        self.event(Severity::Warning, "Evicted", message.clone());
-        self.hurried = Some(eviction.grace);
-        self.fail(Failed { reason: "Evicted".to_owned(), message, disrupted: true });
+        let Eviction { reason, message, grace } = eviction;
+        self.event(Severity::Warning, reason, message.clone());
+        self.hurried = Some(grace);
+        self.fail(Failed { reason: reason.to_owned(), message, disrupted: true });
     }
 
     /// Gives the pod up, also for an agent that comes after this one.
