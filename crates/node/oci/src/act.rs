@@ -371,6 +371,7 @@ fn process(global: &Global, asked: &Enter, spec: &Spec) -> Result<Process, OciEr
         None => (Path::new(state::CONFIGURATION), of_words(asked, spec)?),
     };
     crate::check::process(&value)?;
+    crate::check::spell(&mut value);
     crate::check::grant(&mut value).iter().for_each(|warning| global.warn(warning));
     serde_json::from_value(value).map_err(|error| broken(path, error))
 }

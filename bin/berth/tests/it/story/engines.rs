@@ -61,9 +61,9 @@ impl Daemon {
     }
 
     /// Ends it, and waits for that.
-    fn stop(&mut self, signal: Signal) {
+    fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.0);
-        let _gone_already = rustix::process::kill_process(pid, signal);
+        let _gone_already = rustix::process::kill_process(pid, Signal::TERM);
         let _reaped = self.0.wait();
     }
 }
