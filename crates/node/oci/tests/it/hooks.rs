@@ -196,3 +196,36 @@ fn hooks_with_wrong_paths_or_times_are_refused() {
     let nothing = refused(&json!({"hooks": {"createRuntime": [{"path": "/no/such/hook"}]}}));
     assert!(nothing.contains("No such file"), "{nothing}");
 }
+
+#[test]
+fn a_hook_that_the_container_brings_has_no_more_rights_than_its_process() {
+    let line = "grep -E '^(CapEff|CapBnd|Uid|NoNewPrivs|Seccomp:)' /proc/self/status > /rights; readlink /proc/self/ns/pid >> /rights; cat /proc/self/cgroup >> /rights";
+    let hook = json!([{"path": "/bin/busybox", "args": ["sh", "-c", line], "env": ["PATH=/bin"]}]);
+    let sets =
+        json!({"bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]});
+    let fixture = Fixture::new(
+        "sleep 1000",
+        &json!({"hooks": {"startContainer": hook}, "process": {"capabilities": sets, "user": {"uid": 9, "gid": 9}},
+            "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}}),
+    );
+    let file = fixture.path("bundle/rootfs/rights");
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
+    fixture.create();
+    let pid = fixture.state()["pid"].clone();
+    fixture.start();
+    let seen = fs::read_to_string(file).unwrap();
+    let own = fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap().display().to_string();
+    let cgroup = format!("/berth-test/{}", fixture.name);
+    for wanted in [
+        "Uid:\t9\t9\t9\t9",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000020",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        &own,
+        &cgroup,
+    ] {
+        assert!(seen.contains(wanted), "{wanted}: {seen}");
+    }
+}
