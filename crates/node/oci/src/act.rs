@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth_runtime::cgroup::{Cgroup, CgroupError, Hierarchies};
 use berth_runtime::held::Extras;
-use berth_runtime::{Container, ExecRequest};
-use oci_spec::runtime::{Hooks, LinuxResources, Process, Spec};
+use berth_runtime::{Container, ExecRequest, Stdio};
+use oci_spec::runtime::{Hook, Hooks, LinuxResources, Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, pidfd_send_signal, waitid};
@@ -66,7 +66,8 @@ fn begin(state: &State, bundle: &Bundle, opening: &Path, gate: &OwnedFd) -> Resu
     if !first.is_empty() {
         let process = state.process().ok_or_else(|| refuse(state, "start", "stopped"))?;
         let value = state.to_value_as("created", state.pid_inside());
-        hooks::call("startContainer", first, &value, Place::Inside(process.as_fd(), state.mapped))?;
+        let enter = |hook: &Hook, stdio| enter(state, bundle, process.as_fd(), hook, stdio);
+        hooks::call("startContainer", first, &value, Place::Within(&enter))?;
     }
     fs::remove_file(opening).map_err(OciError::file("remove", opening))?;
     rustix::io::write(gate, b"1").map_err(|error| OciError::file("open", opening)(error.into()))?;
@@ -80,6 +81,37 @@ fn begin(state: &State, bundle: &Bundle, opening: &Path, gate: &OwnedFd) -> Resu
     let last = hooks::named(bundle.hooks(), "poststart");
     let value = state.to_value_as("running", state.pid);
     hooks::call("poststart", last, &value, Place::Outside(&state.bundle))
+}
+
+/// Starts a hook that the container brings: as its process will be, with the same user, capabilities, filter and cgroup.
+fn enter(
+    state: &State,
+    bundle: &Bundle,
+    container: BorrowedFd<'_>,
+    hook: &Hook,
+    stdio: [OwnedFd; 3],
+) -> Result<Container, OciError> {
+    let mut value = serde_json::to_value(bundle.spec.process()).unwrap_or_default();
+    let path = json!(hook.path());
+    value["args"] =
+        hook.args().as_ref().filter(|args| !args.is_empty()).map_or(json!([path]), |it| json!(it));
+    value["env"] = json!(hook.env().as_deref().unwrap_or_default());
+    value["cwd"] = "/".into();
+    value["terminal"] = false.into();
+    let process: Process = serde_json::from_value(value)
+        .map_err(|source| OciError::Bundle { path: "hooks".into(), source: source.into() })?;
+    let request = ExecRequest {
+        process: &process,
+        user: None,
+        container,
+        mapped: state.mapped,
+        cgroup: Some(&cgroup(state)?),
+        seccomp: create::seccomp(&bundle.spec)?,
+        stdio: Stdio::Descriptors(stdio),
+    };
+    let extras =
+        Extras { program: Some(hook.path().clone()), fresh_keyring: true, ..Extras::default() };
+    Container::exec_with(request, &extras).map_err(crate::told)
 }
 
 /// Ends the first process, which may be gone already.
@@ -310,6 +342,7 @@ pub(crate) fn exec(global: &Global, asked: &Enter) -> Result<u8, OciError> {
     let extras = Extras {
         personality: create::personality(bundle.spec.linux().as_ref())?,
         preserved: asked.preserved,
+        fresh_keyring: true,
         processors: last.map(|list| processors(list)).transpose()?,
         ..Extras::default()
     };
@@ -371,6 +404,7 @@ fn process(global: &Global, asked: &Enter, spec: &Spec) -> Result<Process, OciEr
         None => (Path::new(state::CONFIGURATION), of_words(asked, spec)?),
     };
     crate::check::process(&value)?;
+    crate::check::spell(&mut value);
     crate::check::grant(&mut value).iter().for_each(|warning| global.warn(warning));
     serde_json::from_value(value).map_err(|error| broken(path, error))
 }

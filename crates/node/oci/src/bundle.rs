@@ -67,6 +67,7 @@ pub(crate) fn read(
     let mut warnings = Vec::new();
     if program {
         check::process(&value["process"])?;
+        check::spell(&mut value["process"]);
         warnings = check::grant(&mut value["process"]);
     } else {
         // The place of the program is kept by one that is never let on.

@@ -129,6 +129,22 @@ pub(crate) fn grant(process: &mut Value) -> Vec<String> {
     refused.into_iter().collect()
 }
 
+/// Two flags of schedulers are spelled otherwise by the types that read them.
+pub(crate) fn spell(process: &mut Value) {
+    const SPELLINGS: [(&str, &str); 2] = [
+        ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+        ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+    ];
+    let Some(flags) = process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut) else {
+        return;
+    };
+    for flag in flags {
+        if let Some((_, theirs)) = SPELLINGS.iter().find(|(name, _)| flag == name) {
+            *flag = (*theirs).into();
+        }
+    }
+}
+
 /// The rules on a process.
 pub(crate) fn process(process: &Value) -> Result<(), OciError> {
     let cwd = process["cwd"].as_str().unwrap_or_default();

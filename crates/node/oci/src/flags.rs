@@ -131,6 +131,7 @@ pub(crate) enum Command {
     List(Form),
     Features,
     Version,
+    Help,
 }
 
 /// Flags and words of one part of a command line.
@@ -221,9 +222,31 @@ impl Parsed {
     }
 }
 
+/// What `help` says.
+pub(crate) const HELP: &str = "\
+The container runtime as a command for other engines: podman, containerd, docker
+
+Usage: berth oci [--root DIR] [--log FILE] [--log-format text|json] COMMAND …
+
+  create [--bundle DIR] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] [--no-pivot] [--no-new-keyring] NAME
+  start NAME
+  run [the flags of create] [--detach] [--keep] NAME
+  state NAME
+  kill [--all] NAME [SIGNAL]
+  delete [--force] NAME
+  exec [--process FILE] [--detach] [--env NAME=VALUE] [--cwd DIR] [--user UID[:GID]] [--cap NAME] … NAME WORDS…
+  pause NAME
+  resume NAME
+  update [--resources FILE] [--memory BYTES] [--pids-limit N] [--cpu-quota MICROSECONDS] … NAME
+  events [--stats] [--interval 5s] NAME
+  ps [--format table|json] NAME [OPTIONS OF PS]
+  list [--format table|json] [--quiet]
+  features
+";
+
 pub(crate) fn parse(words: &[String]) -> Result<(Global, Command), OciError> {
     let with = ["root", "log", "log-format", "log-level", "rootless", "criu"];
-    let alone = ["debug", "systemd-cgroup", "version", "v"];
+    let alone = ["debug", "systemd-cgroup", "version", "v", "help", "h"];
     let (flags, at) = split(words, &with, &alone, true)?;
     if flags.is(&["systemd-cgroup"]) {
         let what = "--systemd-cgroup (cgroups are made without systemd; the engine's driver `cgroupfs` works)";
@@ -244,6 +267,9 @@ pub(crate) fn parse(words: &[String]) -> Result<(Global, Command), OciError> {
     let global = Global { root, log: flags.path(&["log"]), json };
     if flags.is(&["version", "v"]) {
         return Ok((global, Command::Version));
+    }
+    if flags.is(&["help", "h"]) || words.get(at).is_some_and(|word| word == "help") {
+        return Ok((global, Command::Help));
     }
     let Some((command, rest)) = words[at..].split_first() else {
         return Err(usage("a command is missing"));

@@ -31,13 +31,18 @@ pub(crate) fn named<'a>(hooks: Option<&'a Hooks>, name: &str) -> &'a [Hook] {
     found.as_deref().unwrap_or_default()
 }
 
+/// Starts a hook as a process of the container, with these streams.
+pub(crate) type Enter<'a> = dyn Fn(&Hook, [OwnedFd; 3]) -> Result<Container, OciError> + 'a;
+
 /// Where hooks run.
 #[derive(Clone, Copy)]
 pub(crate) enum Place<'a> {
     /// Beside the engine, in the directory of the bundle.
     Outside(&'a Path),
-    /// In the namespaces of a container's first process, and whether it has a user namespace of its own.
+    /// In the namespaces of a container's first process, and whether it has a user namespace of its own. The program is the host's.
     Inside(BorrowedFd<'a>, bool),
+    /// In the container. The program is the container's, and has no more rights than its process.
+    Within(&'a Enter<'a>),
 }
 
 /// Calls hooks one after the other; the first that fails ends it.
@@ -71,19 +76,22 @@ fn one(hook: &Hook, state: &Value, place: Place<'_>) -> Result<(), String> {
         file.try_clone().map(OwnedFd::from).map_err(text)
     };
     let stdio = [input.into(), copy(&said)?, copy(&said)?];
-    let (inside, directory) = match place {
-        Place::Outside(bundle) => (None, Some(bundle)),
-        Place::Inside(process, mapped) => (Some((process, mapped)), None),
+    let beside = |inside, directory, stdio| {
+        Container::hook(HookRequest {
+            path: hook.path(),
+            args: hook.args().as_deref().unwrap_or_default(),
+            env: hook.env().as_deref().unwrap_or_default(),
+            inside,
+            directory,
+            stdio,
+        })
+        .map_err(text)
     };
-    let process = Container::hook(HookRequest {
-        path: hook.path(),
-        args: hook.args().as_deref().unwrap_or_default(),
-        env: hook.env().as_deref().unwrap_or_default(),
-        inside,
-        directory,
-        stdio,
-    })
-    .map_err(text)?;
+    let process = match place {
+        Place::Outside(bundle) => beside(None, Some(bundle), stdio)?,
+        Place::Inside(process, mapped) => beside(Some((process, mapped)), None, stdio)?,
+        Place::Within(enter) => enter(hook, stdio).map_err(|error| berth_report::chain(&error))?,
+    };
     if let Some(seconds) = hook.timeout() {
         let limit = Timespec { tv_sec: seconds, tv_nsec: 0 };
         let mut ended = [PollFd::from_borrowed_fd(process.pidfd.as_fd(), PollFlags::IN)];

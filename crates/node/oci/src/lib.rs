@@ -177,6 +177,11 @@ fn run(global: &Global, command: Command, output: &mut dyn Write) -> Result<u8, 
         }
         Command::List(form) => act::list(global, form, output).map(|()| 0),
         Command::Features => say(output, &bundle::features()).map(|()| 0),
+        Command::Help => {
+            write!(output, "{}", flags::HELP)
+                .map_err(OciError::file("write to", "standard output"))?;
+            Ok(0)
+        }
         Command::Version => {
             let text = format!(
                 "berth oci version {}\nspec: {}",

@@ -144,29 +144,33 @@ fn change(mount: &PreparedMount, tree: BorrowedFd<'_>) -> Result<(), std::io::Er
 
 /// Devices in the image itself. What is there already has to be the same.
 fn make_nodes(nodes: &[PreparedNode]) -> Result<(), Failure> {
-    for (index, node) in nodes.iter().enumerate() {
-        let failed = Failure::at::<Errno>(Step::Node, index);
-        let path = node.target.path.as_c_str();
-        match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(found) => {
-                let same = FileType::from_raw_mode(found.st_mode) == node.kind
-                    && found.st_rdev == node.device;
-                if same { continue } else { return Err(failed(Errno::EXIST)) }
-            }
-            Err(Errno::NOENT) if node.make => {}
-            Err(error) => return Err(failed(error)),
+    // The mode is the node's from the start: there is no second step for which somebody could put something else there.
+    let mask = rustix::process::umask(Mode::empty());
+    let made = nodes.iter().enumerate().try_for_each(|(index, node)| make_node(index, node));
+    rustix::process::umask(mask);
+    made
+}
+
+fn make_node(index: usize, node: &PreparedNode) -> Result<(), Failure> {
+    let failed = Failure::at::<Errno>(Step::Node, index);
+    let path = node.target.path.as_c_str();
+    match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => {
+            let same =
+                FileType::from_raw_mode(found.st_mode) == node.kind && found.st_rdev == node.device;
+            return if same { Ok(()) } else { Err(failed(Errno::EXIST)) };
         }
-        for parent in &node.target.parents {
-            make_directory(parent).map_err(&failed)?;
-        }
-        mknodat(CWD, path, node.kind, node.mode, node.device).map_err(&failed)?;
-        let (user, group) = node.owner;
-        let (user, group) = (rustix::fs::Uid::from_raw(user), rustix::fs::Gid::from_raw(group));
-        rustix::fs::chownat(CWD, path, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(&failed)?;
-        rustix::fs::chmodat(CWD, path, node.mode, AtFlags::empty()).map_err(&failed)?;
+        Err(Errno::NOENT) if node.make => {}
+        Err(error) => return Err(failed(error)),
     }
-    Ok(())
+    for parent in &node.target.parents {
+        make_directory(parent).map_err(&failed)?;
+    }
+    mknodat(CWD, path, node.kind, node.mode, node.device).map_err(&failed)?;
+    let (user, group) = node.owner;
+    let (user, group) = (rustix::fs::Uid::from_raw(user), rustix::fs::Gid::from_raw(group));
+    rustix::fs::chownat(CWD, path, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(&failed)
 }
 
 /// Moves the calling process into its cgroup of version 1. A caller with several threads would leave the others behind.
@@ -561,10 +565,19 @@ pub fn join_pod(user: Option<i32>, others: &[(i32, i32)]) -> Result<(), Failure>
     join(others)
 }
 
+/// Nobody in a container may look into a process of ours before it is the program; execve lifts it.
+pub fn hide() -> Result<(), Failure> {
+    let hidden =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    hidden.map_err(Failure::at(Step::Credentials, 9))
+}
+
 /// Joins a user namespace as its root.
 pub fn join_user(user: i32) -> Result<(), Failure> {
     join_one(user, libc::CLONE_NEWUSER, Step::JoinUser, 0)?;
-    exec::set_ids(0, 0).map_err(Failure::at(Step::JoinUser, 1))
+    exec::set_ids(0, 0).map_err(Failure::at(Step::JoinUser, 1))?;
+    // A change of ids may undo it, as the host is set up.
+    hide()
 }
 
 /// Joins namespaces, each by its descriptor.

@@ -289,10 +289,13 @@ impl Container {
     /// See [`CreateError`].
     pub fn exec_with(request: ExecRequest<'_>, extras: &Extras) -> Result<Self, CreateError> {
         let root = container_root(request.container)?;
-        let process =
+        let mut process =
             PreparedProcess::new(request.process, root.as_fd(), request.user, request.seccomp)?;
         drop(root);
-        let target = request.container.as_raw_fd();
+        if let Some(program) = &extras.program {
+            process.candidates = vec![held::path(program).map_err(CreateError::Clone)?];
+        }
+        let (target, kinds) = (request.container.as_raw_fd(), kinds());
         let mapped = request.mapped;
         let (stdio, keep) = child_stdio(request.stdio);
         // A pid namespace is only entered by a child, so the joining process always clones once more.
@@ -301,7 +304,7 @@ impl Container {
             0,
             request.cgroup,
             |end| child::become_process(&process, stdio, None, extras, end),
-            || enter(target, mapped),
+            || enter(target, kinds, mapped),
             &Birth { score: process.out_of_memory_score, memory: None },
             None,
         );
@@ -322,16 +325,21 @@ fn refuse_asking(program: Option<&Program>) -> Result<(), CreateError> {
     Ok(())
 }
 
-/// Joins all namespaces of the process behind a pidfd. Its user namespace comes last: some of the others may belong to the host.
-pub(crate) fn enter(target: i32, mapped: bool) -> Result<(), Failure> {
-    let flags = libc::CLONE_NEWNS
+/// All kinds of namespaces that this kernel has, but those of users.
+pub(crate) fn kinds() -> i32 {
+    let clocks = rustix::fs::access("/proc/self/ns/time", rustix::fs::Access::EXISTS).is_ok();
+    let all = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP
-        | libc::CLONE_NEWTIME;
-    child::join(&[(target, flags)])?;
+        | libc::CLONE_NEWCGROUP;
+    if clocks { all | libc::CLONE_NEWTIME } else { all }
+}
+
+/// Joins these namespaces of the process behind a pidfd. Its user namespace comes last: some of the others may belong to the host.
+pub(crate) fn enter(target: i32, kinds: i32, mapped: bool) -> Result<(), Failure> {
+    child::join(&[(target, kinds)])?;
     if mapped { child::join_user(target) } else { Ok(()) }
 }
 
@@ -518,11 +526,7 @@ pub(crate) fn start(
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             let end = theirs.as_fd();
-            // Nobody in the container may look into this process before it is the program; execve lifts it.
-            let hidden = rustix::process::set_dumpable_behavior(
-                rustix::process::DumpableBehavior::NotDumpable,
-            );
-            let hidden = hidden.map_err(Failure::at(Step::Credentials, 9));
+            let hidden = child::hide();
             let outcome = hidden.and_then(|()| child::enter_cgroup(&entries)).and_then(|()| {
                 if two_stage {
                     // What it clones starts in its cgroup.

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Pid;
@@ -33,6 +33,8 @@ pub struct Extras {
     pub processors: Option<CpuSet>,
     /// The terminal is the container's console too.
     pub console: bool,
+    /// What is executed, if it is not what the first argument says. Of further processes alone.
+    pub program: Option<PathBuf>,
 }
 
 /// The namespaces of its own, beside mounts and processes.

@@ -1,5 +1,5 @@
 //! Programs that other engines want to be called around a container: in the caller's namespaces or in the container's, but never as a
-//! part of it.
+//! part of it. They have all privilege, so the program must never be one that the container brings.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -51,8 +51,9 @@ impl Container {
         let run = |end: BorrowedFd<'_>| -> Result<Infallible, Failure> {
             child::become_hook((&path, directory.as_deref()), &args, &env, stdio, end)
         };
+        let kinds = container::kinds();
         let join = || match inside {
-            Some((process, mapped)) => container::enter(process, mapped),
+            Some((process, mapped)) => container::enter(process, kinds, mapped),
             None => Ok(()),
         };
         let started =

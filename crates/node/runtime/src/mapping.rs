@@ -132,10 +132,11 @@ fn beside<T>(
     let (pid, pidfd): (Pid, OwnedFd) = match cloned? {
         Cloned::Child => {
             let end = theirs.as_fd();
-            let outcome = match joined {
+            let hidden = child::hide();
+            let outcome = hidden.and_then(|()| match joined {
                 Some(user) => child::join(&[(user, libc::CLONE_NEWUSER)]),
                 None => Ok(()),
-            };
+            });
             let told = outcome
                 .and_then(|()| channel::send_pid(end, 0).map_err(Failure::at(Step::Wait, 0)));
             if let Err(failure) = told {

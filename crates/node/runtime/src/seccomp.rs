@@ -565,9 +565,13 @@ mod tests {
 
     /// Runs the filter as the kernel would.
     fn run(program: &Program, number: u32, arguments: [u64; 6]) -> u32 {
+        run_on(program, AUDIT_ARCH_X86_64, number, arguments)
+    }
+
+    fn run_on(program: &Program, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
         let mut data = [0_u8; 64];
         data[0..4].copy_from_slice(&number.to_le_bytes());
-        data[4..8].copy_from_slice(&AUDIT_ARCH_X86_64.to_le_bytes());
+        data[4..8].copy_from_slice(&architecture.to_le_bytes());
         for (at, argument) in arguments.iter().enumerate() {
             data[16 + at * 8..24 + at * 8].copy_from_slice(&argument.to_le_bytes());
         }
@@ -631,6 +635,26 @@ mod tests {
             run(&program, number(table::SYSCALLS, "kexec_load").unwrap(), [0; 6]),
             Answer::FORBIDDEN.0
         );
+    }
+
+    #[test]
+    fn programs_of_32_bits_are_judged_if_their_architecture_is_listed() {
+        let profile = |architectures: &str| {
+            let text = format!(
+                r#"{{"defaultAction": "SCMP_ACT_ALLOW", "architectures": [{architectures}],
+                    "syscalls": [{{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}}]}}"#
+            );
+            Program::compile(&serde_json::from_str(&text).unwrap()).unwrap()
+        };
+        let both = profile(r#""SCMP_ARCH_X86_64", "SCMP_ARCH_X86""#);
+        // 39 and 83 are `mkdir` in the older and the newer table, and something else in the other.
+        let old = |program: &Program, number| run_on(program, AUDIT_ARCH_I386, number, [0; 6]);
+        assert_eq!((old(&both, 39), old(&both, 83)), (Answer::FORBIDDEN.0, Answer::ALLOW.0));
+        assert_eq!(run(&both, 83, [0; 6]), Answer::FORBIDDEN.0);
+        assert_eq!(run(&both, 39, [0; 6]), Answer::ALLOW.0);
+        let native = profile(r#""SCMP_ARCH_X86_64""#);
+        assert_eq!(old(&native, 83), libc::SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(run_on(&both, 0x1234, 39, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
     }
 
     #[test]

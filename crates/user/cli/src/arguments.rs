@@ -97,6 +97,9 @@ pub enum Command {
     /// Work with the key that seals Secrets
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// The container runtime as a command for other engines: podman, containerd, docker
+    #[command(disable_help_flag = true)]
+    Oci(OciArguments),
     /// Print where the kubeconfig for kubectl and helm is
     Kubeconfig,
     /// Show the server, its node and what is stored
@@ -105,6 +108,14 @@ pub enum Command {
     Version,
     /// Write the completion script of a shell
     Completion(CompletionArguments),
+}
+
+/// What `oci` is told; it reads it itself, before anything else of this program runs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OciArguments {
+    /// A command and its flags, as engines write them; `berth oci help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORDS")]
+    pub words: Vec<OsString>,
 }
 
 /// Which project is meant.
@@ -213,6 +224,15 @@ mod tests {
         assert_eq!(parse(words("berth ps --nope")).err(), Some(ExitCode::from(2)));
         assert_eq!(parse(words("berth --version")).err(), Some(ExitCode::SUCCESS));
         assert!(parse(words("berth run -it --rm busybox sh -c true")).is_ok());
+    }
+
+    #[test]
+    fn the_help_lists_the_runtime() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains("  oci "), "{help}");
+        let words = ["berth", "--data-dir", "x", "oci", "--root", "y", "list"].map(OsString::from);
+        let Command::Oci(found) = parse(words).unwrap().command else { panic!("another command") };
+        assert_eq!(found.words, ["--root", "y", "list"]);
     }
 
     #[test]

@@ -87,9 +87,16 @@ async fn dispatch(cli: Cli, host: &Arc<dyn Host>) -> Result<u8, Failure> {
         Command::Audit(command) => audit::audit(command, &data),
         Command::System(command) => system::system(command, &data, &**host).await,
         Command::Secret(command) => secret::secret(command, &data).await,
+        // The program hands it on before anything here runs, if it is the first word.
+        Command::Oci(arguments) => Err(Failure::usage("`oci` has to be the first word")
+            .hint(format!("write `berth oci{}`", shown(&arguments.words)))),
         Command::Kubeconfig => Ok(information::kubeconfig(&data)?),
         Command::Status => information::status(&data).await,
         Command::Version => Ok(information::version()),
         Command::Completion(arguments) => Ok(complete::completion(&arguments)),
     }
+}
+
+fn shown(words: &[std::ffi::OsString]) -> String {
+    words.iter().map(|word| format!(" {}", word.to_string_lossy())).collect()
 }

@@ -61,9 +61,9 @@ impl Daemon {
     }
 
     /// Ends it, and waits for that.
-    fn stop(&mut self, signal: Signal) {
+    fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.0);
-        let _gone_already = rustix::process::kill_process(pid, signal);
+        let _gone_already = rustix::process::kill_process(pid, Signal::TERM);
         let _reaped = self.0.wait();
     }
 }
@@ -184,4 +184,25 @@ fn podman_runs_containers_with_our_runtime() {
     assert_eq!(podman.good(&["wait", "long"]).trim(), "137");
     podman.good(&["rm", "long"]);
     assert_eq!(podman.good(&["ps", "--all", "--quiet"]), "");
+}
+
+#[test]
+fn descriptors_of_the_caller_are_handed_on_if_it_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = files(folder.path());
+    std::fs::write(folder.path().join("kept"), "through the descriptor\n").unwrap();
+    let parent = Parent::new("descriptors");
+    let configuration = serde_json::json!({
+        "ociVersion": "1.2.0", "root": {"path": root},
+        "process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "env": ["PATH=/bin"],
+            "args": ["sh", "-c", "cat <&3; cat <&4 2> /dev/null || echo no more"]},
+        "linux": {"cgroupsPath": format!("/{}/one", parent.0),
+            "namespaces": [{"type": "mount"}, {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}]},
+    });
+    std::fs::write(folder.path().join("config.json"), configuration.to_string()).unwrap();
+    let line = "exec 3< kept 4< config.json; exec \"$0\" oci --root state run --preserve-fds 1 one";
+    let mut command = Command::new("sh");
+    command.args(["-c", line, env!("CARGO_BIN_EXE_berth")]).current_dir(folder.path());
+    let said = good(&command.output().unwrap());
+    assert_eq!(said, "through the descriptor\nno more\n");
 }

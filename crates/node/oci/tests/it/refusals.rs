@@ -2,15 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Fixture;
-
-fn refused(more: &Value) -> String {
-    let fixture = Fixture::new("exit 0", more);
-    let bundle = fixture.path("bundle").display().to_string();
-    let said = fixture.bad(&["create", "--bundle", &bundle, &fixture.name]);
-    assert_eq!(fixture.good(&["list", "--quiet"]), "", "nothing is left");
-    said
-}
+use crate::support::{Fixture, refused};
 
 #[test]
 fn bundles_that_ask_for_more_than_is_done() {
@@ -60,6 +52,9 @@ fn command_lines_that_mean_something_else() {
         assert!(code != 0 && output.is_empty(), "{words:?}: {output}");
     }
     assert!(fixture.good(&["--version"]).contains("spec: 1."));
+    for words in [&["help"][..], &["--help"], &["-h"]] {
+        assert!(fixture.good(words).contains("Usage: berth oci"), "{words:?}");
+    }
     let features: Value = serde_json::from_str(&fixture.good(&["features"])).unwrap();
     assert_eq!(features["linux"]["cgroup"]["systemd"], false);
 }

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
+const APPLETS: &str = "sh echo cat sleep hostname touch mount umount grep id ls stat readlink mknod nice tr head wc env date \
+    dd chmod chown uname mkdir rm ln kill taskset ionice chrt sysctl nproc dnsdomainname ip true false ps awk umask printf test";
+
 /// A bundle and a place for the command to note things.
 pub struct Fixture {
     pub folder: tempfile::TempDir,
@@ -25,7 +28,7 @@ impl Fixture {
         let bin = folder.path().join("bundle/rootfs/bin");
         fs::create_dir_all(&bin).unwrap();
         fs::copy(busybox, bin.join("busybox")).unwrap();
-        for applet in ["sh", "echo", "cat", "sleep", "hostname", "touch"] {
+        for applet in APPLETS.split_whitespace() {
             std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
         }
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -53,6 +56,54 @@ impl Fixture {
         let path = folder.path().join("bundle/config.json");
         fs::write(path, value.to_string()).unwrap();
         Self { folder, name }
+    }
+
+    /// A bundle whose program writes to `/out`.
+    pub fn writing(line: &str, more: &Value) -> Self {
+        Self::new(&format!("{{ {line} ; }} > /out 2>&1"), more)
+    }
+
+    pub fn bundle(&self) -> String {
+        self.path("bundle").display().to_string()
+    }
+
+    /// Runs it to its end: its exit code and what it wrote to `/out`.
+    pub fn probe(&self) -> (u8, String) {
+        let bundle = self.bundle();
+        let (code, _) = self.command(&["run", "--bundle", &bundle, &self.name]);
+        let said = fs::read_to_string(self.path("bundle/rootfs/out")).unwrap_or_default();
+        (code, said)
+    }
+
+    /// Gives the root to another user, as a user namespace needs it.
+    pub fn give_to(&self, id: u32) {
+        std::os::unix::fs::chown(self.path("bundle/rootfs"), Some(id), Some(id)).unwrap();
+    }
+
+    /// Why it is not created. Nothing of it is left then.
+    #[track_caller]
+    pub fn refused(&self) -> String {
+        let said = self.bad(&["create", "--bundle", &self.bundle(), &self.name]);
+        assert_eq!(self.good(&["list", "--quiet"]), "", "nothing is left");
+        for place in ["/sys/fs/cgroup/pids", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+            let cgroup = Path::new(place).join("berth-test").join(&self.name);
+            assert!(!cgroup.exists(), "{} is left", cgroup.display());
+        }
+        said
+    }
+
+    /// All lines of the log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn start(&self) {
+        self.good(&["start", &self.name]);
+    }
+
+    pub fn kill(&self) {
+        self.good(&["kill", &self.name, "KILL"]);
+        self.until_status("stopped");
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -133,6 +184,21 @@ impl Drop for Fixture {
             assert_eq!(code, 0, "{}", self.logged());
         }
     }
+}
+
+/// What a program says that is run with these changes to the usual configuration.
+#[track_caller]
+pub fn said(line: &str, more: &Value) -> String {
+    let fixture = Fixture::writing(line, more);
+    let (code, said) = fixture.probe();
+    assert_eq!(code, 0, "{said} {}", fixture.log());
+    said
+}
+
+/// Why a configuration with these changes is refused.
+#[track_caller]
+pub fn refused(more: &Value) -> String {
+    Fixture::new("true", more).refused()
 }
 
 fn merge(value: &mut Value, more: &Value) {

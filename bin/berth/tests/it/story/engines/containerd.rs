@@ -28,8 +28,12 @@ impl Containerd {
         let file = folder.path().join("config.toml");
         std::fs::write(&file, text).unwrap();
         let words = ["containerd", "--config", file.to_str().unwrap()];
-        let ready =
-            |daemon: &Daemon| daemon.run(&["ctr", "--address", SOCKET, "version"]).status.success();
+        let ready = |daemon: &Daemon| {
+            daemon
+                .run(&["ctr", "--connect-timeout", "100ms", "--address", SOCKET, "version"])
+                .status
+                .success()
+        };
         let daemon = Daemon::start(&words, &folder.path().join("log"), ready);
         Self { daemon, parent, folder }
     }
@@ -74,8 +78,7 @@ impl Drop for Containerd {
         for task in String::from_utf8_lossy(&all.stdout).lines() {
             self.ctr(&["tasks", "rm", "--force", task]);
         }
-        // It would wait ten seconds for connections that nobody has any more.
-        self.daemon.stop(rustix::process::Signal::KILL);
+        self.daemon.stop();
     }
 }
 

@@ -61,7 +61,7 @@ impl Drop for Docker {
         for container in String::from_utf8_lossy(&all.stdout).lines() {
             self.run(&["rm", "--force", container]);
         }
-        self.daemon.stop(rustix::process::Signal::TERM);
+        self.daemon.stop();
     }
 }
 
