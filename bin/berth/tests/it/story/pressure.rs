@@ -470,6 +470,15 @@ fn what_does_not_fit_waits(berth: &Berth) {
         message.starts_with("Node didn't have enough resource: cpu, requested: 250, used: "),
         "{message}"
     );
+    // Nor does the node take in what comes past the scheduler.
+    let asks = json!({"cpu": "100m"});
+    let mut past = pod("past", "true", resources(&asks, &json!({})));
+    past["spec"]["nodeName"] = json!("node");
+    apply(berth, &[past]).good();
+    until("it is refused", PATIENCE, || get(berth, "past")["status"]["reason"] == "OutOfcpu");
+    let message = get(berth, "past")["status"]["message"].as_str().unwrap().to_owned();
+    let wanted = "Pod was rejected: Node didn't have enough resource: cpu, requested: 100, used: ";
+    assert!(message.starts_with(wanted), "{message}");
     // The scheduler charges what is asked for, too.
     let patient = resources(&json!({"cpu": "20m"}), &json!({}));
     apply(berth, &[pod("patient", "exec sleep 600", patient)]).good();
@@ -537,12 +546,38 @@ fn huge_pages_go_to_those_who_asked_for_them() {
         scheduled["message"].as_str().is_some_and(|it| it.contains("Insufficient hugepages-2Mi"))
     });
     until("the node says why", PATIENCE, || {
-        let state = &get(&berth, "unlucky")["status"]["containerStatuses"][0]["state"];
-        let message = state["waiting"]["message"].as_str().unwrap_or_default();
-        message.contains(
-            "resources.limits.hugepages-2Mi: there are not so many such pages on this node",
-        )
+        get(&berth, "unlucky")["status"]["reason"] == "OutOfhugepages-2Mi"
     });
     drop(berth);
     drop(pages);
+}
+
+#[test]
+fn a_node_short_of_process_numbers_takes_nobody_in() {
+    let file = configuration("pids", &json!({"evictionHard": {"pid.available": "99.99%"}}));
+    let berth = Berth::with("pids", 208, &["--node-config", file.to_str().unwrap()]);
+    berth.kubectl(&["create", "namespace", "need"]).good();
+    until("the node says so", PATIENCE, || {
+        let node = berth.get(&["node", "node"]);
+        condition(&node, "PIDPressure")["status"] == "True"
+            && node["spec"]["taints"].to_string().contains("node.kubernetes.io/pid-pressure")
+    });
+    let mut bearing = pod("bearing", "true", json!({}));
+    bearing["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+    let asks = resources(&json!({"cpu": "1m"}), &json!({}));
+    apply(&berth, &[bearing, pod("waits", "true", asks)]).good();
+    until("one is refused", PATIENCE, || {
+        get(&berth, "bearing")["status"]["message"]
+            == "Pod was rejected: The node had condition: [PIDPressure]. "
+    });
+    until("the other waits", PATIENCE, || {
+        let scheduled = condition(&get(&berth, "waits"), "PodScheduled");
+        let message = scheduled["message"].as_str().unwrap_or_default();
+        message.contains("untolerated taint {node.kubernetes.io/pid-pressure: }")
+    });
+    // A mistake in the file ends the start, with its name.
+    let wrong = configuration("wrong", &json!({"evictionHard": {"memory": "1Gi"}}));
+    let words = ["serve", "--listen", "127.0.0.1:0", "--node-config", wrong.to_str().unwrap()];
+    let said = berth.berth(&words).bad(1);
+    assert!(said.contains("`evictionHard.memory`: can be one of memory.available"), "{said}");
 }

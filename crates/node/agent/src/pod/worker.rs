@@ -5,6 +5,7 @@
 
 mod pull;
 mod resize;
+mod room;
 
 pub use self::pull::Images;
 
@@ -12,7 +13,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_client::demand::{self, Amounts, Quality};
 use berth_network::Attachment;
 use berth_shim::protocol::{Exit, Reply};
 use jiff::{SignedDuration, Timestamp};
@@ -37,7 +37,7 @@ use crate::config::Cause;
 use crate::directory::{Ended, Failed, PodDirectory, Record};
 use crate::event::Severity;
 use crate::probe::{self, Finding, Kind};
-use crate::roster::{Eviction, Member};
+use crate::roster::Eviction;
 use crate::status::{chain, has_foreign, status};
 use crate::usage::{Resident, Running};
 
@@ -119,7 +119,7 @@ impl Worker {
             user: None,
             sandbox: false,
             cgroup: None,
-            failed: failed_before(&last),
+            failed: room::failed_before(&last),
             sizes: [].into(),
             containers: [].into(),
         });
@@ -280,72 +280,8 @@ impl Worker {
             interface,
             containers: self.observed.containers.iter().filter_map(running).collect(),
         });
-        let goal = self.goal();
-        let ended = is_finished(&goal, &self.record, &self.observed);
-        let promised = if ended { Amounts::new() } else { demand::requests(&self.promised()) };
-        let known = self.record.containers.iter();
-        let changed = self.shared().roster.set(
-            Member {
-                pod: self.last.clone(),
-                promised,
-                // Until nothing of it is left, what it used is not free.
-                active: !ended || self.observed.sandbox,
-                over: ended && !goal.stopping && !self.observed.sandbox,
-                containers: known
-                    .map(|(name, known)| (name.clone(), known.instance(name)))
-                    .collect(),
-            },
-            &self.evict,
-        );
-        if changed {
+        if self.shared().roster.set(self.member(), &self.evict) {
             self.weigh().await;
-        }
-    }
-
-    async fn weigh(&self) {
-        let quality = self.last.spec.as_ref().map_or(Quality::BestEffort, Quality::of);
-        if let Err(cause) = self.workshop.weigh(quality).await {
-            warn!(pod = %self.record.name, error = %cause, "the share of processors was not set");
-        }
-    }
-
-    async fn leave_roster(&self) {
-        self.shared().roster.remove(&self.record.uid);
-        self.weigh().await;
-    }
-
-    /// Takes the pod in, or refuses it where the node is short of something.
-    fn admit(&mut self) {
-        if std::mem::replace(&mut self.admitted, true) || self.goal().deleting {
-            return;
-        }
-        if let Some(message) = self.shared().roster.refusal(&self.last) {
-            self.event(Severity::Warning, "Evicted", message.clone());
-            self.fail(Failed { reason: "Evicted".to_owned(), message, disrupted: false });
-        }
-    }
-
-    /// The node takes the room back that the pod has.
-    fn evicted(&mut self, eviction: Eviction) {
-        let goal = self.goal();
-        if goal.deleting || is_finished(&goal, &self.record, &self.observed) {
-            return;
-        }
-        let message = eviction.message;
-        self.event(Severity::Warning, "Evicted", message.clone());
-        self.hurried = Some(eviction.grace);
-        self.fail(Failed { reason: "Evicted".to_owned(), message, disrupted: true });
-    }
-
-    /// Gives the pod up, also for an agent that comes after this one.
-    fn fail(&mut self, failed: Failed) {
-        info!(pod = %self.record.name, namespace = %self.record.namespace, reason = %failed.reason, message = %failed.message, "pod failed");
-        self.record.failed = Some(failed.clone());
-        self.observed.failed = Some(failed);
-        if self.workshop.directory.path().exists()
-            && let Err(cause) = self.workshop.save(&self.record)
-        {
-            warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
         }
     }
 
@@ -363,7 +299,7 @@ impl Worker {
                 return Some(at);
             }
             self.retry = None;
-            self.admit();
+            self.admit().await;
             self.again = self.resize().await;
             self.hurry();
             let goal = self.goal();
@@ -723,16 +659,6 @@ impl Worker {
         }
     }
 
-    /// Of a container's instances the current one and the one before are told about; what is older goes.
-    fn forget_oldest(&self, name: &str) {
-        let starts = self.record.containers.get(name).map_or(0, |known| known.starts);
-        let Some(oldest) = starts.checked_sub(2).filter(|oldest| *oldest > 0) else { return };
-        let instance = format!("{name}.{oldest}");
-        if let Err(error) = self.workshop.directory.forget(&instance) {
-            warn!(pod = %self.record.name, %instance, %error, "what is left of an old container was not removed");
-        }
-    }
-
     fn not_started(&mut self, name: &str, cause: &Cause) {
         self.event(Severity::Warning, "Failed", format!("Error: {}", cause.message));
         let now = Timestamp::now();
@@ -1008,13 +934,6 @@ fn rules_of(container: &Container) -> Vec<Rule> {
         inverted: codes.operator == "NotIn",
     };
     codes.map(rule).collect()
-}
-
-/// Why a pod without a record was given up before: it was refused, or this node has lost what it knew.
-fn failed_before(pod: &Pod) -> Option<Failed> {
-    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Failed"))?;
-    let reason = status.reason.clone().unwrap_or_else(|| "ContainerStatusUnknown".to_owned());
-    Some(Failed { reason, message: status.message.clone().unwrap_or_default(), disrupted: false })
 }
 
 fn restart_of(policy: Option<&str>) -> Restart {
