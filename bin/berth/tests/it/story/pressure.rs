@@ -267,7 +267,8 @@ fn disk_goes_to_those_who_keep_to_their_limits() {
     let disk = Disk::mount("disk", 256);
     let file = configuration(
         "disk",
-        &json!({"evictionHard": {"nodefs.available": "60Mi"}, "evictionPressureTransitionPeriod": "1s"}),
+        &json!({"evictionHard": {"nodefs.available": "60Mi"}, "imageMinimumGCAge": "0s",
+                "evictionPressureTransitionPeriod": "1s"}),
     );
     let berth = Berth::with("disk", 202, &["--node-config", file.to_str().unwrap()]);
     berth.berth(&["image", "bootstrap", "busybox"]).good();
@@ -329,6 +330,7 @@ fn disk_goes_to_those_who_keep_to_their_limits() {
     });
     runs(&berth, "modest");
     assert_eq!(get(&berth, "modest")["status"]["containerStatuses"][0]["restartCount"], 0);
+    images_go_first(&berth, &disk);
     // What was decided stays so for a server that comes after.
     let mut berth = berth;
     berth.kill_server();
@@ -490,6 +492,31 @@ fn what_does_not_fit_waits(berth: &Berth) {
     let pod = is_held_to(berth, "grows", &limits(300));
     assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
     runs(berth, "patient");
+}
+
+/// What can be had again goes before anybody is ended, and what cannot stays.
+fn images_go_first(berth: &Berth, disk: &Disk) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("Dockerfile"), "FROM busybox\nCOPY data /data\n").unwrap();
+    for (name, mebibytes) in [("pulled", 40), ("built", 4)] {
+        let data: Vec<u8> = name.bytes().cycle().take(mebibytes << 20).collect();
+        fs::write(folder.path().join("data"), data).unwrap();
+        berth.berth(&["build", "-t", name, folder.path().to_str().unwrap()]).good();
+    }
+    // As if it had come from a registry, and nobody built anything here.
+    fs::remove_dir_all(berth.data.join("images/cache")).unwrap();
+    fs::create_dir(berth.data.join("images/cache")).unwrap();
+    let note = |kind: &str| berth.data.join("images").join(kind).join("docker.io/library/pulled");
+    crate::support::copy_tree(&note("tags"), &note("pulled"));
+    let room = disk.available();
+    let filler = fs::File::create(disk.0.join("filler")).unwrap();
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, room - 50 * MIB)
+        .unwrap();
+    until("there is room again", PATIENCE, || disk.available() > 80 * MIB);
+    let images = berth.berth(&["image", "ls"]).good();
+    assert!(images.contains("built") && !images.contains("pulled"), "{images}");
+    assert_eq!(get(berth, "modest")["status"]["phase"], "Running");
+    fs::remove_file(disk.0.join("filler")).unwrap();
 }
 
 /// Huge pages of the machine for a test, and as many as before afterwards.

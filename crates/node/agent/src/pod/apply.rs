@@ -473,7 +473,7 @@ fn start_cause(error: &ShimError) -> Cause {
 }
 
 /// A killed process leaves its cgroup a little after its parent has heard of it.
-fn remove_busy(group: &Cgroup) -> io::Result<()> {
+pub fn remove_busy(group: &Cgroup) -> io::Result<()> {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     loop {
         match group.remove() {
