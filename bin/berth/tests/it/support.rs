@@ -204,7 +204,7 @@ impl Berth {
         items.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect()
     }
 
-    /// Pids on the host of a pod's containers.
+    /// Pids on the host of a pod's containers, the oldest first.
     pub fn processes(&self, uid: &str) -> Vec<i32> {
         let mut found = Vec::new();
         for root in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
@@ -221,7 +221,8 @@ impl Berth {
                 break;
             }
         }
-        found.sort_unstable();
+        // Numbers begin again at the lowest, so the first of a container need not have the lowest.
+        found.sort_by_key(|pid| (started(*pid), *pid));
         found
     }
 
@@ -278,6 +279,14 @@ impl Drop for Berth {
             assert_eq!(self.traces(), "", "something is left");
         }
     }
+}
+
+/// When a process was started, in the kernel's own count; those that have ended are the youngest.
+fn started(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name may have blanks, and ends with the last parenthesis.
+    let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+    after.split(' ').nth(19).and_then(|field| field.parse().ok()).unwrap_or(u64::MAX)
 }
 
 fn remove(path: &Path) {

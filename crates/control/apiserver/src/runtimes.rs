@@ -1,7 +1,7 @@
 //! What the RuntimeClass of a new pod adds to it: what its runtime itself uses, and where it can run.
 
-use berth_objects::{Object, Status};
-use serde_json::{Value, json};
+use berth_objects::{Object, Quantity, Status};
+use serde_json::{Map, Value, json};
 
 use crate::call::Call;
 
@@ -11,7 +11,7 @@ use crate::call::Call;
 /// When there is no such class, or the pod says something else than the class.
 pub(crate) async fn resolve(call: &Call, pod: &mut Value) -> Result<(), Status> {
     let name = pod.text(&["spec", "runtimeClassName"]).to_owned();
-    let given = pod.at(&["spec", "overhead"]).filter(|given| !given.is_null()).cloned();
+    let given = pod.map(&["spec", "overhead"]).filter(|given| !given.is_empty()).cloned();
     let refused = |why: &str| Err(Status::forbidden(call.subject(), why));
     if name.is_empty() {
         return match given {
@@ -26,13 +26,16 @@ pub(crate) async fn resolve(call: &Call, pod: &mut Value) -> Result<(), Status> 
     let Some((class, _)) = call.shared.fetch(resource, "", &name).await? else {
         return refused(&format!("pod rejected: RuntimeClass \"{name}\" not found"));
     };
-    match (given, class.at(&["overhead", "podFixed"])) {
-        (Some(given), of_class) if Some(&given) != of_class => {
+    let of_class = class.map(&["overhead", "podFixed"]).filter(|of_class| !of_class.is_empty());
+    match (given, of_class) {
+        (Some(given), of_class) if !of_class.is_some_and(|of_class| is_same(&given, of_class)) => {
             return refused(
                 "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
             );
         }
-        (None, Some(of_class)) => pod.set(&["spec", "overhead"], of_class.clone()),
+        (None, Some(of_class)) => {
+            pod.set(&["spec", "overhead"], Value::Object(of_class.clone()));
+        }
         _ => {}
     }
     for (label, value) in class.map(&["scheduling", "nodeSelector"]).into_iter().flatten() {
@@ -57,4 +60,15 @@ pub(crate) async fn resolve(call: &Call, pod: &mut Value) -> Result<(), Status> 
     }
     pod.set(&["spec", "tolerations"], json!(all));
     Ok(())
+}
+
+/// Whether two sets of amounts are the same, however they are written.
+fn is_same(one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
+    let amount = |value: &Value| value.as_str()?.parse::<Quantity>().ok();
+    one.len() == other.len()
+        && one.iter().all(|(name, value)| {
+            let known = other.get(name);
+            known == Some(value)
+                || amount(value).is_some() && amount(value) == known.and_then(amount)
+        })
 }

@@ -57,6 +57,9 @@ pub struct Failed {
     /// It ended for the good of others.
     #[serde(default)]
     pub disrupted: bool,
+    /// When its containers are to have ended, if somebody is in a hurry.
+    #[serde(default)]
+    pub by: Option<Timestamp>,
 }
 
 /// A container over its restarts.

@@ -82,7 +82,7 @@ fn resources(value: Value) -> LinuxResources {
     serde_json::from_value(value).expect("the fields are those of the runtime specification")
 }
 
-/// Makes the levels and holds all pods together to what they may have.
+/// Makes the levels and holds all pods together to what they may have, but for their memory.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -94,11 +94,9 @@ pub fn establish(
     let limits = &settings.limits;
     let cpu = capacity.of_pods(limits, "cpu").unwrap_or(0);
     let kept = limits.reserved();
-    let memory = capacity.of_pods(limits, "memory").filter(|_| kept.contains_key("memory"));
     let processes = kept.get("pid").map_or(0, |kept| (most_processes() - kept).max(1));
     let all = resources(json!({
         "cpu": { "shares": shares(cpu) },
-        "memory": { "limit": memory.unwrap_or(-1) },
         "pids": { "limit": processes },
     }));
     Cgroup::create(hierarchies, Path::new(&settings.instance))?.limit(&all)?;
@@ -106,6 +104,25 @@ pub fn establish(
         weigh(hierarchies, &settings.instance, quality, 0)?;
     }
     Ok(())
+}
+
+/// Holds all pods together to the memory they may have. False while they use more: the kernel would have to end some at once,
+/// and whoever evicts chooses better.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn hold_memory(
+    hierarchies: &Hierarchies,
+    instance: &str,
+    most: Option<i64>,
+) -> Result<bool, CgroupError> {
+    let cgroup = Cgroup::at(hierarchies, Path::new(instance));
+    let used = cgroup.usage()?.memory.working_set;
+    if most.is_some_and(|most| u64::try_from(most).unwrap_or(0) < used) {
+        return Ok(false);
+    }
+    cgroup.limit(&resources(json!({ "memory": { "limit": most.unwrap_or(-1) } })))?;
+    Ok(true)
 }
 
 /// Gives a level what its pods asked for together, in thousandths of a processor.
@@ -161,5 +178,45 @@ mod tests {
         assert_eq!(told(&both), (Some(1280), Some(150_000), Some(3 << 20), 100));
         let one = spec(json!({"memory": "1Mi"}));
         assert_eq!(told(&one), (Some(256), Some(-1), Some(3 << 20), 100));
+    }
+
+    #[test]
+    fn pods_that_use_more_than_they_may_are_not_ended_by_a_limit() {
+        let hierarchies = Hierarchies::detect().unwrap();
+        let instance = format!("berth-test/groups-{}", std::process::id());
+        let cgroup = Cgroup::create(&hierarchies, Path::new(&instance)).unwrap();
+        let limit = || {
+            let text = cgroup.read("memory", "memory.limit_in_bytes", "memory.max");
+            text.unwrap().trim().to_owned()
+        };
+        let hold = |most| hold_memory(&hierarchies, &instance, most).unwrap();
+        assert!(hold(Some(64 << 20)));
+        assert_eq!(limit(), (64 << 20).to_string());
+        // A process that goes in by itself and then has memory of its own.
+        let folders = ["memory", "pids", "cpu", "cpuacct", ""];
+        let folders = folders.map(|name| Path::new("/sys/fs/cgroup").join(name).join(&instance));
+        let enter: String = folders
+            .iter()
+            .filter(|path| path.join("cgroup.procs").exists())
+            .map(|path| format!("echo $$ > {}/cgroup.procs; ", path.display()))
+            .collect();
+        let line = format!(
+            "{enter} x=$(head -c 4000000 /dev/zero | tr '\\0' x); echo ready; read y || true"
+        );
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", &line])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        assert!(!hold(Some(1 << 20)), "it uses more");
+        assert_eq!(limit(), (64 << 20).to_string());
+        assert!(hold(Some(32 << 20)) && hold(None));
+        assert!(limit() == "max" || limit().len() > 15, "no limit: {}", limit());
+        drop(shell.stdin.take());
+        assert!(shell.wait().unwrap().success());
+        crate::pod::apply::remove_busy(&cgroup).unwrap();
     }
 }

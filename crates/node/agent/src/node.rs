@@ -44,6 +44,11 @@ pub(crate) async fn register(shared: &Shared) -> Result<Said, kube::Error> {
             let state = (condition.status.clone(), since.unwrap_or_else(Timestamp::now));
             said.insert(condition.type_.clone(), state);
         }
+        // What the node was short of before this agent began counts until that has been over for a while.
+        let held = |pressure: &Pressure| {
+            said.get(pressure.as_str()).is_some_and(|(status, _)| status == "True")
+        };
+        shared.roster.press(Pressure::ALL.into_iter().filter(held).collect());
     } else {
         let node: Node = serde_json::from_value(node).map_err(kube::Error::SerdeError)?;
         api.create(&PostParams::default(), &node).await?;

@@ -75,6 +75,8 @@ struct Keeper {
     said: BTreeSet<Signal>,
     unread: Vec<String>,
     stuck: bool,
+    /// All pods together are held to the memory they may have.
+    held: bool,
 }
 
 /// Runs blocking work; `None` if it broke.
@@ -86,9 +88,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 impl Keeper {
     fn new(shared: Arc<Shared>) -> Self {
         let now = Instant::now();
+        let before = shared.roster.pressures().borrow().clone();
         Self {
             shared,
-            watch: Watch::default(),
+            watch: Watch::after(&before, now),
             images: Seen::default(),
             victim: None,
             cleaned: None,
@@ -97,11 +100,20 @@ impl Keeper {
             said: BTreeSet::new(),
             unread: Vec::new(),
             stuck: false,
+            held: false,
         }
     }
 
     async fn turn(&mut self) {
+        if !self.held {
+            self.hold().await;
+        }
         let Some(verdict) = self.look().await else { return };
+        let disk = |it: &Shortage| it.threshold.signal.pressure() == Pressure::Disk;
+        if !verdict.due.iter().any(disk) {
+            // With the next shortage of disk what nobody needs goes first again.
+            self.cleaned = None;
+        }
         if !verdict.due.is_empty() {
             self.relieve(verdict).await;
         }
@@ -114,6 +126,24 @@ impl Keeper {
         if now >= self.next_images {
             self.collect_images().await;
             self.next_images = Instant::now() + IMAGES;
+        }
+    }
+
+    /// Where pods use more than they may have together since the limits changed, some go first.
+    async fn hold(&mut self) {
+        let shared = self.shared.clone();
+        let done = blocking(move || {
+            let settings = &shared.settings;
+            let reserved = settings.limits.reserved().contains_key("memory");
+            let most = shared.capacity.of_pods(&settings.limits, "memory").filter(|_| reserved);
+            crate::groups::hold_memory(&shared.hierarchies, &settings.instance, most)
+        });
+        match done.await {
+            Some(Ok(held)) => self.held = held,
+            Some(Err(error)) => {
+                warn!(error = %chain(&error), "pods are not held to the memory they may have")
+            }
+            None => {}
         }
     }
 

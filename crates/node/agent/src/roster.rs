@@ -32,6 +32,8 @@ pub struct Member {
     pub pod: Arc<Pod>,
     /// What is promised to it; nothing once it has ended.
     pub promised: Amounts,
+    /// It counts for what may come in beside it: it has neither ended nor left the API.
+    pub charged: bool,
     /// Something of it is left on the node besides logs and empty directories.
     pub active: bool,
     /// It has ended for good.
@@ -47,14 +49,10 @@ impl Member {
     }
 }
 
-/// Whether nothing here may end a pod: it belongs to the node itself, or its priority is that of the system.
+/// Whether nothing here may end a pod: its priority is that of the system, which admission gives to those who may have it.
 pub fn is_critical(pod: &Pod) -> bool {
     const SYSTEM: i32 = 2_000_000_000;
-    let annotations = pod.annotations();
-    let source = annotations.get("kubernetes.io/config.source").map(String::as_str);
-    annotations.contains_key("kubernetes.io/config.mirror")
-        || source.is_some_and(|source| source != "api")
-        || pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0) >= SYSTEM
+    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0) >= SYSTEM
 }
 
 /// All pods of this node.
@@ -81,6 +79,42 @@ impl Default for Roster {
 }
 
 impl Roster {
+    /// Takes a new pod in if there is room for it beside the others.
+    ///
+    /// # Errors
+    /// The reason and the message for a pod that is not taken in, in the words people know.
+    pub fn enter(
+        &self,
+        member: Member,
+        worker: &mpsc::Sender<Eviction>,
+        all: &Amounts,
+    ) -> Result<(), (String, String)> {
+        let uid = member.pod.uid().unwrap_or_default();
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = Amounts::new();
+        let others = members.iter().filter(|(known, (member, _))| **known != uid && member.charged);
+        for (_, (member, _)) in others {
+            demand::add(&mut used, &member.promised);
+            demand::add(&mut used, &Amounts::from([("pods".to_owned(), 1)]));
+        }
+        let mut wanted = member.promised.clone();
+        wanted.insert("pods".to_owned(), 1);
+        for (name, wanted) in wanted.iter().filter(|_| !is_critical(&member.pod)) {
+            let of = |amounts: &Amounts| amounts.get(name).copied().unwrap_or(0);
+            let (used, capacity) = (of(&used), of(all));
+            if *wanted > 0 && wanted.saturating_add(used) > capacity {
+                return Err((
+                    format!("OutOf{name}"),
+                    format!(
+                        "Pod was rejected: Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
+                    ),
+                ));
+            }
+        }
+        members.insert(uid, (member, worker.clone()));
+        Ok(())
+    }
+
     /// Takes a pod in or notes what has changed of it. Says whether the requests of its level have changed.
     pub fn set(&self, member: Member, worker: &mpsc::Sender<Eviction>) -> bool {
         let uid = member.pod.uid().unwrap_or_default();
@@ -235,11 +269,46 @@ mod tests {
             "Pod was rejected: The node had condition: [MemoryPressure]. "
         );
         assert_eq!((refused(&share), refused(&bearing), refused(&system)), (None, None, None));
-        let mirror = pod(small.clone(), json!({"kubernetes.io/config.source": "file"}));
-        assert_eq!(roster.refusal(&mirror), None);
+        // An annotation is anybody's to write.
+        let claims = pod(small.clone(), json!({"kubernetes.io/config.source": "file"}));
+        assert!(roster.refusal(&claims).is_some());
         roster.press([Pressure::Memory, Pressure::Disk].into());
         assert!(refused(&share).unwrap().contains("[MemoryPressure DiskPressure]"));
         assert!(refused(&bearing).is_some() && refused(&system).is_none());
+    }
+
+    #[test]
+    fn no_pod_comes_in_beyond_what_there_is() {
+        let roster = Roster::default();
+        let (worker, _told) = mpsc::channel(1);
+        let enter = |uid: &str, cpu: i64, priority: i32| {
+            let mut pod = pod(json!({"containers": [], "priority": priority}), json!({}));
+            pod.metadata.uid = Some(uid.to_owned());
+            let promised = Amounts::from([("cpu".to_owned(), cpu)]);
+            let containers = BTreeMap::new();
+            let member = Member {
+                pod: Arc::new(pod),
+                promised,
+                charged: true,
+                active: true,
+                over: false,
+                containers,
+            };
+            let all = [("cpu".to_owned(), 1000), ("pods".to_owned(), 3)].into();
+            roster
+                .enter(member, &worker, &all)
+                .map_err(|(reason, message)| format!("{reason} {message}"))
+        };
+        assert_eq!(enter("1", 600, 0), Ok(()));
+        assert_eq!(
+            enter("2", 401, 0).unwrap_err(),
+            "OutOfcpu Pod was rejected: Node didn't have enough resource: cpu, requested: 401, \
+             used: 600, capacity: 1000"
+        );
+        assert_eq!((enter("1", 600, 0), enter("2", 400, 0)), (Ok(()), Ok(())));
+        assert_eq!(enter("3", 0, 0), Ok(()));
+        assert!(enter("4", 0, 0).unwrap_err().starts_with("OutOfpods "));
+        assert_eq!(enter("4", 900, 2_000_000_000), Ok(()), "the node cannot do without it");
     }
 
     #[test]
@@ -251,6 +320,7 @@ mod tests {
         let mut member = Member {
             promised: demand::requests(pod.spec.as_ref().unwrap()),
             pod: Arc::new(pod),
+            charged: true,
             active: true,
             over: false,
             containers: BTreeMap::new(),

@@ -263,6 +263,7 @@ const SHARED_MEMORY: u64 = 64 << 20;
 
 /// The memory that a pod's containers share as `/dev/shm`.
 pub fn share_memory(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
     in_memory(path, Some(SHARED_MEMORY), "1777")
 }
 

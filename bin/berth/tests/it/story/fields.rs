@@ -212,14 +212,12 @@ fn is_decided(case: &Case, all: &BTreeMap<String, Value>, told: &BTreeMap<String
             let told = told.get(case.name).is_some_and(|told| told.contains(why));
             told || waiting(pod).contains(why) || phase(pod) == "Failed"
         }
-        Expect::Waits(_) => phase(pod) == "Pending",
+        Expect::Waits(why) => pod["status"].to_string().contains(why),
         Expect::Becomes(wanted) => {
             wanted.iter().all(|(path, value)| pod.pointer(path) == Some(value))
         }
-        _ => {
-            matches!(phase(pod), "Succeeded" | "Failed")
-                || !waiting(pod).is_empty() && !waiting(pod).contains("Creating")
-        }
+        // Whatever it waits for meanwhile, a pod that is to say something comes to an end.
+        _ => matches!(phase(pod), "Succeeded" | "Failed"),
     }
 }
 

@@ -267,7 +267,8 @@ fn disk_goes_to_those_who_keep_to_their_limits() {
     let disk = Disk::mount("disk", 256);
     let file = configuration(
         "disk",
-        &json!({"evictionHard": {"nodefs.available": "60Mi"}, "evictionPressureTransitionPeriod": "1s"}),
+        &json!({"evictionHard": {"nodefs.available": "60Mi"}, "imageMinimumGCAge": "0s",
+                "evictionPressureTransitionPeriod": "1s"}),
     );
     let berth = Berth::with("disk", 202, &["--node-config", file.to_str().unwrap()]);
     berth.berth(&["image", "bootstrap", "busybox"]).good();
@@ -329,6 +330,7 @@ fn disk_goes_to_those_who_keep_to_their_limits() {
     });
     runs(&berth, "modest");
     assert_eq!(get(&berth, "modest")["status"]["containerStatuses"][0]["restartCount"], 0);
+    images_go_first(&berth, &disk);
     // What was decided stays so for a server that comes after.
     let mut berth = berth;
     berth.kill_server();
@@ -470,6 +472,15 @@ fn what_does_not_fit_waits(berth: &Berth) {
         message.starts_with("Node didn't have enough resource: cpu, requested: 250, used: "),
         "{message}"
     );
+    // Nor does the node take in what comes past the scheduler.
+    let asks = json!({"cpu": "100m"});
+    let mut past = pod("past", "true", resources(&asks, &json!({})));
+    past["spec"]["nodeName"] = json!("node");
+    apply(berth, &[past]).good();
+    until("it is refused", PATIENCE, || get(berth, "past")["status"]["reason"] == "OutOfcpu");
+    let message = get(berth, "past")["status"]["message"].as_str().unwrap().to_owned();
+    let wanted = "Pod was rejected: Node didn't have enough resource: cpu, requested: 100, used: ";
+    assert!(message.starts_with(wanted), "{message}");
     // The scheduler charges what is asked for, too.
     let patient = resources(&json!({"cpu": "20m"}), &json!({}));
     apply(berth, &[pod("patient", "exec sleep 600", patient)]).good();
@@ -481,6 +492,31 @@ fn what_does_not_fit_waits(berth: &Berth) {
     let pod = is_held_to(berth, "grows", &limits(300));
     assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
     runs(berth, "patient");
+}
+
+/// What can be had again goes before anybody is ended, and what cannot stays.
+fn images_go_first(berth: &Berth, disk: &Disk) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("Dockerfile"), "FROM busybox\nCOPY data /data\n").unwrap();
+    for (name, mebibytes) in [("pulled", 40), ("built", 4)] {
+        let data: Vec<u8> = name.bytes().cycle().take(mebibytes << 20).collect();
+        fs::write(folder.path().join("data"), data).unwrap();
+        berth.berth(&["build", "-t", name, folder.path().to_str().unwrap()]).good();
+    }
+    // As if it had come from a registry, and nobody built anything here.
+    fs::remove_dir_all(berth.data.join("images/cache")).unwrap();
+    fs::create_dir(berth.data.join("images/cache")).unwrap();
+    let note = |kind: &str| berth.data.join("images").join(kind).join("docker.io/library/pulled");
+    crate::support::copy_tree(&note("tags"), &note("pulled"));
+    let room = disk.available();
+    let filler = fs::File::create(disk.0.join("filler")).unwrap();
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, room - 50 * MIB)
+        .unwrap();
+    until("there is room again", PATIENCE, || disk.available() > 80 * MIB);
+    let images = berth.berth(&["image", "ls"]).good();
+    assert!(images.contains("built") && !images.contains("pulled"), "{images}");
+    assert_eq!(get(berth, "modest")["status"]["phase"], "Running");
+    fs::remove_file(disk.0.join("filler")).unwrap();
 }
 
 /// Huge pages of the machine for a test, and as many as before afterwards.
@@ -537,12 +573,38 @@ fn huge_pages_go_to_those_who_asked_for_them() {
         scheduled["message"].as_str().is_some_and(|it| it.contains("Insufficient hugepages-2Mi"))
     });
     until("the node says why", PATIENCE, || {
-        let state = &get(&berth, "unlucky")["status"]["containerStatuses"][0]["state"];
-        let message = state["waiting"]["message"].as_str().unwrap_or_default();
-        message.contains(
-            "resources.limits.hugepages-2Mi: there are not so many such pages on this node",
-        )
+        get(&berth, "unlucky")["status"]["reason"] == "OutOfhugepages-2Mi"
     });
     drop(berth);
     drop(pages);
+}
+
+#[test]
+fn a_node_short_of_process_numbers_takes_nobody_in() {
+    let file = configuration("pids", &json!({"evictionHard": {"pid.available": "99.99%"}}));
+    let berth = Berth::with("pids", 208, &["--node-config", file.to_str().unwrap()]);
+    berth.kubectl(&["create", "namespace", "need"]).good();
+    until("the node says so", PATIENCE, || {
+        let node = berth.get(&["node", "node"]);
+        condition(&node, "PIDPressure")["status"] == "True"
+            && node["spec"]["taints"].to_string().contains("node.kubernetes.io/pid-pressure")
+    });
+    let mut bearing = pod("bearing", "true", json!({}));
+    bearing["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+    let asks = resources(&json!({"cpu": "1m"}), &json!({}));
+    apply(&berth, &[bearing, pod("waits", "true", asks)]).good();
+    until("one is refused", PATIENCE, || {
+        get(&berth, "bearing")["status"]["message"]
+            == "Pod was rejected: The node had condition: [PIDPressure]. "
+    });
+    until("the other waits", PATIENCE, || {
+        let scheduled = condition(&get(&berth, "waits"), "PodScheduled");
+        let message = scheduled["message"].as_str().unwrap_or_default();
+        message.contains("untolerated taint {node.kubernetes.io/pid-pressure: }")
+    });
+    // A mistake in the file ends the start, with its name.
+    let wrong = configuration("wrong", &json!({"evictionHard": {"memory": "1Gi"}}));
+    let words = ["serve", "--listen", "127.0.0.1:0", "--node-config", wrong.to_str().unwrap()];
+    let said = berth.berth(&words).bad(1);
+    assert!(said.contains("`evictionHard.memory`: can be one of memory.available"), "{said}");
 }

@@ -1,6 +1,6 @@
 //! Validation of pods and of the templates that make them.
 
-use berth_objects::{FieldError, Object};
+use berth_objects::{FieldError, Object, Quantity};
 use serde_json::{Value, json};
 
 use super::{Errors, Place, names, placement, quantity, security};
@@ -46,6 +46,7 @@ pub(crate) fn spec(spec: &Place<'_>, errors: &mut Errors) {
     network(spec, errors);
     security::pod(&spec.field("securityContext"), errors);
     placement::check(spec, errors);
+    whole(spec, errors);
     spec.field("schedulingGates").unique("name", errors);
     spec.field("os").field("name").one_of(&["linux", "windows"], errors);
 }
@@ -396,6 +397,44 @@ fn resources(resources: &Place<'_>, errors: &mut Errors) {
     }
 }
 
+/// Resources of the pod as a whole: at least what its containers ask for, and no container may use more.
+fn whole(spec: &Place<'_>, errors: &mut Errors) {
+    let place = spec.field("resources");
+    if place.value.is_null() {
+        return;
+    }
+    resources(&place, errors);
+    if !place.field("claims").is_empty() {
+        let why = "claims may not be set for Resources at pod-level";
+        errors.push(FieldError::forbidden(&place.field("claims").path, why));
+    }
+    let asked = crate::usage::of_containers(spec.value, "requests");
+    for side in ["requests", "limits"] {
+        for (name, amount) in place.field(side).entries() {
+            if !["cpu", "memory"].contains(&name.as_str()) && !name.starts_with("hugepages-") {
+                amount.invalid("only cpu, memory and huge pages can be set for a pod", errors);
+            }
+            let Ok(given) = amount.text().parse::<Quantity>() else { continue };
+            if side == "requests" {
+                if let Some(sum) = asked.get(name).filter(|sum| **sum > given) {
+                    let why = "must be greater than or equal to aggregate container requests of";
+                    amount.invalid(format!("{why} {sum}"), errors);
+                }
+                continue;
+            }
+            for container in spec.field("containers").items() {
+                let limit = container.field("resources").field("limits").field(name);
+                if limit.text().parse::<Quantity>().is_ok_and(|limit| limit > given) {
+                    limit.invalid(
+                        format!("must be less than or equal to pod limits of {given}"),
+                        errors,
+                    );
+                }
+            }
+        }
+    }
+}
+
 fn probe(probe: &Place<'_>, name: &str, errors: &mut Errors) {
     if probe.value.is_null() {
         return;
@@ -511,6 +550,37 @@ mod tests {
             assert!(found.contains(part), "{part}\n{found}");
         }
         assert!(check(json!({"spec": {}})).contains("spec.containers: Required value"));
+    }
+
+    #[test]
+    fn a_pod_has_at_least_what_its_containers_have() {
+        let made = |whole: Value, limit: &str| {
+            check(json!({"spec": {"resources": whole, "containers": [
+                {"name": "a", "image": "x", "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": limit}}},
+                {"name": "b", "image": "x", "resources": {"requests": {"cpu": "500m"}}},
+            ]}}))
+        };
+        assert_eq!(made(json!({"requests": {"cpu": "1500m"}, "limits": {"cpu": "2"}}), "2"), "");
+        for (whole, part) in [
+            (
+                json!({"requests": {"cpu": "1"}}),
+                "spec.resources.requests[cpu]: Invalid value: \"1\": must be greater than or equal to aggregate container requests of 1500m",
+            ),
+            (
+                json!({"limits": {"cpu": "1500m"}}),
+                "spec.containers[0].resources.limits.cpu: Invalid value: \"2\": must be less than or equal to pod limits of 1500m",
+            ),
+            (
+                json!({"requests": {"cpu": "3"}, "limits": {"cpu": "2"}}),
+                "must be less than or equal to cpu limit of 2",
+            ),
+            (json!({"limits": {"ephemeral-storage": "1Gi"}}), "only cpu, memory and huge pages"),
+            (json!({"claims": [{"name": "x"}]}), "spec.resources.claims: Forbidden"),
+            (json!({"limits": {"cpu": "-1"}}), "must be greater than or equal to 0"),
+        ] {
+            let found = made(whole.clone(), "2");
+            assert!(found.contains(part), "{whole}: {found}");
+        }
     }
 
     #[test]

@@ -94,11 +94,6 @@ impl Workshop {
         self.directory
             .create()
             .map_err(|error| Cause::create(format!("cannot make the pod's directory: {error}")))?;
-        if !spec.host_ipc.unwrap_or(false) {
-            volume::share_memory(&self.directory.shared_memory()).map_err(|error| {
-                Cause::create(format!("cannot make the pod's shared memory: {error}"))
-            })?;
-        }
         let own_network = !spec.host_network.unwrap_or(false);
         if own_network && record.address.is_none() {
             let address =
@@ -277,6 +272,13 @@ impl Workshop {
         instance: &str,
         facts: &Facts,
     ) -> Result<config::Prepared, Cause> {
+        let shares_host = pod.spec.as_ref().and_then(|spec| spec.host_ipc).unwrap_or(false);
+        if !shares_host {
+            // A pod that an older version made has none yet.
+            volume::share_memory(&self.directory.shared_memory()).map_err(|error| {
+                Cause::create(format!("cannot make the pod's shared memory: {error}"))
+            })?;
+        }
         let mut volumes = volume::prepare(&self.shared, pod, &self.directory, facts).await?;
         for (name, image) in &images.volumes {
             let layers = self.shared.images.store().layer_dirs(image);
@@ -473,7 +475,7 @@ fn start_cause(error: &ShimError) -> Cause {
 }
 
 /// A killed process leaves its cgroup a little after its parent has heard of it.
-fn remove_busy(group: &Cgroup) -> io::Result<()> {
+pub fn remove_busy(group: &Cgroup) -> io::Result<()> {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     loop {
         match group.remove() {

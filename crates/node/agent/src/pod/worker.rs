@@ -5,6 +5,7 @@
 
 mod pull;
 mod resize;
+mod room;
 
 pub use self::pull::Images;
 
@@ -12,7 +13,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_client::demand::{self, Amounts, Quality};
 use berth_network::Attachment;
 use berth_shim::protocol::{Exit, Reply};
 use jiff::{SignedDuration, Timestamp};
@@ -37,7 +37,7 @@ use crate::config::Cause;
 use crate::directory::{Ended, Failed, PodDirectory, Record};
 use crate::event::Severity;
 use crate::probe::{self, Finding, Kind};
-use crate::roster::{Eviction, Member};
+use crate::roster::Eviction;
 use crate::status::{chain, has_foreign, status};
 use crate::usage::{Resident, Running};
 
@@ -89,7 +89,7 @@ pub struct Worker {
     evictions: mpsc::Receiver<Eviction>,
     evict: mpsc::Sender<Eviction>,
     /// How long containers may take to end, where the node says.
-    hurried: Option<SignedDuration>,
+    hurried: Option<Timestamp>,
     /// The node has taken the pod in.
     admitted: bool,
     /// When a change of size that was not possible is tried again, and what tells that room may have become free.
@@ -119,7 +119,7 @@ impl Worker {
             user: None,
             sandbox: false,
             cgroup: None,
-            failed: failed_before(&last),
+            failed: room::failed_before(&last),
             sizes: [].into(),
             containers: [].into(),
         });
@@ -142,6 +142,7 @@ impl Worker {
         // Nobody knows what has changed while no agent ran.
         let stale = record.sandbox;
         let observed = adopt(&mut record, &last, &workshop.directory, state.as_deref());
+        let hurried = record.failed.as_ref().and_then(|failed| failed.by);
         let mut worker = Self {
             workshop,
             pod,
@@ -160,7 +161,7 @@ impl Worker {
             refresh: None,
             evictions,
             evict,
-            hurried: None,
+            hurried,
             admitted,
             again: None,
             room,
@@ -280,72 +281,8 @@ impl Worker {
             interface,
             containers: self.observed.containers.iter().filter_map(running).collect(),
         });
-        let goal = self.goal();
-        let ended = is_finished(&goal, &self.record, &self.observed);
-        let promised = if ended { Amounts::new() } else { demand::requests(&self.promised()) };
-        let known = self.record.containers.iter();
-        let changed = self.shared().roster.set(
-            Member {
-                pod: self.last.clone(),
-                promised,
-                // Until nothing of it is left, what it used is not free.
-                active: !ended || self.observed.sandbox,
-                over: ended && !goal.stopping && !self.observed.sandbox,
-                containers: known
-                    .map(|(name, known)| (name.clone(), known.instance(name)))
-                    .collect(),
-            },
-            &self.evict,
-        );
-        if changed {
+        if self.shared().roster.set(self.member(), &self.evict) {
             self.weigh().await;
-        }
-    }
-
-    async fn weigh(&self) {
-        let quality = self.last.spec.as_ref().map_or(Quality::BestEffort, Quality::of);
-        if let Err(cause) = self.workshop.weigh(quality).await {
-            warn!(pod = %self.record.name, error = %cause, "the share of processors was not set");
-        }
-    }
-
-    async fn leave_roster(&self) {
-        self.shared().roster.remove(&self.record.uid);
-        self.weigh().await;
-    }
-
-    /// Takes the pod in, or refuses it where the node is short of something.
-    fn admit(&mut self) {
-        if std::mem::replace(&mut self.admitted, true) || self.goal().deleting {
-            return;
-        }
-        if let Some((reason, message)) = self.shared().roster.refusal(&self.last) {
-            self.event(Severity::Warning, reason, message.clone());
-            self.fail(Failed { reason: reason.to_owned(), message, disrupted: false });
-        }
-    }
-
-    /// The node takes the room back that the pod has.
-    fn evicted(&mut self, eviction: Eviction) {
-        let goal = self.goal();
-        if goal.deleting || is_finished(&goal, &self.record, &self.observed) {
-            return;
-        }
-        let Eviction { reason, message, grace } = eviction;
-        self.event(Severity::Warning, reason, message.clone());
-        self.hurried = Some(grace);
-        self.fail(Failed { reason: reason.to_owned(), message, disrupted: true });
-    }
-
-    /// Gives the pod up, also for an agent that comes after this one.
-    fn fail(&mut self, failed: Failed) {
-        info!(pod = %self.record.name, namespace = %self.record.namespace, reason = %failed.reason, message = %failed.message, "pod failed");
-        self.record.failed = Some(failed.clone());
-        self.observed.failed = Some(failed);
-        if self.workshop.directory.path().exists()
-            && let Err(cause) = self.workshop.save(&self.record)
-        {
-            warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
         }
     }
 
@@ -363,7 +300,7 @@ impl Worker {
                 return Some(at);
             }
             self.retry = None;
-            self.admit();
+            self.admit().await;
             self.again = self.resize().await;
             self.hurry();
             let goal = self.goal();
@@ -517,7 +454,7 @@ impl Worker {
             ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
         self.event(Severity::Normal, reason, message.to_owned());
         let (reason, message) = (reason.to_owned(), message.to_owned());
-        self.fail(Failed { reason, message, disrupted: false });
+        self.fail(Failed { reason, message, disrupted: false, by: None });
         None
     }
 
@@ -526,6 +463,13 @@ impl Worker {
         if self.pod.borrow().is_none() {
             return SignedDuration::ZERO;
         }
+        let own = self.own_grace(name);
+        let left = self.hurried.map(|by| by.duration_since(Timestamp::now()));
+        left.map_or(own, |left| left.max(SignedDuration::ZERO).min(own))
+    }
+
+    /// The same by what the pod and those say who delete it.
+    fn own_grace(&self, name: &str) -> SignedDuration {
         let metadata = &self.last.metadata;
         if let Some(at) = &metadata.deletion_timestamp {
             let whole = metadata.deletion_grace_period_seconds.unwrap_or(GRACE);
@@ -533,9 +477,6 @@ impl Worker {
             // A sidecar, which ends last, has a little time left in any case.
             let least = if whole == 0 { SignedDuration::ZERO } else { LAST_WORDS };
             return left.clamp(least, SignedDuration::from_secs(whole).max(least));
-        }
-        if let Some(hurried) = self.hurried {
-            return hurried;
         }
         let view = self.observed.containers.get(name);
         let spec = self.last.spec.as_ref();
@@ -589,7 +530,7 @@ impl Worker {
     /// A deletion that is more urgent than what is under way.
     fn hurry(&mut self) {
         let deleted = self.last.metadata.deletion_timestamp.is_some();
-        if !deleted && self.pod.borrow().is_some() {
+        if !deleted && self.hurried.is_none() && self.pod.borrow().is_some() {
             return;
         }
         let names: Vec<String> = self.observed.containers.keys().cloned().collect();
@@ -720,16 +661,6 @@ impl Worker {
         }
         if let Err(cause) = self.workshop.save(&self.record) {
             warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
-        }
-    }
-
-    /// Of a container's instances the current one and the one before are told about; what is older goes.
-    fn forget_oldest(&self, name: &str) {
-        let starts = self.record.containers.get(name).map_or(0, |known| known.starts);
-        let Some(oldest) = starts.checked_sub(2).filter(|oldest| *oldest > 0) else { return };
-        let instance = format!("{name}.{oldest}");
-        if let Err(error) = self.workshop.directory.forget(&instance) {
-            warn!(pod = %self.record.name, %instance, %error, "what is left of an old container was not removed");
         }
     }
 
@@ -1008,13 +939,6 @@ fn rules_of(container: &Container) -> Vec<Rule> {
         inverted: codes.operator == "NotIn",
     };
     codes.map(rule).collect()
-}
-
-/// Why a pod without a record was given up before: it was refused, or this node has lost what it knew.
-fn failed_before(pod: &Pod) -> Option<Failed> {
-    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Failed"))?;
-    let reason = status.reason.clone().unwrap_or_else(|| "ContainerStatusUnknown".to_owned());
-    Some(Failed { reason, message: status.message.clone().unwrap_or_default(), disrupted: false })
 }
 
 fn restart_of(policy: Option<&str>) -> Restart {

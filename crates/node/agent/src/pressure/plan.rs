@@ -52,6 +52,12 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// One that goes on after another, of which only the conditions are known.
+    pub fn after(pressures: &BTreeSet<Pressure>, now: Instant) -> Self {
+        let last = pressures.iter().map(|pressure| (*pressure, now)).collect();
+        Self { since: HashMap::new(), last }
+    }
+
     /// Takes new readings in.
     pub fn look(&mut self, limits: &Limits, readings: &Readings, now: Instant) -> Verdict {
         let mut due = Vec::new();
@@ -142,6 +148,16 @@ mod tests {
         assert_eq!(at(92, 25), "DiskPressure ");
         assert_eq!(at(93, 25), " ");
         assert_eq!(at(95, 19), "DiskPressure ", "the grace of a soft threshold begins anew");
+    }
+
+    #[test]
+    fn a_condition_outlives_the_agent_that_saw_its_reason() {
+        let (limits, now) = (limits(10, None, 0, 60), Instant::now());
+        let mut watch = Watch::after(&[Pressure::Disk].into(), now);
+        let readings = [(Signal::Disk, Reading { available: 50, capacity: 100 })].into();
+        let mut at =
+            |seconds| text(&watch.look(&limits, &readings, now + Duration::from_secs(seconds)));
+        assert_eq!((at(59).as_str(), at(60).as_str()), ("DiskPressure ", " "));
     }
 
     #[test]
