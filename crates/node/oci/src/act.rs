@@ -255,6 +255,7 @@ pub(crate) fn delete(global: &Global, name: &str, force: bool) -> Result<(), Oci
     };
     match state.status(&global.root) {
         "stopped" => {}
+        "creating" => return Err(refuse(&state, "delete", "creating")),
         status if !force => return Err(refuse(&state, "delete", status)),
         _ => end(&state),
     }

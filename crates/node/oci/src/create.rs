@@ -30,7 +30,7 @@ pub(crate) fn create(global: &Global, asked: &Make) -> Result<(), OciError> {
 
 /// The same, for who also wants to wait for its end.
 pub(crate) fn make(global: &Global, asked: &Make) -> Result<Container, OciError> {
-    let folder = state::claim(&global.root, &asked.name)?;
+    let (folder, _lock) = state::claim(&global.root, &asked.name)?;
     let made = begin(global, &folder, asked);
     if made.is_err() {
         // The failure is what people need to hear; a name that stays taken will be told when it is used again.
@@ -71,7 +71,12 @@ fn begin(global: &Global, folder: &Path, asked: &Make) -> Result<Container, OciE
         program: bundle.program,
         mapped: prepared.namespaces.user.is_some(),
     };
-    let cgroup = Cgroup::create(&hierarchies, &bundle.cgroup)?;
+    let copy = folder.join(state::CONFIGURATION);
+    fs::write(&copy, &bundle.text).map_err(OciError::file("write", &copy))?;
+    state.save(folder)?;
+    let cgroup = Cgroup::create(&hierarchies, &bundle.cgroup).inspect_err(|_| {
+        let _already_failed = act::clear(&found, own);
+    })?;
     let mut called = false;
     let made = inside(folder, asked, &bundle, &cgroup, &mut prepared, &mut state, &mut called);
     if made.is_err() {
@@ -238,8 +243,6 @@ fn note(
     hand_over(container, asked.console.as_deref())?;
     tell_listener(&bundle.spec, container, &at_this_moment)?;
     state.began = state::began(state.pid).unwrap_or_default();
-    let copy = folder.join(state::CONFIGURATION);
-    fs::write(&copy, &bundle.text).map_err(OciError::file("write", &copy))?;
     state.save(folder)?;
     if let Some(path) = &asked.pid_file {
         state::write_whole(path, &state.pid.to_string())?;

@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use berth_runtime::cgroup::{Cgroup, Hierarchies};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -53,17 +54,31 @@ pub(crate) fn folder(root: &Path, name: &str) -> Result<PathBuf, OciError> {
     Ok(root.join(name))
 }
 
-/// Takes a name; nobody else has it from here on.
-pub(crate) fn claim(root: &Path, name: &str) -> Result<PathBuf, OciError> {
+/// Takes a name; nobody else has it from here on. While what is returned lives, the container is being made.
+pub(crate) fn claim(root: &Path, name: &str) -> Result<(PathBuf, OwnedFd), OciError> {
     let folder = folder(root, name)?;
     let make = |path: &Path, parents| DirBuilder::new().recursive(parents).mode(0o700).create(path);
     make(root, true).map_err(OciError::file("create", root))?;
     match make(&folder, false) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(OciError::Present(name.to_owned()))
+            return Err(OciError::Present(name.to_owned()));
         }
-        made => made.map_err(OciError::file("create", &folder)).map(|()| folder),
+        made => made.map_err(OciError::file("create", &folder))?,
     }
+    let locked = open(&folder, FOLDER, Mode::empty())
+        .and_then(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).map(|()| lock));
+    match locked {
+        Ok(lock) => Ok((folder, lock)),
+        Err(error) => Err(OciError::file("lock", &folder)(error.into())),
+    }
+}
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Whether somebody is making the container at this moment. The kernel lets go of the lock when they are gone.
+fn is_being_made(folder: &Path) -> bool {
+    let Ok(lock) = open(folder, FOLDER, Mode::empty()) else { return false };
+    flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
 }
 
 /// Where the program of a container waits.
@@ -115,6 +130,10 @@ impl State {
 
     pub fn status(&self, root: &Path) -> &'static str {
         let folder = self.folder(root);
+        if self.pid == 0 {
+            // Noted before anything else is made, so that whatever is left by who was killed on the way can be found.
+            return if is_being_made(&folder) { "creating" } else { "stopped" };
+        }
         match (self.lives(), gate(&folder).exists() || opening(&folder).exists()) {
             (false, _) => "stopped",
             (true, true) => "created",

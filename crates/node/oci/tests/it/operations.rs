@@ -261,3 +261,46 @@ fn limits_are_changed_by_flags_too() {
     let (code, _) = fixture.command(&["update", "--pids-limit", "many", &fixture.name]);
     assert_eq!(code, 2, "that is wrong use");
 }
+
+#[test]
+fn a_container_that_is_being_made_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().display();
+    let line = format!("echo > {at}/begun; while ! test -e {at}/on; do sleep 0.02; done");
+    let hook =
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", line], "env": ["PATH=/bin:/usr/bin"]}]);
+    let fixture = Fixture::new("sleep 1000", &json!({"hooks": {"createRuntime": hook}}));
+    std::thread::scope(|scope| {
+        let making = scope.spawn(|| fixture.create());
+        while !folder.path().join("begun").exists() && !making.is_finished() {
+            std::thread::yield_now();
+        }
+        let during = fixture.state();
+        let refused = [
+            &["delete", "--force", &fixture.name][..],
+            &["start", &fixture.name],
+            &["kill", &fixture.name],
+        ]
+        .map(|words| fixture.command(words).0);
+        fs::write(folder.path().join("on"), "").unwrap();
+        making.join().unwrap();
+        assert_eq!((&during["status"], &during["pid"]), (&json!("creating"), &json!(0)));
+        assert_eq!(refused, [1; 3]);
+    });
+    assert_eq!(fixture.state()["status"], "created");
+}
+
+#[test]
+fn what_somebody_left_who_was_killed_on_the_way_is_removed() {
+    let fixture = Fixture::new("sleep 1000", &json!({}));
+    fixture.create();
+    let note = fixture.path("root").join(&fixture.name).join("state.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&note).unwrap()).unwrap();
+    let pid = state["pid"].take();
+    state["pid"] = 0.into();
+    fs::write(&note, state.to_string()).unwrap();
+    assert_eq!(fixture.state()["status"], "stopped");
+    fixture.good(&["delete", &fixture.name]);
+    let gone = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(gone.is_empty() || gone.contains(") Z "), "{gone}");
+}
