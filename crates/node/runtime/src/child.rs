@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use berth_sys::attributes;
 use berth_sys::exec::{self, StringArray};
 use berth_sys::mount::{Attributes, set_attributes};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, mkdirat, mknodat, open};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -20,7 +20,8 @@ use rustix::thread::{CapabilitySet, capability_is_in_bounding_set};
 
 use crate::channel::{self, Failure, Step};
 use crate::held::Extras;
-use crate::mounts::{PreparedMount, PreparedNode, Target, What};
+use crate::inside::{Inside, attach_to, last};
+use crate::mounts::{PreparedMount, PreparedNode, What};
 use crate::process::PreparedProcess;
 use crate::seccomp::Program;
 
@@ -85,18 +86,19 @@ pub fn enter_root(prepared: &mut PreparedRoot, end: BorrowedFd<'_>) -> Result<()
     } else {
         leave(prepared.root.as_fd())?;
     }
-    attach_all(prepared)?;
-    make_nodes(&prepared.nodes)?;
+    // Nothing of the host is in reach any more when the image's paths are walked.
+    drop(root);
+    let inside = Inside::new().map_err(Failure::at(Step::Pivot, 8))?;
+    attach_all(prepared, &inside)?;
+    make_nodes(&prepared.nodes, &inside)?;
     for (index, (path, value)) in prepared.sysctls.iter().enumerate() {
-        let file = open(path.as_c_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(Failure::at(Step::Sysctl, index))?;
-        rustix::io::write(&file, value.to_bytes()).map_err(Failure::at(Step::Sysctl, index))?;
+        inside.set(path, value).map_err(Failure::at(Step::Sysctl, index))?;
     }
     for (index, path) in prepared.readonly.iter().enumerate() {
-        make_readonly(path).map_err(Failure::at(Step::Mask, index))?;
+        make_readonly(path, &inside).map_err(Failure::at(Step::Mask, index))?;
     }
     for (index, path) in prepared.masked.iter().enumerate() {
-        mask(path).map_err(Failure::at(Step::Mask, index))?;
+        mask(path, &inside).map_err(Failure::at(Step::Mask, index))?;
     }
     if prepared.shared {
         let shared =
@@ -116,7 +118,7 @@ pub fn enter_root(prepared: &mut PreparedRoot, end: BorrowedFd<'_>) -> Result<()
 }
 
 /// In the listed order, since one may lie on another.
-fn attach_all(prepared: &PreparedRoot) -> Result<(), Failure> {
+fn attach_all(prepared: &PreparedRoot, inside: &Inside) -> Result<(), Failure> {
     for (index, mount) in prepared.mounts.iter().enumerate() {
         let path = &mount.target.path;
         let tree = match (&mount.what, &prepared.opened[index]) {
@@ -125,15 +127,14 @@ fn attach_all(prepared: &PreparedRoot) -> Result<(), Failure> {
                 return Err(Failure::at(Step::Mount, index)(Errno::BADF));
             }
             (What::Present, _) => {
-                let present = open(path.as_c_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                    .map_err(Failure::at(Step::Target, index))?;
+                let present = inside.find(path).map_err(Failure::at(Step::Target, index))?;
                 change(mount, present.as_fd()).map_err(Failure::at(Step::Mount, index))?;
                 continue;
             }
         };
-        make_target(&mount.target).map_err(Failure::at(Step::Target, index))?;
+        inside.make_target(&mount.target).map_err(Failure::at(Step::Target, index))?;
         change(mount, tree.as_fd()).map_err(Failure::at(Step::Mount, index))?;
-        attach(tree.as_fd(), path).map_err(Failure::at(Step::Mount, index))?;
+        inside.attach(tree.as_fd(), path).map_err(Failure::at(Step::Mount, index))?;
     }
     Ok(())
 }
@@ -143,34 +144,40 @@ fn change(mount: &PreparedMount, tree: BorrowedFd<'_>) -> Result<(), std::io::Er
 }
 
 /// Devices in the image itself. What is there already has to be the same.
-fn make_nodes(nodes: &[PreparedNode]) -> Result<(), Failure> {
+fn make_nodes(nodes: &[PreparedNode], inside: &Inside) -> Result<(), Failure> {
     // The mode is the node's from the start: there is no second step for which somebody could put something else there.
     let mask = rustix::process::umask(Mode::empty());
-    let made = nodes.iter().enumerate().try_for_each(|(index, node)| make_node(index, node));
+    let made = nodes.iter().enumerate().try_for_each(|(index, node)| {
+        make_node(node, inside).map_err(Failure::at(Step::Node, index))
+    });
     rustix::process::umask(mask);
     made
 }
 
-fn make_node(index: usize, node: &PreparedNode) -> Result<(), Failure> {
-    let failed = Failure::at::<Errno>(Step::Node, index);
-    let path = node.target.path.as_c_str();
-    match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+fn make_node(node: &PreparedNode, inside: &Inside) -> Result<(), Errno> {
+    let name = last(&node.target.path);
+    let found = match inside.parent(&node.target) {
+        Ok(parent) => rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW),
+        Err(error) => Err(error),
+    };
+    match found {
         Ok(found) => {
             let same =
                 FileType::from_raw_mode(found.st_mode) == node.kind && found.st_rdev == node.device;
-            return if same { Ok(()) } else { Err(failed(Errno::EXIST)) };
+            return if same { Ok(()) } else { Err(Errno::EXIST) };
         }
         Err(Errno::NOENT) if node.make => {}
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(error),
     }
-    for parent in &node.target.parents {
-        make_directory(parent).map_err(&failed)?;
+    let mut parents = node.target.parents.iter().map(|parent| parent.as_c_str());
+    if let Some(parent) = parents.next_back() {
+        inside.make_directory(parents, parent)?;
     }
-    mknodat(CWD, path, node.kind, node.mode, node.device).map_err(&failed)?;
+    let parent = inside.parent(&node.target)?;
+    mknodat(&parent, name, node.kind, node.mode, node.device)?;
     let (user, group) = node.owner;
     let (user, group) = (rustix::fs::Uid::from_raw(user), rustix::fs::Gid::from_raw(group));
-    rustix::fs::chownat(CWD, path, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(&failed)
+    rustix::fs::chownat(&parent, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Moves the calling process into its cgroup of version 1. A caller with several threads would leave the others behind.
@@ -230,39 +237,16 @@ fn attach(tree: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
     move_mount(tree, c"", CWD, path, flags)
 }
 
-fn make_target(target: &Target) -> Result<(), Errno> {
-    for parent in &target.parents {
-        make_directory(parent)?;
-    }
-    if target.directory {
-        return make_directory(&target.path);
-    }
-    match mknodat(CWD, &target.path, FileType::RegularFile, Mode::from_raw_mode(0o644), 0) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => exists_or(&target.path, error),
-    }
-}
-
-fn make_directory(path: &CStr) -> Result<(), Errno> {
-    match mkdirat(CWD, path, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => exists_or(path, error),
-    }
-}
-
-/// A read-only or foreign file system answers `EROFS` or `EACCES` also for what is there already.
-fn exists_or(path: &CStr, error: Errno) -> Result<(), Errno> {
-    rustix::fs::statat(CWD, path, AtFlags::empty()).map(drop).map_err(|_| error)
-}
-
-fn make_readonly(path: &CStr) -> Result<(), Errno> {
+fn make_readonly(path: &CStr, inside: &Inside) -> Result<(), Errno> {
+    let place = match inside.find(path) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        found => found?,
+    };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
         | OpenTreeFlags::AT_RECURSIVE;
-    let tree = match open_tree(CWD, path, flags) {
-        Err(Errno::NOENT) => return Ok(()),
-        other => other?,
-    };
+    let tree = open_tree(&place, c"", flags)?;
     let readonly = Attributes {
         set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(),
         recursive: true,
@@ -270,28 +254,24 @@ fn make_readonly(path: &CStr) -> Result<(), Errno> {
     };
     set_attributes(tree.as_fd(), c"", readonly)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    attach(tree.as_fd(), path)
+    attach_to(tree.as_fd(), place.as_fd())
 }
 
-fn mask(path: &CStr) -> Result<(), Errno> {
-    let stat = match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+fn mask(path: &CStr, inside: &Inside) -> Result<(), Errno> {
+    let place = match inside.find(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        other => other?,
+        found => found?,
     };
-    let tree = if FileType::from_raw_mode(stat.st_mode).is_dir() {
+    let tree = if FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode).is_dir() {
         let context = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(context.as_fd(), c"size", c"0")?;
         fsconfig_set_string(context.as_fd(), c"nr_inodes", c"1")?;
         fsconfig_create(context.as_fd())?;
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?
     } else {
-        open_tree(
-            CWD,
-            c"/dev/null",
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-        )?
+        inside.null_device()?
     };
-    attach(tree.as_fd(), path)
+    attach_to(tree.as_fd(), place.as_fd())
 }
 
 /// Session, standard streams, limits, identity and filter; then the program.
@@ -483,10 +463,10 @@ fn hold(gate: BorrowedFd<'_>, end: BorrowedFd<'_>) -> Result<(), Failure> {
 
 /// Creates the working directory if the image lacks it. Only the first process of a container does, as root.
 pub fn make_working_directory(process: &PreparedProcess) -> Result<(), Failure> {
-    for path in &process.directory_parents {
-        make_directory(path).map_err(Failure::at(Step::Directory, 0))?;
-    }
-    Ok(())
+    let failed = Failure::at::<Errno>(Step::Directory, 0);
+    let mut paths = process.directory_parents.iter().map(|path| path.as_c_str());
+    let Some(whole) = paths.next_back() else { return Ok(()) };
+    Inside::new().and_then(|inside| inside.make_directory(paths, whole)).map_err(failed)
 }
 
 fn redirect(descriptors: [i32; 3]) -> Result<(), Failure> {

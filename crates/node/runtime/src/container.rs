@@ -185,7 +185,7 @@ impl Container {
         let process = PreparedProcess::new(process, root.as_fd(), request.user, request.seccomp)?;
         let birth = Birth::of(spec, &process, request.processes)?;
         let mapping = request.mapping.map(IdMappings::from);
-        let mut prepared = prepare_root(spec, root, (user, None), mapping.as_ref(), false, &birth)?;
+        let mut prepared = prepare_root(spec, root, (user, None), mapping.as_ref(), false)?;
         let mut namespaces = raw_namespaces(request.namespaces);
         let user = user.map(|fd| fd.as_raw_fd());
         let mut own = libc::CLONE_NEWNS;
@@ -237,8 +237,7 @@ impl Container {
         let mappings = held.mappings.take().or(request.mapping.map(IdMappings::from));
         let every = user.filter(|_| request.mapping.is_some());
         let console = matches!(request.stdio, Stdio::Terminal { .. });
-        let mut prepared =
-            prepare_root(spec, root, (every, user), mappings.as_ref(), console, &birth)?;
+        let mut prepared = prepare_root(spec, root, (every, user), mappings.as_ref(), console)?;
         prepared.cgroup_namespace = held.own.cgroup;
         prepared.pivot = held.pivot;
         prepared.shared = held.propagation == libc::MS_SHARED;
@@ -350,7 +349,6 @@ fn prepare_root(
     users: (Option<BorrowedFd<'_>>, Option<BorrowedFd<'_>>),
     mapping: Option<&IdMappings>,
     console: bool,
-    birth: &Birth,
 ) -> Result<PreparedRoot, CreateError> {
     let linux = spec.linux().as_ref();
     let extra = linux.and_then(|linux| linux.devices().clone()).unwrap_or_default();
@@ -378,7 +376,7 @@ fn prepare_root(
     prepared.extend(mounts::prepare(&late, view)?);
     let sysctls = linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten();
     let sysctls = sysctls
-        .filter(|(name, _)| !birth.takes(name))
+        .filter(|(name, _)| !sealed::is_meant(name))
         .map(|(name, value)| Ok((sysctl_path(name)?, std::ffi::CString::new(value.as_str())?)))
         .collect::<io::Result<Vec<_>>>()
         .map_err(|source| CreateError::Child {
@@ -471,16 +469,10 @@ impl Birth {
     ) -> Result<Self, CreateError> {
         let settings = spec.linux().as_ref().and_then(|linux| linux.sysctl().clone());
         let mut settings: Vec<(String, String)> = settings.into_iter().flatten().collect();
-        let memory = match processes {
-            Processes::Own => sealed::take(&mut settings).map_err(CreateError::Clone)?,
-            Processes::Join(_) | Processes::Host => None,
-        };
+        let memory = sealed::take(&mut settings).map_err(CreateError::Clone)?;
+        // Another's pid namespace is set by who made it.
+        let memory = memory.filter(|_| matches!(processes, Processes::Own));
         Ok(Self { score: process.out_of_memory_score, memory })
-    }
-
-    /// Whether a setting is done here.
-    fn takes(&self, name: &str) -> bool {
-        self.memory.is_some() && sealed::is_meant(name)
     }
 
     fn seal(&self, process: &OwnedFd) -> Result<(), StartError> {

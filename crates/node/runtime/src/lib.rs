@@ -19,6 +19,7 @@ pub mod user;
 mod channel;
 mod child;
 mod init;
+mod inside;
 mod layers;
 mod mounts;
 mod process;
