@@ -82,3 +82,26 @@ pub fn leave_session_keyring() -> io::Result<()> {
         other => other.map(drop),
     }
 }
+
+/// Where the memory of a process comes from on machines with several nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryPolicy {
+    /// `MPOL_*`, with flags.
+    pub mode: i32,
+    /// A bit for each node.
+    pub nodes: [u64; 16],
+}
+
+/// Sets the policy of the calling thread, which its program and its children inherit.
+///
+/// # Errors
+/// `EINVAL` for nodes that are not there, or that do not go with the mode.
+pub fn set_memory_policy(policy: &MemoryPolicy) -> io::Result<()> {
+    let named = policy.nodes.iter().any(|word| *word != 0);
+    // The kernel reads one bit less than it is told.
+    let (nodes, count) =
+        if named { (policy.nodes.as_ptr(), 64 * policy.nodes.len() + 1) } else { (ptr::null(), 0) };
+    // SAFETY: the pointer is null, or to as many bits as are told; the kernel only reads them.
+    crate::check(unsafe { libc::syscall(libc::SYS_set_mempolicy, policy.mode, nodes, count) })?;
+    Ok(())
+}

@@ -13,12 +13,12 @@ use oci_spec::runtime::{Hook, Hooks, LinuxResources, Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, pidfd_send_signal, waitid};
-use rustix::thread::CpuSet;
 use serde_json::{Value, json};
 
 use crate::bundle::{self, Bundle};
 use crate::flags::{Enter, Form, Global, Make};
 use crate::hooks::{self, Place};
+use crate::numbers::{self, processors};
 use crate::state::{self, State};
 use crate::{OciError, create};
 
@@ -342,6 +342,7 @@ pub(crate) fn exec(global: &Global, asked: &Enter) -> Result<u8, OciError> {
     let last = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_ref());
     let extras = Extras {
         personality: create::personality(bundle.spec.linux().as_ref())?,
+        memory: numbers::memory(bundle.spec.linux().as_ref())?,
         preserved: asked.preserved,
         fresh_keyring: true,
         processors: last.map(|list| processors(list)).transpose()?,
@@ -369,22 +370,6 @@ pub(crate) fn exec(global: &Global, asked: &Enter) -> Result<u8, OciError> {
         state::write_whole(path, &container.pid.as_raw_nonzero().to_string())?;
     }
     if asked.detach { Ok(0) } else { wait(&container) }
-}
-
-/// A list such as `0-3,7`.
-fn processors(list: &str) -> Result<CpuSet, OciError> {
-    let wrong = || OciError::Invalid(format!("`{list}` is no list of processors"));
-    let mut set = CpuSet::new();
-    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let first: usize = first.parse().map_err(|_| wrong())?;
-        let last: usize = last.parse().map_err(|_| wrong())?;
-        if first > last || last >= CpuSet::MAX_CPU {
-            return Err(wrong());
-        }
-        (first..=last).for_each(|processor| set.set(processor));
-    }
-    if set.count() == 0 { Err(wrong()) } else { Ok(set) }
 }
 
 fn process(global: &Global, asked: &Enter, spec: &Spec) -> Result<Process, OciError> {

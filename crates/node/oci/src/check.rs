@@ -12,13 +12,12 @@ use serde_json::Value;
 use crate::OciError;
 
 /// Fields that would have to be acted on, and are not.
-const REFUSED: [&str; 6] = [
+const REFUSED: [&str; 5] = [
     "/process/apparmorProfile",
     "/process/selinuxLabel",
     "/linux/mountLabel",
     "/linux/intelRdt",
     "/linux/netDevices",
-    "/linux/memoryPolicy",
 ];
 
 fn is_said(value: &Value) -> bool {

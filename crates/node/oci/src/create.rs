@@ -203,6 +203,7 @@ fn inside(
         pivot: asked.pivot,
         extras: Extras {
             personality: personality(linux)?,
+            memory: crate::numbers::memory(linux)?,
             preserved: asked.preserved,
             fresh_keyring: asked.fresh_keyring,
             ..Extras::default()

@@ -12,6 +12,7 @@ mod create;
 mod events;
 mod flags;
 mod hooks;
+mod numbers;
 mod resources;
 mod state;
 

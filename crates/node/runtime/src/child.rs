@@ -376,6 +376,9 @@ fn ready(process: &PreparedProcess, extras: &Extras) -> Result<(), Failure> {
         rustix::thread::sched_setaffinity(None, processors)
             .map_err(Failure::at(Step::Scheduling, 2))?;
     }
+    if let Some(policy) = &extras.memory {
+        attributes::set_memory_policy(policy).map_err(Failure::at(Step::Scheduling, 4))?;
+    }
     if let Some(domain) = extras.personality {
         attributes::set_personality(domain).map_err(Failure::at(Step::Scheduling, 3))?;
     }

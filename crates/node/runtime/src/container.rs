@@ -731,6 +731,7 @@ fn explain(
         Step::Gate => ("wait to be let on", String::new()),
         Step::Time => ("set the clocks", String::new()),
         Step::Node => ("create the device", node()),
+        Step::Scheduling if index == 4 => ("set where memory comes from", String::new()),
         Step::Scheduling => ("set the scheduling", String::new()),
         Step::Keyring => ("leave the caller's keyring", String::new()),
         Step::Preserved => ("hand on the caller's descriptors", String::new()),

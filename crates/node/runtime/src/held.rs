@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use berth_sys::attributes::MemoryPolicy;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Pid;
 use rustix::thread::CpuSet;
@@ -25,6 +26,8 @@ pub type Prepare<'a> = dyn FnMut(Pid, BorrowedFd<'_>) -> Result<(), PrepareError
 pub struct Extras {
     /// The execution domain and its flags.
     pub personality: Option<u64>,
+    /// Where its memory comes from.
+    pub memory: Option<MemoryPolicy>,
     /// How many descriptors from 3 on the program inherits from the caller.
     pub preserved: u32,
     /// A session keyring of its own.

@@ -126,7 +126,6 @@ fn what_is_not_done_is_refused_by_name() {
         (json!({"linux": {"intelRdt": {"closID": "a"}}}), "intelRdt"),
         (json!({"linux": {"intelRdt": {}}}), "intelRdt"),
         (json!({"linux": {"netDevices": {"eth0": {}}}}), "netDevices"),
-        (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"}}}), "memoryPolicy"),
         (json!({"linux": {"mountLabel": "x"}}), "mountLabel"),
         (json!({"process": {"selinuxLabel": "x"}}), "selinuxLabel"),
         (json!({"process": {"apparmorProfile": "x"}}), "apparmorProfile"),

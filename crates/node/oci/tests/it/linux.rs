@@ -175,3 +175,40 @@ fn default_file_systems_work_when_they_are_asked_for() {
         assert!(seen.lines().any(|line| line == place), "{place}: {seen}");
     }
 }
+
+#[test]
+fn memory_comes_from_where_it_is_told() {
+    let policy = |mode: &str, more: Value| {
+        let mut policy = json!({"mode": mode});
+        if let (Some(policy), Some(more)) = (policy.as_object_mut(), more.as_object()) {
+            policy.extend(more.clone());
+        }
+        linux(json!({"memoryPolicy": policy}))
+    };
+    let seen = |more: &Value| {
+        said("head -n 1 /proc/self/numa_maps | cut -d' ' -f2", more).trim().to_owned()
+    };
+    for (mode, more, wanted) in [
+        ("MPOL_DEFAULT", json!({}), "default"),
+        ("MPOL_LOCAL", json!({}), "local"),
+        ("MPOL_BIND", json!({"nodes": "0"}), "bind:0"),
+        ("MPOL_BIND", json!({"nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}), "bind=static:0"),
+        (
+            "MPOL_INTERLEAVE",
+            json!({"nodes": "0", "flags": ["MPOL_F_RELATIVE_NODES"]}),
+            "interleave=relative:0",
+        ),
+        ("MPOL_PREFERRED", json!({"nodes": "0-0"}), "prefer:0"),
+        ("MPOL_PREFERRED_MANY", json!({"nodes": "0"}), "prefer (many):0"),
+        ("MPOL_WEIGHTED_INTERLEAVE", json!({"nodes": "0"}), "weighted interleave:0"),
+    ] {
+        let found = seen(&policy(mode, more));
+        assert!(wanted.starts_with(&found) && !found.is_empty(), "{mode}: {found}");
+    }
+    assert!(refused(&policy("MPOL_BIND", json!({}))).contains("where memory comes from"));
+    assert!(
+        refused(&policy("MPOL_DEFAULT", json!({"nodes": "0"}))).contains("where memory comes from")
+    );
+    assert!(refused(&policy("MPOL_BIND", json!({"nodes": "5-2"}))).contains("memory nodes"));
+    assert!(refused(&policy("MPOL_BEST", json!({}))).contains("config.json"));
+}

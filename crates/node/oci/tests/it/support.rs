@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 const APPLETS: &str = "sh echo cat sleep hostname touch mount umount grep id ls stat readlink mknod nice tr head wc env date \
-    dd chmod chown uname mkdir rm ln kill taskset ionice chrt sysctl nproc dnsdomainname ip true false ps awk umask printf test";
+    dd chmod chown uname mkdir rm ln kill taskset ionice chrt sysctl nproc dnsdomainname ip true false ps awk umask printf test cut sed";
 
 /// A bundle and a place for the command to note things.
 pub struct Fixture {
