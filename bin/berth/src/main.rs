@@ -21,11 +21,21 @@ fn main() -> ExitCode {
     // First of all, while the process is small and has one thread.
     match std::env::args_os().nth(1) {
         Some(word) if word == berth_shim::zygote::SUBCOMMAND => {
+            if let Err(error) = berth_sys::exec::run_from_read_only() {
+                return failed(&error);
+            }
             return exit_code(berth_shim::zygote::main());
         }
         Some(word) if word == names::SUBCOMMAND => return names::main(),
         Some(word) if word == berth_oci::SUBCOMMAND => {
-            let words = std::env::args_os().skip(2);
+            let words = || std::env::args_os().skip(2);
+            // What makes no process costs no second start.
+            if words().any(|word| ["create", "run", "exec"].iter().any(|it| word == *it))
+                && let Err(error) = berth_sys::exec::run_from_read_only()
+            {
+                return failed(&error);
+            }
+            let words = words();
             return ExitCode::from(berth_oci::main(words, &mut std::io::stdout()));
         }
         _ => {}

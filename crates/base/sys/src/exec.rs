@@ -78,6 +78,57 @@ impl ShownArguments {
     }
 }
 
+/// Goes on as the same program from a mount of its own that nobody can write to, if it does not run from one yet.
+///
+/// A process that enters a container executes what the container says, and that may be `/proc/self/exe`: through it the program's own
+/// file would be within reach of the container's root (CVE-2019-5736).
+///
+/// # Errors
+/// When it cannot be executed again. Without the privilege to mount nothing is done: the file is then not the caller's to write.
+pub fn run_from_read_only() -> io::Result<()> {
+    let own = rustix::fs::open(
+        c"/proc/self/exe",
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    if rustix::fs::fstatvfs(&own)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        return Ok(());
+    }
+    let flags = rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE
+        | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | rustix::mount::OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = match rustix::mount::open_tree(&own, c"", flags) {
+        Err(rustix::io::Errno::PERM) => return Ok(()),
+        tree => tree?,
+    };
+    let readonly = rustix::mount::MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let attributes = crate::mount::Attributes { set: readonly.bits().into(), ..Default::default() };
+    crate::mount::set_attributes(std::os::fd::AsFd::as_fd(&tree), c"", attributes)?;
+    let bytes = |text: std::ffi::OsString| {
+        CString::new(std::os::unix::ffi::OsStringExt::into_vec(text)).map_err(io::Error::other)
+    };
+    let arguments = std::env::args_os().map(bytes).collect::<io::Result<_>>()?;
+    let variables = std::env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        bytes(name)
+    });
+    let (arguments, variables) =
+        (StringArray::new(arguments), StringArray::new(variables.collect::<io::Result<_>>()?));
+    // SAFETY: both arrays are null-terminated and their strings live through the call; the descriptor is open.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            std::os::fd::AsRawFd::as_raw_fd(&tree),
+            c"".as_ptr(),
+            arguments.pointers.as_ptr(),
+            variables.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Err(io::Error::last_os_error())
+}
+
 /// Ends the process at once: no destructors, no exit handlers.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.

@@ -183,8 +183,19 @@ pub fn send_listener(end: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> io::Resul
     berth_sys::socket::send(end, &[KIND_LISTENER, 0, 0, 0, 0, 0, 0, 0], &[listener]).map(drop)
 }
 
+/// How long a child may be silent. It makes a few dozen system calls between two messages; a container that it has joined may stop
+/// it, and whoever waits for it has other things to do.
+const PATIENCE: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+
 /// Parent: the next message.
 pub fn receive(end: impl AsFd) -> io::Result<Message> {
+    let mut polled = [rustix::event::PollFd::new(&end, rustix::event::PollFlags::IN)];
+    if rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&PATIENCE)))? == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "its process is silent, maybe stopped",
+        ));
+    }
     let mut bytes = [0_u8; 8];
     let (length, descriptors) = match berth_sys::socket::receive(end, &mut bytes) {
         Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => (0, Vec::new()),

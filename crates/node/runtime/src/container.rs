@@ -233,7 +233,7 @@ impl Container {
         let root = request.rootfs.mount_spread(user.zip(request.mapping), spread)?;
         let process = spec.process().as_ref().ok_or(ProcessError::NoCommand)?;
         let process = PreparedProcess::new(process, root.as_fd(), request.user, request.seccomp)?;
-        let birth = Birth::of(spec, &process, request.processes)?;
+        let birth = Birth { held: true, ..Birth::of(spec, &process, request.processes)? };
         let mappings = held.mappings.take().or(request.mapping.map(IdMappings::from));
         let every = user.filter(|_| request.mapping.is_some());
         let console = matches!(request.stdio, Stdio::Terminal { .. });
@@ -304,7 +304,7 @@ impl Container {
             request.cgroup,
             |end| child::become_process(&process, stdio, None, extras, end),
             || enter(target, kinds, mapped),
-            &Birth { score: process.out_of_memory_score, memory: None },
+            &Birth { score: process.out_of_memory_score, ..Birth::default() },
             None,
         );
         drop(keep);
@@ -458,6 +458,8 @@ pub(crate) struct Birth {
     pub score: Option<i32>,
     /// Whether programs may be executed from memory in its pid namespace, which is new.
     pub memory: Option<std::ffi::CString>,
+    /// It waits at a gate before its program.
+    pub held: bool,
 }
 
 impl Birth {
@@ -472,7 +474,7 @@ impl Birth {
         let memory = sealed::take(&mut settings).map_err(CreateError::Clone)?;
         // Another's pid namespace is set by who made it.
         let memory = memory.filter(|_| matches!(processes, Processes::Own));
-        Ok(Self { score: process.out_of_memory_score, memory })
+        Ok(Self { score: process.out_of_memory_score, memory, held: false })
     }
 
     fn seal(&self, process: &OwnedFd) -> Result<(), StartError> {
@@ -517,6 +519,8 @@ pub(crate) fn start(
     let (pid, pidfd) = match cloned {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
+            // Else it would keep the channel open for itself, and wait for a parent that has gone.
+            drop(ours);
             let end = theirs.as_fd();
             let hidden = child::hide();
             let outcome = hidden.and_then(|()| child::enter_cgroup(&entries)).and_then(|()| {
@@ -536,7 +540,7 @@ pub(crate) fn start(
     if !two_stage {
         let settled = birth.seal(&pidfd).and_then(|()| settle(pid, &ours, birth.score));
         settled.inspect_err(|_| discard(&pidfd))?;
-        return finish(pid, pidfd, &ours, prepare);
+        return finish(pid, pidfd, &ours, birth, prepare);
     }
     let moved = settle(pid, &ours, birth.score).and_then(|()| match channel::receive(&ours) {
         Ok(Message::Pid(sibling)) => Ok(sibling),
@@ -568,7 +572,7 @@ pub(crate) fn start(
     let released =
         birth.seal(&pidfd).and_then(|()| channel::release(ours.as_fd()).map_err(StartError::Clone));
     released.inspect_err(|_| discard(&pidfd))?;
-    finish(pid, pidfd, &ours, prepare)
+    finish(pid, pidfd, &ours, birth, prepare)
 }
 
 /// The first of two children: joins, clones the real one as a sibling, tells its pid and goes.
@@ -606,6 +610,7 @@ fn finish(
     pid: Pid,
     pidfd: OwnedFd,
     ours: &OwnedFd,
+    birth: &Birth,
     mut prepare: Option<&mut Prepare<'_>>,
 ) -> Result<Container, StartError> {
     let (mut terminal, mut listener) = (None, None);
@@ -613,6 +618,8 @@ fn finish(
         match channel::receive(ours) {
             Ok(Message::Terminal(controller)) => terminal = Some(controller),
             Ok(Message::Listener(asked)) => listener = Some(asked),
+            // One that is to be held says so first, if it lives.
+            Ok(Message::Closed) if birth.held => break StartError::Died,
             Ok(Message::Closed | Message::Held) => {
                 return Ok(Container { pid, pidfd, terminal, listener });
             }

@@ -131,6 +131,8 @@ fn beside<T>(
     let cloned = unsafe { clone3(CloneOptions { namespaces: flags, ..CloneOptions::default() }) };
     let (pid, pidfd): (Pid, OwnedFd) = match cloned? {
         Cloned::Child => {
+            // So that it hears when its parent goes.
+            drop(ours);
             let end = theirs.as_fd();
             let hidden = child::hide();
             let outcome = hidden.and_then(|()| match joined {

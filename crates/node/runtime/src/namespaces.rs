@@ -110,6 +110,8 @@ impl Namespaces {
             unsafe { clone3(CloneOptions { namespaces: flags, ..CloneOptions::default() }) };
         let (pid, pidfd) = match cloned.map_err(NamespacesError::Create)? {
             Cloned::Child => {
+                // So that it hears when its parent goes.
+                drop(ours);
                 let end = theirs.as_fd();
                 let outcome = settle(end, request.user.is_some(), hostname, &sysctls)
                     .and_then(|()| if request.processes { init::prepare() } else { Ok(()) })

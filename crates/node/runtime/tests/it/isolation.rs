@@ -104,6 +104,37 @@ fn links_in_the_image_cannot_lead_a_mount_outside() {
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
+/// An image may link to the descriptors of whoever makes the container, the host's root once among them.
+#[test]
+fn no_link_of_an_image_leads_to_what_the_runtime_has_open() {
+    let fixture = Fixture::new(None);
+    let layer = fixture.directory.path().join("layer");
+    let outside = tempfile::tempdir().unwrap();
+    // A directory of the host that is open and inherited, as a careless engine would leave it.
+    let open = std::fs::File::open(outside.path()).unwrap();
+    let careless = rustix::io::dup(&open).unwrap();
+    for number in 3..64 {
+        let link = layer.join(format!("trap{number}"));
+        std::os::unix::fs::symlink(format!("/proc/self/fd/{number}"), link).unwrap();
+    }
+    let path = outside.path().display().to_string();
+    for number in 3..64 {
+        // What is open itself, and what the host's root would lead to.
+        for (inside, kind) in [("made", "tmpfs"), (&path.as_str()[1..], "tmpfs")] {
+            let mut config = value(&["true"]);
+            config["mounts"].as_array_mut().unwrap().push(json!({
+                "destination": format!("/trap{number}/{inside}/deep"), "type": kind, "source": "x"
+            }));
+            config["process"]["cwd"] = json!(format!("/trap{number}/made/cwd"));
+            let config = serde_json::from_value(config).unwrap();
+            let made = fixture.start(&config, None, captured().0);
+            assert!(made.is_err(), "{number}: {inside}");
+        }
+    }
+    drop(careless);
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
 /// CVE-2024-21626: a working directory that is a descriptor of the host's, which the engine has open.
 #[test]
 fn no_working_directory_leads_to_the_host() {

@@ -66,6 +66,39 @@ fn a_further_process_shares_the_containers_world() {
     }
 }
 
+/// A container may stop whatever enters it, before that is the program.
+#[test]
+fn a_joining_process_that_is_stopped_is_given_up() {
+    let fixture = Fixture::new(Some(MAPPING));
+    let line = "trap '' TERM; while :; do kill -STOP -1 2>/dev/null; done";
+    let first = fixture.start(&spec(&["sh", "-c", line]), None, captured().0).unwrap();
+    let process = spec(&["true"]);
+    let mut given_up = None;
+    for _ in 0..50 {
+        let further = Container::exec(ExecRequest {
+            process: process.process().as_ref().unwrap(),
+            user: None,
+            container: first.pidfd.as_fd(),
+            mapped: true,
+            cgroup: Some(&fixture.cgroup),
+            seccomp: None,
+            stdio: captured().0,
+        });
+        match further {
+            // The program is the container's to stop; it goes with it.
+            Ok(_) => {}
+            Err(error) => {
+                given_up = Some(error.to_string());
+                break;
+            }
+        }
+    }
+    pidfd_send_signal(&first.pidfd, Signal::KILL).unwrap();
+    assert_eq!(wait(&first), 137);
+    let why = given_up.expect("one of fifty was stopped in time");
+    assert!(why.contains("container's process"), "{why}");
+}
+
 /// A process that fails at once may be heard of before the one that made it says its pid. Left unreaped, it would keep the
 /// container's pid namespace from ever ending.
 #[test]
