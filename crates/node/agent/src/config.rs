@@ -141,7 +141,8 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
     if let Some(profile) = profile {
         configuration["linux"]["seccomp"] = profile;
     }
-    if !privileged && has_own_processes(pod_spec) && !may_execute_memory(pod) {
+    let own_processes = has_own_processes(pod_spec) && !joins(pod_spec, container);
+    if !privileged && own_processes && !may_execute_memory(pod) {
         configuration["linux"]["sysctl"] = json!(privilege::sealed_memory());
     }
     let spec = serde_json::from_value(configuration)
@@ -158,6 +159,13 @@ pub fn has_own_processes(spec: &PodSpec) -> bool {
 pub fn may_execute_memory(pod: &Pod) -> bool {
     let annotations = pod.metadata.annotations.as_ref();
     annotations.and_then(|all| all.get(MEMORY_EXEC)).is_some_and(|it| it == "true")
+}
+
+/// Whether the container was added beside the processes of another, which are held to what that one is held to.
+fn joins(spec: &PodSpec, container: &Container) -> bool {
+    let mut added = spec.ephemeral_containers.iter().flatten();
+    let target = added.find(|it| it.name == container.name).map(|it| &it.target_container_name);
+    target.is_some_and(|name| name.as_ref().is_some_and(|name| !name.is_empty()))
 }
 
 /// Whether the container asks for everything.
