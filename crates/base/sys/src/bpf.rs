@@ -47,6 +47,7 @@ struct Attach {
     kind: u32,
     flags: u32,
     replaced: u32,
+    relative: u32,
 }
 
 #[repr(C)]
@@ -65,14 +66,26 @@ struct ById {
     id: u32,
     next: u32,
     flags: u32,
+    token: u32,
 }
 
-fn call<T>(command: i32, attributes: &mut T) -> io::Result<i32> {
+/// Attributes with room behind them: newer kernels answer beyond the fields that older ones know, whatever size they are told. None has
+/// that many, and what they do not know they want to be zero.
+#[repr(C)]
+struct Roomy<T> {
+    attributes: T,
+    room: [u64; 32],
+}
+
+/// Carries out a command and returns its answer, and the attributes as the kernel left them.
+fn call<T>(command: i32, attributes: T) -> io::Result<(i32, T)> {
+    const { assert!(size_of::<T>().is_multiple_of(8), "nothing undefined lies before the room") };
+    let mut roomy = Roomy { attributes, room: [0; 32] };
     // SAFETY: the attributes live through the call and their size is passed; pointers in them are the callers' to keep valid.
     let answer = crate::check(unsafe {
-        libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>())
+        libc::syscall(libc::SYS_bpf, command, &raw mut roomy, size_of::<Roomy<T>>())
     })?;
-    i32::try_from(answer).map_err(io::Error::other)
+    Ok((i32::try_from(answer).map_err(io::Error::other)?, roomy.attributes))
 }
 
 fn number(descriptor: BorrowedFd<'_>) -> u32 {
@@ -84,7 +97,7 @@ fn number(descriptor: BorrowedFd<'_>) -> u32 {
 /// # Errors
 /// `EPERM` without privilege, `EINVAL` or `EACCES` where the kernel's verifier does not accept it.
 pub fn load_device_program(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let mut attributes = Load {
+    let attributes = Load {
         kind: PROG_TYPE_CGROUP_DEVICE,
         count: u32::try_from(program.len()).map_err(io::Error::other)?,
         instructions: program.as_ptr() as u64,
@@ -96,7 +109,7 @@ pub fn load_device_program(program: &[Instruction]) -> io::Result<OwnedFd> {
         kernel_version: 0,
         flags: 0,
     };
-    let descriptor = call(PROG_LOAD, &mut attributes)?;
+    let (descriptor, _) = call(PROG_LOAD, attributes)?;
     // SAFETY: the kernel has just made it, and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
@@ -107,7 +120,7 @@ pub fn load_device_program(program: &[Instruction]) -> io::Result<OwnedFd> {
 /// What the kernel says.
 pub fn device_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
     let mut ids = [0_u32; 64];
-    let mut query = Query {
+    let query = Query {
         target: number(cgroup),
         kind: CGROUP_DEVICE,
         flags: 0,
@@ -116,11 +129,12 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
         count: 64,
         padding: 0,
     };
-    call(PROG_QUERY, &mut query)?;
+    let (_, query) = call(PROG_QUERY, query)?;
     let known = ids.iter().take(usize::try_from(query.count).unwrap_or(0));
     known
         .map(|id| {
-            let descriptor = call(PROG_GET_FD_BY_ID, &mut ById { id: *id, next: 0, flags: 0 })?;
+            let by_id = ById { id: *id, next: 0, flags: 0, token: 0 };
+            let (descriptor, _) = call(PROG_GET_FD_BY_ID, by_id)?;
             // SAFETY: as above.
             Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
         })
@@ -132,14 +146,15 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
 /// # Errors
 /// What the kernel says.
 pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attributes = Attach {
+    let attributes = Attach {
         target: number(cgroup),
         program: number(program),
         kind: CGROUP_DEVICE,
         flags: ALLOW_MULTI,
         replaced: 0,
+        relative: 0,
     };
-    call(PROG_ATTACH, &mut attributes).map(drop)
+    call(PROG_ATTACH, attributes).map(drop)
 }
 
 /// Takes a program away again.
@@ -147,12 +162,13 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
 /// # Errors
 /// `ENOENT` if it does not decide there.
 pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attributes = Attach {
+    let attributes = Attach {
         target: number(cgroup),
         program: number(program),
         kind: CGROUP_DEVICE,
         flags: 0,
         replaced: 0,
+        relative: 0,
     };
-    call(PROG_DETACH, &mut attributes).map(drop)
+    call(PROG_DETACH, attributes).map(drop)
 }

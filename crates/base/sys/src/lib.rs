@@ -11,6 +11,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod seccomp;
+pub mod signal;
 pub mod socket;
 
 use std::io;

@@ -12,7 +12,7 @@ use berth_runtime::{Container, ExecRequest, Stdio};
 use oci_spec::runtime::{Hook, Hooks, LinuxResources, Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, pidfd_send_signal, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde_json::{Value, json};
 
 use crate::bundle::{self, Bundle};
@@ -24,6 +24,8 @@ use crate::{OciError, create};
 
 /// The longest that what was killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where others may stay for good.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(2);
 
 fn refuse(state: &State, action: &'static str, status: &'static str) -> OciError {
     OciError::State { action, name: state.name.clone(), status }
@@ -121,58 +123,65 @@ fn end(state: &State) {
     }
 }
 
-/// The number of a signal by its number or name.
-fn signal_of(text: &str) -> Result<Signal, OciError> {
+/// The number of a signal by its number or name; those for real time are counted from either end of theirs.
+fn signal_of(text: &str) -> Result<i32, OciError> {
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
         "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
         "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
+    // Of the kernel's 32, the first two are the threads library's own.
+    const REAL_TIME: [i32; 2] = [34, 64];
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let by_name = || (1..).zip(NAMES).find(|(_, known)| *known == name).map(|(number, _)| number);
-    let number = text.parse().ok().or_else(by_name);
-    let signal = number.and_then(Signal::from_named_raw);
-    signal.ok_or_else(|| OciError::Usage(format!("`{text}` is no signal")))
+    let from_end = |end: &str, base: i32, sign: char| {
+        let offset = name.strip_prefix(end)?;
+        let offset: i32 = match offset.strip_prefix(sign) {
+            Some(digits) => digits.parse::<u8>().ok()?.into(),
+            None => offset.is_empty().then_some(0)?,
+        };
+        let number = if sign == '+' { base + offset } else { base - offset };
+        (REAL_TIME[0]..=REAL_TIME[1]).contains(&number).then_some(number)
+    };
+    let number = match text.parse() {
+        Ok(number) => Some(number).filter(|number| (1..=REAL_TIME[1]).contains(number)),
+        Err(_) => by_name()
+            .or_else(|| from_end("RTMIN", REAL_TIME[0], '+'))
+            .or_else(|| from_end("RTMAX", REAL_TIME[1], '-')),
+    };
+    number.ok_or_else(|| OciError::Usage(format!("`{text}` is no signal")))
 }
 
 /// Sends a signal to a container's first process, or to all.
 pub(crate) fn kill(global: &Global, name: &str, signal: &str, all: bool) -> Result<(), OciError> {
     let state = State::load(&global.root, name)?;
     let signal = signal_of(signal)?;
-    let failed = |source: rustix::io::Errno| OciError::Signal {
-        name: state.name.clone(),
-        source: source.into(),
-    };
     if all {
-        let cgroup = cgroup(&state)?;
-        for pid in cgroup.processes()? {
-            match kill_process(pid, signal) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        return Ok(());
+        return Ok(cgroup(&state)?.signal(signal)?);
     }
     let process = state.process().ok_or_else(|| refuse(&state, "signal", "stopped"))?;
-    pidfd_send_signal(process, signal).map_err(failed)
+    berth_sys::signal::send(process.as_fd(), signal)
+        .map_err(|source| OciError::Signal { name: state.name.clone(), source })
 }
 
 fn cgroup(state: &State) -> Result<Cgroup, OciError> {
     Ok(Cgroup::at(&Hierarchies::detect_all()?, &state.cgroup))
 }
 
-/// Ends whatever is left in a cgroup, and removes it if it was made for the container.
+/// Ends whatever is left in a cgroup that was made for the container, and removes it. One that was there before may hold others by
+/// now: nobody is ended there, and who is left is told of.
+#[expect(clippy::disallowed_methods, reason = "the kernel tells nobody; the loop has a deadline")]
 pub(crate) fn clear(cgroup: &Cgroup, own: bool) -> Result<(), CgroupError> {
-    cgroup.kill()?;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + if own { PATIENCE } else { PATIENCE_WITH_OTHERS };
     loop {
         let outcome = match own {
-            true => cgroup.remove_all(),
-            false if cgroup.processes()?.is_empty() => Ok(()),
+            // Again each time: with version 1 one may have been forked meanwhile.
+            true => cgroup.kill().and_then(|()| cgroup.remove_all()),
+            false if !cgroup.is_in_use()? => Ok(()),
             false => Err(CgroupError {
-                action: "empty",
-                path: std::path::PathBuf::new(),
+                action: "leave the processes of others in",
+                path: cgroup.place(),
                 source: rustix::io::Errno::BUSY.into(),
             }),
         };
@@ -182,7 +191,7 @@ pub(crate) fn clear(cgroup: &Cgroup, own: bool) -> Result<(), CgroupError> {
                 if error.source.raw_os_error() != Some(rustix::io::Errno::BUSY.raw_os_error()) {
                     return Err(error);
                 }
-                std::thread::yield_now();
+                std::thread::sleep(Duration::from_millis(1));
             }
             outcome => return outcome,
         }
@@ -331,7 +340,8 @@ pub(crate) fn exec(global: &Global, asked: &Enter) -> Result<u8, OciError> {
     let bundle = made_of(global, &state)?;
     let process = process(global, asked, &bundle.spec)?;
     let target = state.process().ok_or_else(|| refuse(&state, "enter", "stopped"))?;
-    let cgroup = cgroup(&state)?;
+    let first = Pid::from_raw(state.pid).ok_or_else(|| refuse(&state, "enter", "stopped"))?;
+    let cgroup = cgroup(&state)?.beside(first)?;
     let terminal = create::asks_for_terminal(&process);
     let affinity = process.exec_cpu_affinity().as_ref();
     if let Some(list) = affinity.and_then(|affinity| affinity.initial().as_ref()) {
@@ -359,16 +369,16 @@ pub(crate) fn exec(global: &Global, asked: &Enter) -> Result<u8, OciError> {
     };
     let container = Container::exec_with(request, &extras).map_err(crate::told)?;
     let handed = create::hand_over(&container, asked.console.as_deref()).and_then(|()| {
-        create::tell_listener(&bundle.spec, &container, &state.to_value(&global.root))
+        create::tell_listener(&bundle.spec, &container, &state.to_value(&global.root))?;
+        asked.pid_file.as_ref().map_or(Ok(()), |path| {
+            state::write_whole(path, &container.pid.as_raw_nonzero().to_string())
+        })
     });
     if handed.is_err() {
         let _ended = pidfd_send_signal(&container.pidfd, Signal::KILL);
         wait(&container)?;
     }
     handed?;
-    if let Some(path) = &asked.pid_file {
-        state::write_whole(path, &container.pid.as_raw_nonzero().to_string())?;
-    }
     if asked.detach { Ok(0) } else { wait(&container) }
 }
 

@@ -52,7 +52,7 @@ fn begin(global: &Global, folder: &Path, asked: &Make) -> Result<Container, OciE
     let mut prepared = Prepared::new(asked, &bundle)?;
     let found = Cgroup::at(&hierarchies, &bundle.cgroup);
     let own = !found.exists();
-    if !own && !found.processes()?.is_empty() {
+    if !own && found.is_in_use()? {
         return Err(OciError::Invalid(format!(
             "the cgroup `{}` is in use",
             bundle.cgroup.display()

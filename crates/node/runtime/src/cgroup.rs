@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::process::Pid;
 
 mod apply;
 mod devices;
+mod freezer;
 mod limits;
+mod members;
 mod usage;
 
 pub use usage::{Memory, Throttled, Usage};
@@ -180,7 +180,7 @@ impl Cgroup {
     /// Whether it is there in any hierarchy.
     #[must_use]
     pub fn exists(&self) -> bool {
-        self.legacy.iter().map(|(_, path)| path).chain(&self.unified).any(|path| path.exists())
+        self.directories().any(|path| path.exists())
     }
 
     /// Files of version 1 through which a single-threaded process moves itself in, by writing `0` to each. A process cloned
@@ -212,30 +212,11 @@ impl Cgroup {
         Ok(Some(directory))
     }
 
-    /// The processes in it, by pid.
-    ///
-    /// # Errors
-    /// When it cannot be read; a cgroup that is gone has none.
-    pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
-        let Some(path) = self.unified.as_ref().or(self.legacy.first().map(|(_, path)| path)) else {
-            return Ok(Vec::new());
-        };
-        let path = path.join("cgroup.procs");
-        let text = match fs::read_to_string(&path) {
-            Err(error) if is_gone(&error) => return Ok(Vec::new()),
-            other => other.map_err(failed("read", &path))?,
-        };
-        Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect())
-    }
-
     /// Names of the cgroups directly below, in any hierarchy.
     #[must_use]
     pub fn children(&self) -> Vec<String> {
         let mut names: Vec<String> = self
-            .legacy
-            .iter()
-            .map(|(_, path)| path)
-            .chain(&self.unified)
+            .directories()
             .filter_map(|path| fs::read_dir(path).ok())
             .flatten()
             .filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()))
@@ -244,94 +225,6 @@ impl Cgroup {
         names.sort();
         names.dedup();
         names
-    }
-
-    /// Kills every process in it, those being forked included.
-    ///
-    /// # Errors
-    /// When the kernel refuses; a cgroup that is gone has nothing to kill.
-    pub fn kill(&self) -> Result<(), CgroupError> {
-        if let Some(path) = &self.unified {
-            let path = path.join("cgroup.kill");
-            match fs::write(&path, "1") {
-                Ok(()) => return Ok(()),
-                Err(error) if is_gone(&error) && !path.parent().is_some_and(Path::exists) => {
-                    return Ok(());
-                }
-                // Before Linux 5.14 there is no such file: fall through to the processes one by one.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed("kill", &path)(error)),
-            }
-        }
-        for pid in self.processes()? {
-            // One that ended meanwhile is what we want.
-            let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-        Ok(())
-    }
-
-    /// Stops all its processes where they are, or lets them go on, and returns once that is so.
-    ///
-    /// # Errors
-    /// When neither version 2 nor the freezer of version 1 is there, or the kernel has not done it within ten seconds.
-    pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
-        const PATIENCE: rustix::event::Timespec =
-            rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
-        let action = "freeze or thaw";
-        let Some(path) = &self.unified else {
-            return self.freeze_legacy(frozen);
-        };
-        let wanted = u8::from(frozen);
-        // Opened first, so that no change of it is missed.
-        let events = path.join("cgroup.events");
-        let file = fs::File::open(&events).map_err(failed("open", &events))?;
-        write(&path.join("cgroup.freeze"), &wanted.to_string())?;
-        let line = format!("frozen {wanted}");
-        loop {
-            let text = fs::read_to_string(&events).map_err(failed("read", &events))?;
-            if text.lines().any(|known| known == line) {
-                return Ok(());
-            }
-            let mut waiting = [PollFd::new(&file, PollFlags::PRI)];
-            let changed = rustix::io::retry_on_intr(|| poll(&mut waiting, Some(&PATIENCE)));
-            if changed.map_err(|error| failed(action, path)(error.into()))? == 0 {
-                return Err(failed(action, path)(io::ErrorKind::TimedOut.into()));
-            }
-        }
-    }
-
-    /// The older freezer tells nobody when it is done, so it is asked again; and it may be held up by processes that are being made.
-    fn freeze_legacy(&self, frozen: bool) -> Result<(), CgroupError> {
-        let action = "freeze or thaw";
-        let Some(path) = self.controller("freezer") else {
-            return Err(failed(action, Path::new("/"))(io::ErrorKind::Unsupported.into()));
-        };
-        let file = path.join("freezer.state");
-        let wanted = if frozen { "FROZEN" } else { "THAWED" };
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        loop {
-            write(&file, wanted)?;
-            let state = fs::read_to_string(&file).map_err(failed("read", &file))?;
-            if state.trim() == wanted {
-                return Ok(());
-            }
-            if std::time::Instant::now() > until {
-                return Err(failed(action, path)(io::ErrorKind::TimedOut.into()));
-            }
-            std::thread::yield_now();
-        }
-    }
-
-    /// Whether its processes are stopped, or on their way there.
-    #[must_use]
-    pub fn is_frozen(&self) -> bool {
-        if self.unified.is_none() {
-            let state = self.controller("freezer").map(|path| path.join("freezer.state"));
-            let state = state.and_then(|file| fs::read_to_string(file).ok());
-            return state.is_some_and(|state| state.trim() != "THAWED");
-        }
-        let file = self.unified.as_ref().map(|path| path.join("cgroup.freeze"));
-        file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() == "1")
     }
 
     /// How many times the kernel killed a process of it for lack of memory.
@@ -355,8 +248,7 @@ impl Cgroup {
     /// # Errors
     /// `EBUSY` while a process is left.
     pub fn remove_all(&self) -> Result<(), CgroupError> {
-        let paths = self.legacy.iter().map(|(_, path)| path).chain(&self.unified);
-        paths.into_iter().try_for_each(|path| remove_below(path, 0))
+        self.directories().try_for_each(|path| remove_below(path, 0))
     }
 
     /// Removes it. Its processes must have ended; one that is gone is fine.
@@ -364,8 +256,7 @@ impl Cgroup {
     /// # Errors
     /// `EBUSY` while a process or a child cgroup is left.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        let paths = self.legacy.iter().map(|(_, path)| path).chain(&self.unified);
-        for path in paths {
+        for path in self.directories() {
             match fs::remove_dir(path) {
                 Err(error) if !is_gone(&error) => return Err(failed("remove", path)(error)),
                 _ => {}
@@ -379,16 +270,7 @@ impl Cgroup {
 const DEEPEST: usize = 256;
 
 fn remove_below(path: &Path, depth: usize) -> Result<(), CgroupError> {
-    let entries = match fs::read_dir(path) {
-        Err(error) if is_gone(&error) => return Ok(()),
-        entries => entries.map_err(failed("read", path))?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(failed("read", path))?;
-        if depth < DEEPEST && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_below(&entry.path(), depth + 1)?;
-        }
-    }
+    members::nested(path, depth, &mut remove_below)?;
     match fs::remove_dir(path) {
         Err(error) if !is_gone(&error) => Err(failed("remove", path)(error)),
         _ => Ok(()),

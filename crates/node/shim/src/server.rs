@@ -14,7 +14,6 @@ use berth_runtime::{
 use oci_spec::runtime::{Capability, Process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::client::{SOCKET, short};
 use crate::container::{Held, Source, reap, set_nonblocking};
@@ -364,12 +363,15 @@ impl Server {
     }
 
     fn signal(&mut self, container: &str, number: i32) -> Result<(Reply, Vec<OwnedFd>), Reply> {
-        let signal = Signal::from_named_raw(number)
-            .ok_or_else(|| failed(&io::Error::other(format!("there is no signal {number}"))))?;
+        if !(1..=64).contains(&number) {
+            return Err(failed(&io::Error::other(format!("there is no signal {number}"))));
+        }
         if let Ok(held) = self.find(container) {
-            match pidfd_send_signal(&held.process.pidfd, signal) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(failed(&error)),
+            match berth_sys::signal::send(held.process.pidfd.as_fd(), number) {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                    return Err(failed(&error));
+                }
+                _ => {}
             }
         }
         Ok((Reply::Done, Vec::new()))

@@ -190,3 +190,111 @@ fn a_cgroup_in_use_is_nobody_elses() {
     assert!(said.contains("is in use"), "{said}");
     assert_eq!(first.state()["status"], "created");
 }
+
+/// A process of the test's own in a cgroup, which goes with it.
+struct Other {
+    child: std::process::Child,
+    place: PathBuf,
+}
+
+impl Other {
+    fn inside(place: &Path) -> Self {
+        fs::create_dir_all(place).unwrap();
+        let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(place.join("cgroup.procs"), child.id().to_string()).unwrap();
+        Self { child, place: place.to_owned() }
+    }
+
+    fn lives(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _gone = self.child.wait();
+        let _removed = fs::remove_dir(&self.place);
+        let _removed = self.place.parent().map(fs::remove_dir);
+    }
+}
+
+#[test]
+fn a_cgroup_is_in_use_by_who_is_below_it_in_any_hierarchy() {
+    for (number, hierarchy) in ["unified", "pids"].iter().enumerate() {
+        let path = format!("berth-test/others-{number}-{}", std::process::id());
+        let place = Path::new("/sys/fs/cgroup").join(hierarchy).join(&path);
+        let mut other = Other::inside(&place.join("inner"));
+        let more = json!({"linux": {"cgroupsPath": format!("/{path}")}});
+        let fixture = Fixture::new("sleep 1000", &more);
+        let said = fixture.bad(&["create", "--bundle", &fixture.bundle(), &fixture.name]);
+        assert!(said.contains("is in use"), "{hierarchy}: {said}");
+        assert!(other.lives(), "{hierarchy}");
+    }
+}
+
+#[test]
+fn nobody_is_ended_in_a_cgroup_that_was_there_before() {
+    let path = format!("berth-test/before-{}", std::process::id());
+    let place = Path::new("/sys/fs/cgroup/unified").join(&path);
+    fs::create_dir_all(&place).unwrap();
+    let more = json!({"linux": {"cgroupsPath": format!("/{path}")}});
+    let fixture = Fixture::new("sleep 1000", &more);
+    fixture.create();
+    let mut other = Other::inside(&place.join("inner"));
+    let said = fixture.bad(&["delete", "--force", &fixture.name]);
+    assert!(said.contains("processes of others"), "{said}");
+    assert!(other.lives());
+    assert_eq!(fixture.state()["status"], "stopped");
+    drop(other);
+    fixture.good(&["delete", "--force", &fixture.name]);
+    let hierarchies = berth_runtime::cgroup::Hierarchies::detect_all().unwrap();
+    berth_runtime::cgroup::Cgroup::at(&hierarchies, Path::new(&path)).remove_all().unwrap();
+}
+
+#[test]
+fn processes_in_nested_cgroups_belong_to_the_container() {
+    let fixture = Fixture::new(
+        "trap 'echo told > /told; exit 3' TERM; while :; do sleep 0.01; done",
+        &json!({}),
+    );
+    fixture.create();
+    fixture.start();
+    let pid = fixture.state()["pid"].to_string();
+    let own = Path::new("/sys/fs/cgroup/unified/berth-test").join(&fixture.name);
+    let inner = own.join("init.scope");
+    fs::create_dir(&inner).unwrap();
+    let all = || fs::read_to_string(own.join("cgroup.procs")).unwrap();
+    while !all().is_empty() {
+        for pid in all().lines() {
+            let _ended = fs::write(inner.join("cgroup.procs"), pid);
+        }
+    }
+    let mut hierarchies = berth_runtime::cgroup::Hierarchies::detect().unwrap();
+    hierarchies.legacy.clear();
+    let path = Path::new("berth-test").join(&fixture.name);
+    let cgroup = berth_runtime::cgroup::Cgroup::at(&hierarchies, &path);
+    let found = cgroup.processes().unwrap();
+    assert!(found.iter().any(|it| it.as_raw_nonzero().to_string() == pid), "{found:?}");
+    let listed: Vec<i64> =
+        serde_json::from_str(&fixture.good(&["ps", "--format", "json", &fixture.name])).unwrap();
+    assert!(listed.iter().any(|it| it.to_string() == pid), "{listed:?}");
+    if fs::write(own.join("cgroup.subtree_control"), "+hugetlb").is_ok() {
+        fixture.good(&["exec", &fixture.name, "true"]);
+    }
+    fixture.good(&["kill", "--all", &fixture.name, "TERM"]);
+    assert_eq!(fixture.until("told"), "told\n");
+    fixture.until_status("stopped");
+}
+
+#[test]
+fn the_older_cgroups_alone_are_emptied_even_if_they_are_frozen() {
+    let mut hierarchies = berth_runtime::cgroup::Hierarchies::detect_all().unwrap();
+    hierarchies.unified = None;
+    let path = format!("berth-test/older-{}", std::process::id());
+    let cgroup = berth_runtime::cgroup::Cgroup::at(&hierarchies, Path::new(&path));
+    let mut other = Other::inside(&Path::new("/sys/fs/cgroup/freezer").join(&path).join("inner"));
+    cgroup.freeze(true).unwrap();
+    cgroup.kill().unwrap();
+    assert!(!other.child.wait().unwrap().success());
+}

@@ -304,3 +304,34 @@ fn what_somebody_left_who_was_killed_on_the_way_is_removed() {
     let gone = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     assert!(gone.is_empty() || gone.contains(") Z "), "{gone}");
 }
+
+#[test]
+fn signals_for_real_time_are_signals() {
+    let line = "trap 'echo 37 >> /told' 37; trap 'echo 62 >> /told; exit' 62; echo ready > /ready; while :; do sleep 0.01; done";
+    let fixture = Fixture::new(line, &json!({}));
+    fixture.create();
+    fixture.start();
+    fixture.until("ready");
+    for no_signal in ["0", "65", "-1", "RTMIN+31", "RTMAX-x", "RTMIN-1", "RTMAX+1", "NOTHING", ""] {
+        let said = fixture.bad(&["kill", &fixture.name, no_signal]);
+        assert!(said.contains("is no signal"), "{no_signal}: {said}");
+    }
+    fixture.good(&["kill", &fixture.name, "SIGRTMIN+3"]);
+    assert_eq!(fixture.until("told"), "37\n");
+    fixture.good(&["kill", &fixture.name, "rtmax-2"]);
+    fixture.until_status("stopped");
+    assert_eq!(fixture.until("told"), "37\n62\n");
+}
+
+#[test]
+fn a_process_whose_pid_cannot_be_told_does_not_stay() {
+    let fixture = Fixture::new("sleep 1000", &json!({}));
+    fixture.create();
+    fixture.start();
+    let count = || fixture.good(&["ps", "--format", "json", &fixture.name]).matches(',').count();
+    assert_eq!(count(), 0);
+    let words =
+        ["exec", "--detach", "--pid-file", "/no/such/place", &fixture.name, "sleep", "1000"];
+    assert!(fixture.bad(&words).contains("/no/such/place"));
+    assert_eq!(count(), 0);
+}
