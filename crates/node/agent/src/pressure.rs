@@ -26,7 +26,7 @@ use crate::agent::Shared;
 use crate::directory::PodDirectory;
 use crate::event::Severity;
 use crate::limits::{Pressure, Signal};
-use crate::roster::{Eviction, is_critical};
+use crate::roster::{Eviction, Told, is_critical};
 use crate::status::chain;
 use crate::usage::Space;
 
@@ -252,16 +252,19 @@ impl Keeper {
         for candidate in ranked {
             let grace = self.grace(&candidate.uid, shortage);
             let message = rank::message(shortage, &candidate);
-            if self
-                .shared
-                .roster
-                .evict(&candidate.uid, Eviction { reason: EVICTED, message, grace })
-            {
-                info!(pod = %candidate.name, signal = signal.as_str(), used = candidate.used, "evicted a pod");
-                let patience = Duration::try_from(grace).unwrap_or_default();
-                self.victim = Some((candidate.uid, Instant::now() + VICTIM + patience));
-                return true;
+            match self.shared.roster.evict(&candidate.uid, Eviction::now(EVICTED, message, grace)) {
+                Told::Done => {
+                    info!(pod = %candidate.name, signal = signal.as_str(), used = candidate.used, "evicted a pod");
+                }
+                // The others are not to go because this one takes its time.
+                Told::Busy => {
+                    warn!(pod = %candidate.name, signal = signal.as_str(), "a pod that must go is busy");
+                }
+                Told::Gone => continue,
             }
+            let patience = Duration::try_from(grace).unwrap_or_default();
+            self.victim = Some((candidate.uid, Instant::now() + VICTIM + patience));
+            return true;
         }
         false
     }
@@ -302,11 +305,8 @@ impl Keeper {
         });
         for (uid, message) in found.await.into_iter().flatten() {
             info!(%uid, %message, "a pod uses more of the disk than it may");
-            if !self
-                .shared
-                .roster
-                .evict(&uid, Eviction { reason: EVICTED, message, grace: SignedDuration::ZERO })
-            {
+            let eviction = Eviction::now(EVICTED, message, SignedDuration::ZERO);
+            if self.shared.roster.evict(&uid, eviction) != Told::Done {
                 debug!(%uid, "its worker is busy, it is told at the next look");
             }
         }

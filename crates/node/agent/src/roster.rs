@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use berth_client::demand::{self, Amounts, Quality};
 use jiff::SignedDuration;
@@ -23,6 +24,23 @@ pub struct Eviction {
     pub message: String,
     /// How long its containers may take.
     pub grace: SignedDuration,
+    /// When it was decided.
+    pub made: Instant,
+}
+
+/// How long a decision about a pod stands: what it was made from may be different by then.
+const STANDS: Duration = Duration::from_secs(30);
+
+impl Eviction {
+    /// One that is decided now.
+    pub fn now(reason: &'static str, message: String, grace: SignedDuration) -> Self {
+        Self { reason, message, grace, made: Instant::now() }
+    }
+
+    /// Whether it is too old to be followed. Who still wants it says so again.
+    pub fn is_old(&self) -> bool {
+        self.made.elapsed() > STANDS
+    }
 }
 
 /// A pod of this node.
@@ -53,6 +71,17 @@ impl Member {
 pub fn is_critical(pod: &Pod) -> bool {
     const SYSTEM: i32 = 2_000_000_000;
     pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0) >= SYSTEM
+}
+
+/// What became of an order to a pod's worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// It will see it.
+    Done,
+    /// It has another one that it has not seen yet.
+    Busy,
+    /// There is none any more.
+    Gone,
 }
 
 /// All pods of this node.
@@ -172,10 +201,15 @@ impl Roster {
         members.filter_map(|(member, _)| member.promised.get("cpu")).sum()
     }
 
-    /// Tells a pod's worker that the pod must go. False when it cannot be told now.
-    pub fn evict(&self, uid: &str, eviction: Eviction) -> bool {
+    /// Tells a pod's worker that the pod must go.
+    pub fn evict(&self, uid: &str, eviction: Eviction) -> Told {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.get(uid).is_some_and(|(_, worker)| worker.try_send(eviction).is_ok())
+        let Some((_, worker)) = members.get(uid) else { return Told::Gone };
+        match worker.try_send(eviction) {
+            Ok(()) => Told::Done,
+            Err(mpsc::error::TrySendError::Full(_)) => Told::Busy,
+            Err(mpsc::error::TrySendError::Closed(_)) => Told::Gone,
+        }
     }
 
     /// Says what the node is short of now.
@@ -335,10 +369,14 @@ mod tests {
         assert_eq!(promise("1", 250, 900), Verdict::Fits, "a pod is not beside itself");
         assert_eq!(roster.weight(Quality::Burstable), 900);
         assert!(matches!(promise("2", 0, 101), Verdict::Deferred(_)));
-        let eviction =
-            Eviction { reason: "Evicted", message: "m".to_owned(), grace: SignedDuration::ZERO };
-        assert!(roster.evict("1", eviction.clone()) && !roster.evict("2", eviction.clone()));
+        let mut eviction = Eviction::now("Evicted", "m".to_owned(), SignedDuration::ZERO);
+        assert_eq!(roster.evict("1", eviction.clone()), Told::Done);
+        assert_eq!(roster.evict("1", eviction.clone()), Told::Busy);
+        assert_eq!(roster.evict("2", eviction.clone()), Told::Gone);
         assert_eq!(told.try_recv().unwrap(), eviction);
+        assert!(!eviction.is_old());
+        eviction.made = eviction.made.checked_sub(Duration::from_secs(60)).unwrap();
+        assert!(eviction.is_old());
         member.promised = Amounts::new();
         member.active = false;
         assert!(roster.set(member, &worker) && !roster.is_active("1"));
