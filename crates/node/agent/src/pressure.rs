@@ -320,6 +320,9 @@ impl Keeper {
             let images = &shared.settings.images;
             let used = || Space::of(images).map_or(0, |space| percent(&space));
             let full = limits.high < 100 && used() >= limits.high;
+            if full {
+                release_ended(&shared);
+            }
             let enough = || !full || used() <= limits.low;
             let done = seen.collect(shared.images.store(), &limits, Retention::default(), enough);
             (seen, done, full && used() > limits.low)
@@ -354,8 +357,23 @@ fn tell(outcome: &Outcome) {
     }
 }
 
+/// Lets go of the images of pods that have ended: nothing of them runs again.
+fn release_ended(shared: &Shared) {
+    for member in shared.roster.members().into_iter().filter(|member| member.over) {
+        let uid = member.pod.uid().unwrap_or_default();
+        for name in member.containers.keys() {
+            let released = crate::image::lease(&uid, name)
+                .and_then(|lease| shared.images.store().release(&lease));
+            if let Err(error) = released {
+                warn!(%uid, container = %name, error = %chain(&error), "an ended pod keeps an image");
+            }
+        }
+    }
+}
+
 /// Removes logs and volumes of pods that have ended; their status stays.
 fn sweep_ended(shared: &Shared) {
+    release_ended(shared);
     for member in shared.roster.members().into_iter().filter(|member| member.over) {
         let uid = member.pod.uid().unwrap_or_default();
         let directory = PodDirectory::of(&shared.settings.data, &uid);
