@@ -94,6 +94,8 @@ pub struct Roster {
     room: watch::Sender<u64>,
     /// The machine is about to go down.
     leaving: AtomicBool,
+    /// All pods are here that were before the agent was.
+    listed: watch::Sender<bool>,
 }
 
 impl Default for Roster {
@@ -103,6 +105,7 @@ impl Default for Roster {
             pressures: watch::Sender::new(BTreeSet::new()),
             room: watch::Sender::new(0),
             leaving: AtomicBool::new(false),
+            listed: watch::Sender::new(false),
         }
     }
 }
@@ -142,6 +145,18 @@ impl Roster {
         }
         members.insert(uid, (member, worker.clone()));
         Ok(())
+    }
+
+    /// Says that all pods are here that were before the agent was.
+    pub fn list_is_whole(&self) {
+        self.listed.send_replace(true);
+    }
+
+    /// Waits for that: until then it is not known what is taken.
+    pub async fn listed(&self) {
+        let mut listed = self.listed.subscribe();
+        // The sender is part of the roster and lives as long.
+        let _whole = listed.wait_for(|whole| *whole).await;
     }
 
     /// Takes a pod in or notes what has changed of it. Says whether the requests of its level have changed.
@@ -343,6 +358,16 @@ mod tests {
         assert_eq!(enter("3", 0, 0), Ok(()));
         assert!(enter("4", 0, 0).unwrap_err().starts_with("OutOfpods "));
         assert_eq!(enter("4", 900, 2_000_000_000), Ok(()), "the node cannot do without it");
+    }
+
+    #[tokio::test]
+    async fn nobody_goes_on_before_all_are_here() {
+        let roster = Roster::default();
+        let mut waiting = Box::pin(roster.listed());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        roster.list_is_whole();
+        assert!(futures::poll!(&mut waiting).is_ready());
+        roster.listed().await;
     }
 
     #[test]

@@ -38,6 +38,12 @@ impl Worker {
         }
     }
 
+    pub(super) async fn join_roster(&self) {
+        if self.shared().roster.set(self.member(), &self.evict) {
+            self.weigh().await;
+        }
+    }
+
     pub(super) async fn leave_roster(&self) {
         self.shared().roster.remove(&self.record.uid);
         self.weigh().await;
