@@ -15,7 +15,7 @@ use crate::cache::CachedStep;
 use crate::error::{ContentError, OnDisk as _};
 use crate::image::Image;
 use crate::reference::Reference;
-use crate::store::ContentStore;
+use crate::store::{ContentStore, SPARE};
 
 /// What collection leaves alone besides what is in use.
 #[derive(Debug, Clone, Copy)]
@@ -110,9 +110,24 @@ impl ContentStore {
     ///
     /// When the disk fails or it cannot be known what is needed; then nothing more is removed.
     pub fn collect(&self, retention: Retention) -> Result<Collected, ContentError> {
+        let own = self.root.join("ingest").join(format!("{}.trash", uuid::Uuid::new_v4()));
+        let made = fs::create_dir(&own);
+        self.collect_into(&own, made, retention)
+    }
+
+    fn collect_into(
+        &self,
+        own: &Path,
+        made: io::Result<()>,
+        retention: Retention,
+    ) -> Result<Collected, ContentError> {
         let mut collected = Collected::default();
-        let trash = self.root.join("ingest").join(format!("{}.trash", uuid::Uuid::new_v4()));
-        fs::create_dir(&trash).on_disk("create", &trash)?;
+        // A full disk has no room for another folder, and is when this is needed most.
+        let spare = made.as_ref().is_err_and(is_full);
+        let trash = if spare { self.root.join(SPARE) } else { own.to_owned() };
+        if !spare {
+            made.on_disk("create", &trash)?;
+        }
         {
             let _exclusive = self.exclude()?;
             let now = SystemTime::now();
@@ -123,7 +138,13 @@ impl ContentStore {
             self.sweep_blobs(horizon, &trash, &marked, &mut collected)?;
             self.sweep_layers(horizon, &trash, &marked, &mut collected)?;
         }
-        fs::remove_dir_all(&trash).on_disk("remove", &trash)?;
+        if spare {
+            for path in list(&trash)? {
+                discard(&path)?;
+            }
+        } else {
+            fs::remove_dir_all(&trash).on_disk("remove", &trash)?;
+        }
         Ok(collected)
     }
 
@@ -296,5 +317,47 @@ fn size_of(path: &Path) -> Result<u64, ContentError> {
 
 fn throw(path: &Path, trash: &Path) -> Result<(), ContentError> {
     let place = trash.join(uuid::Uuid::new_v4().to_string());
-    fs::rename(path, place).on_disk("move away", path)
+    match fs::rename(path, place) {
+        // Nobody can see half of a file that is removed where it lies.
+        Err(error) if is_full(&error) && path.is_file() => {
+            fs::remove_file(path).on_disk("remove", path)
+        }
+        moved => moved.on_disk("move away", path),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Removes a file or a folder; another collection may be faster.
+fn discard(path: &Path) -> Result<(), ContentError> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).on_disk("remove", path),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_without_room_for_a_folder_is_made_room_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(folder.path()).unwrap();
+        let session = store.session().unwrap();
+        let blob = session.put_blob(b"nobody needs this").unwrap();
+        drop(session);
+        let own = store.root.join("ingest/none");
+        let retention = Retention { grace: Duration::ZERO, cache: Duration::ZERO };
+        let full = || Err(io::Error::from(io::ErrorKind::StorageFull));
+        let denied = Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        assert!(store.collect_into(&own, denied, retention).is_err());
+        assert!(store.blob_size(&blob).is_some());
+        assert_eq!(store.collect_into(&own, full(), retention).unwrap().blobs, 1);
+        assert!(store.blob_size(&blob).is_none());
+        assert!(list(&store.root.join(SPARE)).unwrap().is_empty());
+    }
 }

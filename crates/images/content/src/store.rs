@@ -12,7 +12,9 @@ use crate::image::Image;
 use crate::session::Session;
 use crate::snapshot::{Directories, Snapshotter};
 
-const FOLDERS: [&str; 6] = ["blobs/sha256", "layers", "tags", "leases", "cache", "ingest"];
+const FOLDERS: [&str; 7] = ["blobs/sha256", "layers", "tags", "leases", "cache", "ingest", SPARE];
+/// A folder for what is being removed, made while there was room for one.
+pub(crate) const SPARE: &str = "trash";
 
 /// What an operation that adds an image guarantees when it returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -254,6 +254,7 @@ impl Agent {
                     workers.set(pod, &mut self.adopted).await;
                 }
                 Ok(Some(Event::InitDone)) => {
+                    self.shared.roster.list_is_whole();
                     workers.retain(&listed);
                     workers.remove_orphans(std::mem::take(&mut self.adopted)).await;
                 }

@@ -77,6 +77,9 @@ pub struct ContainerRecord {
     pub previous: Option<Ended>,
     /// Starts in a row that did not last, for the back-off.
     pub failures: u32,
+    /// The current instance ends, or has ended, to be started anew in another size.
+    #[serde(default)]
+    pub resizing: bool,
 }
 
 /// The end of an instance.

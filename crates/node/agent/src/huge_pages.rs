@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use berth_client::demand::{Amounts, amounts, limits as pod_limits};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -31,9 +32,11 @@ pub fn present() -> Vec<(u64, u64)> {
     found
 }
 
-/// Whether this machine has any.
+/// Whether this machine had any when it was asked first, as the agent does before it looks for cgroups. Pages that are set
+/// apart later are the node's with the next start: no cgroup that was found before can hold anybody to them.
 pub fn any() -> bool {
-    present().iter().any(|(_, count)| *count > 0)
+    static ANY: OnceLock<bool> = OnceLock::new();
+    *ANY.get_or_init(|| present().iter().any(|(_, count)| *count > 0))
 }
 
 /// The resource that pages of this size are.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use berth_content::{ContentStore, Image, Reference};
+use berth_content::{ContentError, ContentStore, Image, LeaseName, Reference};
 use berth_registry::Credentials;
 use k8s_openapi::api::core::v1::Secret;
 use tokio::sync::Mutex;
@@ -157,6 +157,14 @@ impl Images {
         let image = self.store.resolve(name).ok()?;
         self.store.layer_dirs(&image).ok().map(|_| image)
     }
+}
+
+/// The lease by which a pod's container keeps its images.
+///
+/// # Errors
+/// When the names are none.
+pub fn lease(uid: &str, container: &str) -> Result<LeaseName, ContentError> {
+    LeaseName::parse(&format!("{uid}.{container}"))
 }
 
 #[cfg(test)]

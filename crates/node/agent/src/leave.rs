@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::agent::Shared;
-use crate::roster::{Eviction, Member, is_critical};
+use crate::roster::{Eviction, Member, Told, is_critical};
 
 /// Upstream's words for it.
 const REASON: &str = "Terminated";
@@ -63,7 +63,8 @@ async fn end(
                 let grace = SignedDuration::from_secs(own.unwrap_or(GRACE)).min(most);
                 let message = MESSAGE.to_owned();
                 // A busy worker is told at the next look.
-                if shared.roster.evict(&uid, Eviction { reason: REASON, message, grace }) {
+                let eviction = Eviction::now(REASON, message, grace);
+                if shared.roster.evict(&uid, eviction) == Told::Done {
                     ended.insert(name(member));
                     told.insert(uid);
                 }

@@ -26,7 +26,7 @@ use crate::agent::Shared;
 use crate::directory::PodDirectory;
 use crate::event::Severity;
 use crate::limits::{Pressure, Signal};
-use crate::roster::{Eviction, is_critical};
+use crate::roster::{Eviction, Told, is_critical};
 use crate::status::chain;
 use crate::usage::Space;
 
@@ -252,16 +252,19 @@ impl Keeper {
         for candidate in ranked {
             let grace = self.grace(&candidate.uid, shortage);
             let message = rank::message(shortage, &candidate);
-            if self
-                .shared
-                .roster
-                .evict(&candidate.uid, Eviction { reason: EVICTED, message, grace })
-            {
-                info!(pod = %candidate.name, signal = signal.as_str(), used = candidate.used, "evicted a pod");
-                let patience = Duration::try_from(grace).unwrap_or_default();
-                self.victim = Some((candidate.uid, Instant::now() + VICTIM + patience));
-                return true;
+            match self.shared.roster.evict(&candidate.uid, Eviction::now(EVICTED, message, grace)) {
+                Told::Done => {
+                    info!(pod = %candidate.name, signal = signal.as_str(), used = candidate.used, "evicted a pod");
+                }
+                // The others are not to go because this one takes its time.
+                Told::Busy => {
+                    warn!(pod = %candidate.name, signal = signal.as_str(), "a pod that must go is busy");
+                }
+                Told::Gone => continue,
             }
+            let patience = Duration::try_from(grace).unwrap_or_default();
+            self.victim = Some((candidate.uid, Instant::now() + VICTIM + patience));
+            return true;
         }
         false
     }
@@ -302,11 +305,8 @@ impl Keeper {
         });
         for (uid, message) in found.await.into_iter().flatten() {
             info!(%uid, %message, "a pod uses more of the disk than it may");
-            if !self
-                .shared
-                .roster
-                .evict(&uid, Eviction { reason: EVICTED, message, grace: SignedDuration::ZERO })
-            {
+            let eviction = Eviction::now(EVICTED, message, SignedDuration::ZERO);
+            if self.shared.roster.evict(&uid, eviction) != Told::Done {
                 debug!(%uid, "its worker is busy, it is told at the next look");
             }
         }
@@ -320,6 +320,9 @@ impl Keeper {
             let images = &shared.settings.images;
             let used = || Space::of(images).map_or(0, |space| percent(&space));
             let full = limits.high < 100 && used() >= limits.high;
+            if full {
+                release_ended(&shared);
+            }
             let enough = || !full || used() <= limits.low;
             let done = seen.collect(shared.images.store(), &limits, Retention::default(), enough);
             (seen, done, full && used() > limits.low)
@@ -354,8 +357,23 @@ fn tell(outcome: &Outcome) {
     }
 }
 
+/// Lets go of the images of pods that have ended: nothing of them runs again.
+fn release_ended(shared: &Shared) {
+    for member in shared.roster.members().into_iter().filter(|member| member.over) {
+        let uid = member.pod.uid().unwrap_or_default();
+        for name in member.containers.keys() {
+            let released = crate::image::lease(&uid, name)
+                .and_then(|lease| shared.images.store().release(&lease));
+            if let Err(error) = released {
+                warn!(%uid, container = %name, error = %chain(&error), "an ended pod keeps an image");
+            }
+        }
+    }
+}
+
 /// Removes logs and volumes of pods that have ended; their status stays.
 fn sweep_ended(shared: &Shared) {
+    release_ended(shared);
     for member in shared.roster.members().into_iter().filter(|member| member.over) {
         let uid = member.pod.uid().unwrap_or_default();
         let directory = PodDirectory::of(&shared.settings.data, &uid);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use berth_client::demand::{self, Amounts, Quality};
 use jiff::SignedDuration;
@@ -23,6 +24,23 @@ pub struct Eviction {
     pub message: String,
     /// How long its containers may take.
     pub grace: SignedDuration,
+    /// When it was decided.
+    pub made: Instant,
+}
+
+/// How long a decision about a pod stands: what it was made from may be different by then.
+const STANDS: Duration = Duration::from_secs(30);
+
+impl Eviction {
+    /// One that is decided now.
+    pub fn now(reason: &'static str, message: String, grace: SignedDuration) -> Self {
+        Self { reason, message, grace, made: Instant::now() }
+    }
+
+    /// Whether it is too old to be followed. Who still wants it says so again.
+    pub fn is_old(&self) -> bool {
+        self.made.elapsed() > STANDS
+    }
 }
 
 /// A pod of this node.
@@ -55,6 +73,17 @@ pub fn is_critical(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0) >= SYSTEM
 }
 
+/// What became of an order to a pod's worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// It will see it.
+    Done,
+    /// It has another one that it has not seen yet.
+    Busy,
+    /// There is none any more.
+    Gone,
+}
+
 /// All pods of this node.
 #[derive(Debug)]
 pub struct Roster {
@@ -65,6 +94,8 @@ pub struct Roster {
     room: watch::Sender<u64>,
     /// The machine is about to go down.
     leaving: AtomicBool,
+    /// All pods are here that were before the agent was.
+    listed: watch::Sender<bool>,
 }
 
 impl Default for Roster {
@@ -74,6 +105,7 @@ impl Default for Roster {
             pressures: watch::Sender::new(BTreeSet::new()),
             room: watch::Sender::new(0),
             leaving: AtomicBool::new(false),
+            listed: watch::Sender::new(false),
         }
     }
 }
@@ -113,6 +145,18 @@ impl Roster {
         }
         members.insert(uid, (member, worker.clone()));
         Ok(())
+    }
+
+    /// Says that all pods are here that were before the agent was.
+    pub fn list_is_whole(&self) {
+        self.listed.send_replace(true);
+    }
+
+    /// Waits for that: until then it is not known what is taken.
+    pub async fn listed(&self) {
+        let mut listed = self.listed.subscribe();
+        // The sender is part of the roster and lives as long.
+        let _whole = listed.wait_for(|whole| *whole).await;
     }
 
     /// Takes a pod in or notes what has changed of it. Says whether the requests of its level have changed.
@@ -172,10 +216,15 @@ impl Roster {
         members.filter_map(|(member, _)| member.promised.get("cpu")).sum()
     }
 
-    /// Tells a pod's worker that the pod must go. False when it cannot be told now.
-    pub fn evict(&self, uid: &str, eviction: Eviction) -> bool {
+    /// Tells a pod's worker that the pod must go.
+    pub fn evict(&self, uid: &str, eviction: Eviction) -> Told {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.get(uid).is_some_and(|(_, worker)| worker.try_send(eviction).is_ok())
+        let Some((_, worker)) = members.get(uid) else { return Told::Gone };
+        match worker.try_send(eviction) {
+            Ok(()) => Told::Done,
+            Err(mpsc::error::TrySendError::Full(_)) => Told::Busy,
+            Err(mpsc::error::TrySendError::Closed(_)) => Told::Gone,
+        }
     }
 
     /// Says what the node is short of now.
@@ -311,6 +360,16 @@ mod tests {
         assert_eq!(enter("4", 900, 2_000_000_000), Ok(()), "the node cannot do without it");
     }
 
+    #[tokio::test]
+    async fn nobody_goes_on_before_all_are_here() {
+        let roster = Roster::default();
+        let mut waiting = Box::pin(roster.listed());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        roster.list_is_whole();
+        assert!(futures::poll!(&mut waiting).is_ready());
+        roster.listed().await;
+    }
+
     #[test]
     fn levels_weigh_what_their_pods_ask_for() {
         let roster = Roster::default();
@@ -335,10 +394,14 @@ mod tests {
         assert_eq!(promise("1", 250, 900), Verdict::Fits, "a pod is not beside itself");
         assert_eq!(roster.weight(Quality::Burstable), 900);
         assert!(matches!(promise("2", 0, 101), Verdict::Deferred(_)));
-        let eviction =
-            Eviction { reason: "Evicted", message: "m".to_owned(), grace: SignedDuration::ZERO };
-        assert!(roster.evict("1", eviction.clone()) && !roster.evict("2", eviction.clone()));
+        let mut eviction = Eviction::now("Evicted", "m".to_owned(), SignedDuration::ZERO);
+        assert_eq!(roster.evict("1", eviction.clone()), Told::Done);
+        assert_eq!(roster.evict("1", eviction.clone()), Told::Busy);
+        assert_eq!(roster.evict("2", eviction.clone()), Told::Gone);
         assert_eq!(told.try_recv().unwrap(), eviction);
+        assert!(!eviction.is_old());
+        eviction.made = eviction.made.checked_sub(Duration::from_secs(60)).unwrap();
+        assert!(eviction.is_old());
         member.promised = Amounts::new();
         member.active = false;
         assert!(roster.set(member, &worker) && !roster.is_active("1"));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_client::demand::Quality;
-use berth_content::{Image, LeaseName};
+use berth_content::Image;
 use berth_network::Attachment;
 use berth_registry::Credentials;
 use berth_runtime::cgroup::Cgroup;
@@ -29,7 +29,7 @@ use crate::directory::{PodDirectory, Record};
 use crate::environment::{self, Facts};
 use crate::groups;
 use crate::huge_pages;
-use crate::image::credentials_of;
+use crate::image::{credentials_of, lease};
 use crate::status::chain;
 use crate::volume::{self, Mounted, Propagation};
 
@@ -256,8 +256,8 @@ impl Workshop {
         images: &Images,
     ) -> Result<Vec<PathBuf>, Cause> {
         let store = self.shared.images.store();
-        let lease = LeaseName::parse(&format!("{}.{}", record.uid, container.name))
-            .map_err(|error| Cause::create(chain(&error)))?;
+        let lease =
+            lease(&record.uid, &container.name).map_err(|error| Cause::create(chain(&error)))?;
         let all: Vec<&Image> = [&images.own].into_iter().chain(images.volumes.values()).collect();
         store.lease(&lease, &all).map_err(|error| Cause::create(chain(&error)))?;
         store.layer_dirs(&images.own).map_err(|error| Cause::create(chain(&error)))
@@ -443,8 +443,7 @@ impl Workshop {
             self.remove_sandbox(record).await?;
         }
         for name in record.containers.keys() {
-            let lease = LeaseName::parse(&format!("{}.{name}", record.uid))
-                .map_err(|error| Cause::create(chain(&error)))?;
+            let lease = lease(&record.uid, name).map_err(|error| Cause::create(chain(&error)))?;
             self.shared
                 .images
                 .store()
@@ -587,5 +586,6 @@ pub fn next_instance(record: &mut Record, container: &str) {
         known.previous = Some(ended);
     }
     known.starts += 1;
+    known.resizing = false;
     known.started = Some(Timestamp::now());
 }

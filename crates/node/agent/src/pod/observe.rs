@@ -110,6 +110,8 @@ pub fn adopt(
             match (held, &known.ended) {
                 (Some(held), _) if held.exit.is_none() => {
                     view.phase = Phase::Running { since: from_nanoseconds(held.started) };
+                    // Asked for again if it is still to have another size.
+                    known.resizing = false;
                 }
                 (_, Some(_)) => view.phase = Phase::Ended,
                 (held, None) => {
@@ -125,6 +127,10 @@ pub fn adopt(
                     view.phase = Phase::Ended;
                 }
             }
+        }
+        if known.resizing && view.phase == Phase::Ended {
+            // Its end was only the beginning of another size.
+            view.phase = View::new().phase;
         }
         containers.insert(name.clone(), view);
     }
@@ -213,4 +219,39 @@ fn lost(instance: &str, started: Option<Timestamp>) -> Ended {
 
 fn from_nanoseconds(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first version wrote it.
+    const OLD: &str = r#"{"namespace": "default", "name": "db", "uid": "1", "address": "10.0.0.2", "user": null, "sandbox": true,
+        "containers": {"main": {"starts": 1, "started": "2026-01-01T00:00:00Z", "image": ["db", "sha256:0"], "ended": null,
+            "previous": null, "failures": 0}}}"#;
+
+    fn end(code: i32) -> ContainerState {
+        let exit = Exit { code, signal: None, finished: 2, out_of_memory: false };
+        ContainerState { container: "main.1".to_owned(), pid: 1, started: 1, exit: Some(exit) }
+    }
+
+    #[test]
+    fn an_end_that_is_only_the_beginning_of_another_size_stays_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = PodDirectory::of(folder.path(), "1");
+        directory.create().unwrap();
+        let phase = |resizing: bool| {
+            std::fs::write(directory.path().join("pod.json"), OLD).unwrap();
+            let mut record = directory.read().unwrap();
+            record.containers.get_mut("main").unwrap().resizing = resizing;
+            directory.write(&record).unwrap();
+            let mut record = directory.read().unwrap();
+            let pod = Pod::default();
+            let observed = adopt(&mut record, &pod, &directory, Some(&[end(0)]));
+            assert_eq!(record.containers["main"].ended.as_ref().unwrap().code, 0);
+            observed.containers["main"].phase.clone()
+        };
+        assert_eq!(phase(false), Phase::Ended);
+        assert_eq!(phase(true), View::new().phase);
+    }
 }

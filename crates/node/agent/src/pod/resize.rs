@@ -61,6 +61,30 @@ pub fn promised(spec: &PodSpec, sizes: &Sizes) -> PodSpec {
     spec
 }
 
+/// What a pod as a whole is held to while its containers have different sizes than promised: it asks for what is promised, and
+/// may have of everything what each container is held to or will be, whichever is more.
+pub fn between(spec: &PodSpec, sizes: &Sizes) -> PodSpec {
+    let mut spec = spec.clone();
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        let Some(size) = sizes.get(&container.name) else { continue };
+        let (promised, applied) = (&size.promised, &size.applied);
+        let mut requests = promised.limits.clone().unwrap_or_default();
+        requests.extend(promised.requests.clone().unwrap_or_default());
+        let (new, old) = (amounts(promised.limits.as_ref()), amounts(applied.limits.as_ref()));
+        // Without a limit there is most of all.
+        let common = promised.limits.iter().flatten().filter(|(name, _)| old.contains_key(*name));
+        let limits = common.map(|(name, limit)| {
+            let before = applied.limits.as_ref().and_then(|limits| limits.get(name));
+            let before = before.filter(|_| old.get(name) > new.get(name));
+            (name.clone(), before.unwrap_or(limit).clone())
+        });
+        let limits = Some(limits.collect());
+        container.resources =
+            Some(ResourceRequirements { limits, requests: Some(requests), ..promised.clone() });
+    }
+    spec
+}
+
 /// Whether a pod that takes `before` may take `after` beside what others take.
 pub fn judge(before: &Amounts, after: &Amounts, others: &Amounts, all: &Amounts) -> Verdict {
     let of = |amounts: &Amounts, name: &str| amounts.get(name).copied().unwrap_or(0);
@@ -155,6 +179,28 @@ mod tests {
         assert!(restarts(&container, &size(before, limit.clone())));
         let limit: ResourceRequirements = serde_json::from_value(limit).unwrap();
         assert_eq!(memory_limit(&limit), Some(2 << 30));
+    }
+
+    #[test]
+    fn until_all_have_their_size_the_pod_has_the_larger_one() {
+        let spec: PodSpec = serde_json::from_value(json!({"containers": [
+            {"name": "a"}, {"name": "b", "resources": {"limits": {"memory": "1Mi", "cpu": "1"}}},
+        ]}))
+        .unwrap();
+        let told = |applied: Value, promised: Value| {
+            let sizes = [("a".to_owned(), size(applied, promised))].into();
+            let held = crate::groups::pod_limits(&between(&spec, &sizes), None);
+            let (cpu, memory) = (held.cpu().clone().unwrap(), held.memory().unwrap());
+            (cpu.shares(), cpu.quota(), memory.limit())
+        };
+        let of = |cpu: &str, memory: &str| json!({"limits": {"cpu": cpu, "memory": memory}});
+        let (large, small) = (of("2", "2Mi"), of("1", "1Mi"));
+        let asked = |cpus: u64| Some(cpus * 1024);
+        assert_eq!(told(large.clone(), small.clone()), (asked(2), Some(300_000), Some(3 << 20)));
+        assert_eq!(told(small.clone(), large.clone()), (asked(3), Some(300_000), Some(3 << 20)));
+        assert_eq!(told(small.clone(), small.clone()), (asked(2), Some(200_000), Some(2 << 20)));
+        assert_eq!(told(json!({}), small.clone()), (asked(2), Some(-1), Some(-1)));
+        assert_eq!(told(small, json!({})), (asked(1), Some(-1), Some(-1)));
     }
 
     #[test]

@@ -110,6 +110,7 @@ impl Worker {
         let (evict, evictions) = mpsc::channel(1);
         // One that runs already is here, whatever the node is short of now.
         let admitted = adopted.is_some();
+        let instance = shared.settings.instance.clone();
         let room = shared.roster.room();
         let mut record = adopted.unwrap_or_else(|| Record {
             namespace: last.namespace().unwrap_or_default(),
@@ -123,6 +124,7 @@ impl Worker {
             sizes: [].into(),
             containers: [].into(),
         });
+        keep_place(&mut record, &instance);
         let wake = shared.sources.wake_of(&last.uid().unwrap_or_default());
         let workshop = Workshop { shared, directory };
         let mut worker_listener = None;
@@ -167,12 +169,18 @@ impl Worker {
             room,
         };
         worker.resume_probes();
+        if worker.admitted {
+            // Before any of them works, so that nobody is promised what another has.
+            worker.promise();
+            worker.join_roster().await;
+        }
         worker
     }
 
     /// Works until the pod is gone from the node.
     pub async fn run(mut self) {
         let mut followed = true;
+        self.shared().roster.listed().await;
         loop {
             self.take_pod();
             let wake = self.reconcile().await;
@@ -281,9 +289,7 @@ impl Worker {
             interface,
             containers: self.observed.containers.iter().filter_map(running).collect(),
         });
-        if self.shared().roster.set(self.member(), &self.evict) {
-            self.weigh().await;
-        }
+        self.join_roster().await;
     }
 
     fn shared(&self) -> &Shared {
@@ -930,6 +936,15 @@ impl Worker {
     }
 }
 
+/// The cgroup of a pod that an earlier agent began, and did not name, is where that put all: what is left there, and be it after
+/// its shim was killed, must be found.
+fn keep_place(record: &mut Record, instance: &str) {
+    let begun = record.sandbox || record.containers.values().any(|known| known.starts > 0);
+    if record.cgroup.is_none() && begun {
+        record.cgroup = Some(record.cgroup(instance));
+    }
+}
+
 /// The rules of a container that start it again; others are refused.
 fn rules_of(container: &Container) -> Vec<Rule> {
     let rules = container.restart_policy_rules.iter().flatten();
@@ -980,4 +995,26 @@ fn listen(
             }
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn what_an_earlier_agent_began_is_found_where_that_put_it() {
+        let text = r#"{"namespace": "a", "name": "b", "uid": "1", "address": null, "user": null, "sandbox": false,
+            "containers": {}}"#;
+        let new: Record = serde_json::from_str(text).unwrap();
+        let mut record = new.clone();
+        keep_place(&mut record, "berth");
+        assert_eq!(record.cgroup, None, "nothing was begun");
+        record.sandbox = true;
+        keep_place(&mut record, "berth");
+        assert_eq!(record.cgroup, Some(PathBuf::from("berth/pod1")));
+        record.cgroup = Some(PathBuf::from("berth/burstable/pod1"));
+        keep_place(&mut record, "berth");
+        assert_eq!(record.cgroup, Some(PathBuf::from("berth/burstable/pod1")));
+    }
 }

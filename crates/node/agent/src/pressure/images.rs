@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use berth_content::{ContentError, ContentStore, Digest, Retention};
 
+use tracing::warn;
+
 use crate::limits::ImageLimits;
+use crate::status::chain;
 
 /// An image that could go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +81,7 @@ impl Seen {
     /// Blocks.
     ///
     /// # Errors
-    /// When the store cannot be read or the disk fails.
+    /// When the store cannot be read, or when the disk fails and no image could be removed.
     pub fn collect(
         &mut self,
         store: &ContentStore,
@@ -89,8 +92,16 @@ impl Seen {
         let now = Instant::now();
         let mut outcome = Outcome::default();
         let unused = self.look(store, now)?;
+        let mut failure = None;
+        let mut failed = |error: ContentError| {
+            warn!(error = %chain(&error), "not all that nobody uses was removed");
+            failure.get_or_insert(error);
+        };
         if !enough() {
-            outcome.bytes += store.collect(retention)?.bytes;
+            match store.collect(retention) {
+                Ok(collected) => outcome.bytes += collected.bytes,
+                Err(error) => failed(error),
+            }
         }
         for image in unused {
             let expired =
@@ -106,10 +117,13 @@ impl Seen {
                     outcome.removed.push(image.name);
                 }
                 Err(ContentError::InUse { .. }) => {}
-                Err(error) => return Err(error),
+                // Somebody else removed it.
+                Err(ContentError::Unknown(_)) => {}
+                // The next one may go nevertheless, and make the room that this one lacked.
+                Err(error) => failed(error),
             }
         }
-        Ok(outcome)
+        failure.filter(|_| outcome.removed.is_empty()).map_or(Ok(outcome), Err)
     }
 }
 

@@ -54,6 +54,7 @@ pub fn message(shortage: &Shortage, candidate: &Candidate) -> String {
     let signal = shortage.threshold.signal;
     let resource = signal.resource();
     let amount = |value: u64| match signal {
+        _ if value >= super::local::UNKNOWN => "more than can be counted".to_owned(),
         Signal::DiskFiles | Signal::ImageFiles | Signal::Processes => value.to_string(),
         _ => binary(value),
     };

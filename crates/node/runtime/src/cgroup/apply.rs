@@ -13,26 +13,31 @@ impl Cgroup {
     /// Applies limits. Fields that are not given stay as they are.
     ///
     /// # Errors
-    /// When the kernel refuses a value, or no hierarchy of this host can limit what is to be limited.
+    /// When the kernel refuses a value, or no hierarchy of this host can limit what is to be limited. All others are applied
+    /// nevertheless; the first failure is told.
     pub fn limit(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
         self.check_use(resources)?;
         let swap = self.read_number("memory", "memory.memsw.limit_in_bytes");
+        let mut outcome = Ok(());
         for entry in limits::entries(resources, limits::raises_swap(resources, swap)) {
-            let (old, new) = entry.controllers;
-            let (folder, form) = match (self.controller(old), &self.unified) {
-                (Some(folder), _) => (folder, entry.legacy),
-                (None, Some(folder)) => {
-                    ensure(folder, new)?;
-                    (folder, entry.unified)
-                }
-                (None, None) => return Err(unlimited(entry.field, Path::new("/"))),
-            };
-            let (names, value) = form.ok_or_else(|| unlimited(entry.field, folder))?;
-            let found = names.iter().map(|name| folder.join(name)).find(|path| path.exists());
-            write(&found.unwrap_or_else(|| folder.join(&names[0])), &value)?;
+            outcome = outcome.and(self.limit_one(entry));
         }
-        self.limit_devices(resources)?;
-        self.write_unified(resources)
+        outcome.and(self.limit_devices(resources)).and(self.write_unified(resources))
+    }
+
+    fn limit_one(&self, entry: limits::Entry) -> Result<(), CgroupError> {
+        let (old, new) = entry.controllers;
+        let (folder, form) = match (self.controller(old), &self.unified) {
+            (Some(folder), _) => (folder, entry.legacy),
+            (None, Some(folder)) => {
+                ensure(folder, new)?;
+                (folder, entry.unified)
+            }
+            (None, None) => return Err(unlimited(entry.field, Path::new("/"))),
+        };
+        let (names, value) = form.ok_or_else(|| unlimited(entry.field, folder))?;
+        let found = names.iter().map(|name| folder.join(name)).find(|path| path.exists());
+        write(&found.unwrap_or_else(|| folder.join(&names[0])), &value)
     }
 
     /// A limit below what is used already would have the kernel end processes at once; who asks for it is told instead.

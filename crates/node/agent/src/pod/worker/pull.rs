@@ -57,7 +57,7 @@ impl Worker {
         }
     }
 
-    /// Nothing if the pod is deleted before the image is here.
+    /// Nothing if the pod is deleted or evicted before the image is here.
     async fn pulled(
         &mut self,
         name: &str,
@@ -88,20 +88,36 @@ impl Worker {
         };
         let begun = Instant::now();
         let last = self.last.clone();
+        let workshop = &self.workshop;
         let work = async {
-            let (credentials, wrong) = self.workshop.credentials(&last).await;
+            let (credentials, wrong) = workshop.credentials(&last).await;
             if !wrong.is_empty() {
                 let message = format!(
                     "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
                     wrong.join(", ")
                 );
-                self.event(Severity::Warning, "FailedToRetrieveImagePullSecret", message);
+                let reason = "FailedToRetrieveImagePullSecret";
+                workshop.shared.events.post(&last, Severity::Warning, reason, message);
             }
             images.pull(name, policy, credentials).await
+        };
+        let evictions = &mut self.evictions;
+        let evicted = async {
+            loop {
+                match evictions.recv().await {
+                    Some(eviction) if eviction.is_old() => {}
+                    Some(eviction) => return eviction,
+                    None => std::future::pending().await,
+                }
+            }
         };
         let outcome = tokio::select! {
             outcome = work => outcome,
             () = deleted => return None,
+            eviction = evicted => {
+                self.evicted(eviction);
+                return None;
+            }
         };
         if outcome.is_ok() {
             let seconds = begun.elapsed().as_secs_f64();

@@ -6,14 +6,16 @@
 use berth_client::demand;
 use berth_runtime::cgroup::Cgroup;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use tracing::{info, warn};
 
 use super::Worker;
 use crate::config::Cause;
 use crate::event::Severity;
 use crate::groups;
-use crate::pod::resize::{Progress, Size, Verdict, lasting, memory_limit, promised, restarts};
+use crate::pod::resize::{
+    Progress, Size, Sizes, Verdict, between, lasting, memory_limit, promised, restarts,
+};
 use crate::status::chain;
 
 /// The pause before what could not be applied is tried again.
@@ -25,13 +27,16 @@ impl Worker {
         promised(&self.last.spec.clone().unwrap_or_default(), &self.record.sizes)
     }
 
-    /// A new pod is promised what it asks for, and so is a container that an earlier agent started.
+    /// A new pod is promised what it asks for. A container that an earlier agent started is promised what that said it has:
+    /// another size may have been asked for since.
     pub(super) fn promise(&mut self) {
-        let Some(spec) = &self.last.spec else { return };
-        for container in lasting(spec) {
-            let asked = container.resources.clone().unwrap_or_default();
-            let size = || Size { promised: asked.clone(), applied: asked };
-            self.record.sizes.entry(container.name.clone()).or_insert_with(size);
+        let before = self.record.sizes.len();
+        add_sizes(&self.last, &mut self.record.sizes);
+        if self.record.sizes.len() > before
+            && self.workshop.directory.path().exists()
+            && let Err(cause) = self.workshop.save(&self.record)
+        {
+            warn!(pod = %self.record.name, error = %cause, "the pod's record was not written");
         }
     }
 
@@ -39,6 +44,8 @@ impl Worker {
     pub(super) async fn resize(&mut self) -> Option<Timestamp> {
         let goal = self.goal();
         if goal.deleting || goal.stopping || self.observed.failed.is_some() {
+            // Nobody need wait for it any more.
+            self.observed.resize = Progress::default();
             return None;
         }
         self.promise();
@@ -116,6 +123,9 @@ impl Worker {
                 None => size.applied = size.promised.clone(),
                 Some(view) if restarts(&container, size) => {
                     view.resizing = true;
+                    if let Some(known) = self.record.containers.get_mut(&container.name) {
+                        known.resizing = true;
+                    }
                     waits = true;
                 }
                 Some(_) => live.push(container),
@@ -132,25 +142,22 @@ impl Worker {
         }
     }
 
-    /// Changes the cgroups of running containers. The pod's own limits are out of the way meanwhile: no child may have more of
-    /// the processors than its parent, whichever is changed first.
+    /// Changes the cgroups of running containers. The pod as a whole has before and after what its containers are held to then:
+    /// no child may have more of the processors than its parent, and no pod less memory than is in use.
     async fn hold(&mut self, containers: &[Container]) -> Result<(), Cause> {
-        let whole = self.promised();
-        let mut loose = whole.clone();
-        loose.resources = None;
-        for container in &mut loose.containers {
-            container.resources = None;
-        }
+        let spec = self.last.spec.clone().unwrap_or_default();
         if !containers.is_empty() {
-            self.workshop.limit_pod(&loose, &self.record).await?;
+            let before = between(&spec, &self.record.sizes);
+            self.workshop.limit_pod(&before, &self.record).await?;
         }
         let mut outcome = Ok(());
         for container in containers {
             let done = self.hold_one(&container.name).await;
             outcome = outcome.and(done);
         }
-        // Also after a failure: what could not be applied is not what the pod is promised.
-        let limited = self.workshop.limit_pod(&whole, &self.record).await;
+        // Also after a failure: others may have their new size.
+        let after = between(&spec, &self.record.sizes);
+        let limited = self.workshop.limit_pod(&after, &self.record).await;
         outcome.and(limited)
     }
 
@@ -193,5 +200,56 @@ impl Worker {
         {
             self.event(Severity::Warning, "ResizeError", format!("Pod resize error: {why}"));
         }
+    }
+}
+
+/// Promises containers of which nothing is known yet what they have, or else what they ask for.
+fn add_sizes(pod: &Pod, sizes: &mut Sizes) {
+    let Some(spec) = &pod.spec else { return };
+    let status = pod.status.iter();
+    let told: Vec<_> = status
+        .flat_map(|status| {
+            let init = status.init_container_statuses.iter().flatten();
+            status.container_statuses.iter().flatten().chain(init)
+        })
+        .collect();
+    for container in lasting(spec).filter(|it| !sizes.contains_key(&it.name)).collect::<Vec<_>>() {
+        let status = told.iter().find(|status| status.name == container.name);
+        let known = status.and_then(|status| status.resources.clone());
+        let has = known.or_else(|| container.resources.clone()).unwrap_or_default();
+        let size = Size { promised: has.clone(), applied: has };
+        sizes.insert(container.name.clone(), size);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_container_that_runs_is_promised_what_it_has_and_not_what_is_asked_for_since() {
+        let of = |cpu: &str| json!({"requests": {"cpu": cpu}});
+        let container = |name: &str| json!({"name": name, "resources": of("3")});
+        let pod: Pod = serde_json::from_value(json!({
+            "spec": {"containers": [container("runs"), container("new"), container("known")]},
+            "status": {"containerStatuses": [
+                {"name": "runs", "resources": of("1"), "image": "", "imageID": "", "ready": true, "restartCount": 0},
+            ]},
+        }))
+        .unwrap();
+        let two: Size =
+            serde_json::from_value(json!({"promised": of("2"), "applied": of("2")})).unwrap();
+        let mut sizes: Sizes = [("known".to_owned(), two)].into();
+        add_sizes(&pod, &mut sizes);
+        let told = |name: &str| {
+            let size = &sizes[name];
+            assert_eq!(size.promised, size.applied);
+            size.applied.requests.as_ref().unwrap()["cpu"].0.clone()
+        };
+        assert_eq!(
+            (told("runs"), told("new"), told("known")),
+            ("1".into(), "3".into(), "2".into())
+        );
     }
 }

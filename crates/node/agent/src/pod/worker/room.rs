@@ -38,6 +38,12 @@ impl Worker {
         }
     }
 
+    pub(super) async fn join_roster(&self) {
+        if self.shared().roster.set(self.member(), &self.evict) {
+            self.weigh().await;
+        }
+    }
+
     pub(super) async fn leave_roster(&self) {
         self.shared().roster.remove(&self.record.uid);
         self.weigh().await;
@@ -64,7 +70,10 @@ impl Worker {
 
     /// The node takes the room back that the pod has.
     pub(super) fn evicted(&mut self, eviction: Eviction) {
-        let Eviction { reason, message, grace } = eviction;
+        if eviction.is_old() {
+            return;
+        }
+        let Eviction { reason, message, grace, .. } = eviction;
         // Also where it is ending already: it may have given itself all the time of the world.
         let until = Timestamp::now() + grace;
         self.hurried = Some(self.hurried.map_or(until, |known| known.min(until)));
