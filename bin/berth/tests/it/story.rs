@@ -13,6 +13,7 @@ mod full_disk;
 mod helm;
 mod hostile;
 mod lifecycle;
+mod older;
 mod people;
 mod pressure;
 mod reboot;

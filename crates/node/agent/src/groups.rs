@@ -100,8 +100,19 @@ pub fn establish(
         "pids": { "limit": processes },
     }));
     Cgroup::create(hierarchies, Path::new(&settings.instance))?.limit(&all)?;
+    make_levels(hierarchies, &settings.instance)
+}
+
+/// Makes the levels that are not there. Those that are keep their weight: pods of an earlier agent go on in them.
+fn make_levels(hierarchies: &Hierarchies, instance: &str) -> Result<(), CgroupError> {
     for quality in [Quality::Burstable, Quality::BestEffort] {
-        weigh(hierarchies, &settings.instance, quality, 0)?;
+        let path = level(quality).map(|level| Path::new(instance).join(level));
+        let known = path.and_then(|path| {
+            Cgroup::at(hierarchies, &path).read("cpu", "cpu.shares", "cpu.weight")
+        });
+        if known.is_none() {
+            weigh(hierarchies, instance, quality, 0)?;
+        }
     }
     Ok(())
 }
@@ -178,6 +189,25 @@ mod tests {
         assert_eq!(told(&both), (Some(1280), Some(150_000), Some(3 << 20), 100));
         let one = spec(json!({"memory": "1Mi"}));
         assert_eq!(told(&one), (Some(256), Some(-1), Some(3 << 20), 100));
+    }
+
+    #[test]
+    fn a_level_that_is_there_keeps_its_weight() {
+        let hierarchies = Hierarchies::detect().unwrap();
+        let instance = format!("berth-test/levels-{}", std::process::id());
+        let at = |level: &str| Cgroup::at(&hierarchies, &Path::new(&instance).join(level));
+        let told = |level: &str| at(level).read("cpu", "cpu.shares", "cpu.weight").unwrap();
+        make_levels(&hierarchies, &instance).unwrap();
+        let least = told("burstable");
+        assert_eq!(told("besteffort"), least);
+        weigh(&hierarchies, &instance, Quality::Burstable, 4000).unwrap();
+        let weight = told("burstable");
+        assert_ne!(weight, least);
+        make_levels(&hierarchies, &instance).unwrap();
+        assert_eq!((told("burstable"), told("besteffort")), (weight, least));
+        for level in ["burstable", "besteffort", ""] {
+            at(level).remove().unwrap();
+        }
     }
 
     #[test]

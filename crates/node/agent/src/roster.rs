@@ -94,6 +94,8 @@ pub struct Roster {
     room: watch::Sender<u64>,
     /// The machine is about to go down.
     leaving: AtomicBool,
+    /// Held by whoever sets a weight.
+    weighing: Mutex<()>,
     /// All pods are here that were before the agent was.
     listed: watch::Sender<bool>,
 }
@@ -105,6 +107,7 @@ impl Default for Roster {
             pressures: watch::Sender::new(BTreeSet::new()),
             room: watch::Sender::new(0),
             leaving: AtomicBool::new(false),
+            weighing: Mutex::default(),
             listed: watch::Sender::new(false),
         }
     }
@@ -207,6 +210,12 @@ impl Roster {
             self.room.send_modify(|count| *count += 1);
         }
         verdict
+    }
+
+    /// Sets what depends on the weight of a quality. One at a time, so that the last one is the one that stays.
+    pub fn with_weight<T>(&self, quality: Quality, set: impl FnOnce(i64) -> T) -> T {
+        let _alone = self.weighing.lock().unwrap_or_else(PoisonError::into_inner);
+        set(self.weight(quality))
     }
 
     /// What the pods of a quality asked for together, in thousandths of a processor.

@@ -422,7 +422,11 @@ fn pods_change_their_size_while_they_run() {
     let message = waits["message"].as_str().unwrap();
     assert!(message.contains("memory limit (25165824) below current usage ("), "{message}");
     assert_eq!(waits["observedGeneration"], get(&berth, "grows")["metadata"]["generation"]);
-    assert_eq!(held(&format!("{level}/main.1")), 256);
+    // Nor is the pod, whose share is what is promised, and nobody was ended for it.
+    assert_eq!((held(&level), held(&format!("{level}/main.1"))), (256, 256));
+    let shares = cgroup(&berth, &level, ("cpu", "cpu.shares"), "cpu.weight");
+    assert!(["153", "6"].contains(&shares.trim()), "{shares}");
+    assert_eq!(get(&berth, "grows")["status"]["containerStatuses"][0]["restartCount"], 0);
     let enough = json!({"cpu": "300m", "memory": "100Mi"});
     resize(&berth, "grows", &least, &enough);
     let pod = is_held_to(&berth, "grows", &enough);

@@ -141,8 +141,9 @@ impl Workshop {
     pub async fn weigh(&self, quality: Quality) -> Result<(), Cause> {
         let shared = self.shared.clone();
         self.blocking(move || {
-            let weight = shared.roster.weight(quality);
-            groups::weigh(&shared.hierarchies, &shared.settings.instance, quality, weight)
+            shared.roster.with_weight(quality, |weight| {
+                groups::weigh(&shared.hierarchies, &shared.settings.instance, quality, weight)
+            })
         })
         .await
     }
