@@ -123,6 +123,9 @@ impl Prepared {
             });
             let other = other.transpose()?;
             let kind = namespace.typ();
+            if let Some(other) = &other {
+                crate::check::joined(linux, kind, other.as_fd())?;
+            }
             match (kind, other) {
                 (LinuxNamespaceType::User, other) => prepared.user(other, linux)?,
                 (LinuxNamespaceType::Pid, other) => prepared.processes = Some(other),
