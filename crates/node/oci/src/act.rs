@@ -252,7 +252,7 @@ pub(crate) fn update(global: &Global, name: &str, resources: Value) -> Result<()
     }
     let resources: LinuxResources = serde_json::from_value(resources)
         .map_err(|source| OciError::Bundle { path: "resources".into(), source: source.into() })?;
-    Ok(cgroup(&state)?.limit(&crate::resources::with_devices(&resources))?)
+    Ok(cgroup(&state)?.limit(&crate::resources::changed(&resources))?)
 }
 
 /// Removes all that is left of a container.

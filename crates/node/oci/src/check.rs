@@ -4,6 +4,7 @@
 //! taken out and told as a warning.
 
 use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -217,12 +218,8 @@ pub(crate) fn typed(spec: &Spec) -> Result<(), OciError> {
     Ok(())
 }
 
-/// Kernel settings that belong to a namespace which is not the host's. Any other would be the host's.
-fn sysctl<'a>(
-    name: &str,
-    is_new: impl Fn(LinuxNamespaceType) -> bool,
-    named: &impl Fn(LinuxNamespaceType) -> Option<&'a oci_spec::runtime::LinuxNamespace>,
-) -> Result<(), OciError> {
+/// The namespace a kernel setting belongs to, if it belongs to any.
+fn namespace_of(name: &str) -> Option<LinuxNamespaceType> {
     const MESSAGES: [&str; 8] = [
         "kernel.msgmax",
         "kernel.msgmnb",
@@ -234,24 +231,59 @@ fn sysctl<'a>(
         "kernel.shm_rmid_forced",
     ];
     let dotted = if name.contains('/') { name.replace('/', ".") } else { name.to_owned() };
-    let same_as_ours = |path: &Path| {
-        std::fs::canonicalize(path).is_err()
-            || std::fs::read_link("/proc/self/ns/net").ok() == std::fs::read_link(path).ok()
-    };
-    let apart = if MESSAGES.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
-        named(LinuxNamespaceType::Ipc).is_some()
+    if MESSAGES.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+        Some(LinuxNamespaceType::Ipc)
     } else if dotted.starts_with("net.") {
-        named(LinuxNamespaceType::Network)
-            .is_some_and(|network| network.path().as_ref().is_none_or(|path| !same_as_ours(path)))
+        Some(LinuxNamespaceType::Network)
     } else if dotted == "kernel.domainname" {
-        is_new(LinuxNamespaceType::Uts)
+        Some(LinuxNamespaceType::Uts)
     } else {
-        return Err(wrong(format!("the kernel parameter `{name}` belongs to the whole host")));
+        None
+    }
+}
+
+fn not_apart(name: &str) -> OciError {
+    wrong(format!("the kernel parameter `{name}` needs a namespace of its own"))
+}
+
+/// Kernel settings that belong to a namespace which is not the host's. Any other would be the host's.
+fn sysctl<'a>(
+    name: &str,
+    is_new: impl Fn(LinuxNamespaceType) -> bool,
+    named: &impl Fn(LinuxNamespaceType) -> Option<&'a oci_spec::runtime::LinuxNamespace>,
+) -> Result<(), OciError> {
+    let apart = match namespace_of(name) {
+        Some(LinuxNamespaceType::Uts) => is_new(LinuxNamespaceType::Uts),
+        Some(kind) => named(kind).is_some(),
+        None => {
+            let reason = format!("the kernel parameter `{name}` belongs to the whole host");
+            return Err(wrong(reason));
+        }
     };
-    if apart {
-        Ok(())
-    } else {
-        Err(wrong(format!("the kernel parameter `{name}` needs a namespace of its own")))
+    if apart { Ok(()) } else { Err(not_apart(name)) }
+}
+
+/// The rule on a namespace that is joined, as it was opened: no setting of it is made if it is our own, by whatever path.
+pub(crate) fn joined(
+    linux: Option<&oci_spec::runtime::Linux>,
+    kind: LinuxNamespaceType,
+    opened: BorrowedFd<'_>,
+) -> Result<(), OciError> {
+    let names =
+        linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flat_map(|it| it.keys());
+    let Some(name) = names.into_iter().find(|name| namespace_of(name) == Some(kind)) else {
+        return Ok(());
+    };
+    let ours = if kind == LinuxNamespaceType::Ipc { "ipc" } else { "net" };
+    let path = Path::new("/proc/self/ns").join(ours);
+    let compared = rustix::fs::stat(&path).and_then(|ours| {
+        let theirs = rustix::fs::fstat(opened)?;
+        Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
+    });
+    match compared {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(not_apart(name)),
+        Err(error) => Err(OciError::file("look at", path)(error.into())),
     }
 }
 

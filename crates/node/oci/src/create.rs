@@ -123,6 +123,9 @@ impl Prepared {
             });
             let other = other.transpose()?;
             let kind = namespace.typ();
+            if let Some(other) = &other {
+                crate::check::joined(linux, kind, other.as_fd())?;
+            }
             match (kind, other) {
                 (LinuxNamespaceType::User, other) => prepared.user(other, linux)?,
                 (LinuxNamespaceType::Pid, other) => prepared.processes = Some(other),
@@ -167,9 +170,8 @@ fn inside(
     called: &mut bool,
 ) -> Result<Container, OciError> {
     let spec = &bundle.spec;
-    if let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
-        cgroup.limit(&crate::resources::with_devices(resources))?;
-    }
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    cgroup.limit(&crate::resources::of_container(resources))?;
     let gate = state::gate(folder);
     mknodat(CWD, &gate, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
         .map_err(|error| OciError::file("create", &gate)(error.into()))?;

@@ -393,18 +393,29 @@ fn update(rest: &[String]) -> Result<Command, OciError> {
             let number: i64 = text
                 .parse()
                 .map_err(|_| usage(format!("--{flag} takes a number, not `{text}`")))?;
-            resources[group][field] = number.into();
+            set(&mut resources, group, field, number.into())?;
         }
     }
     for (flag, field) in [("cpuset-cpus", "cpus"), ("cpuset-mems", "mems")] {
         if let Some(text) = flags.text(&[flag]) {
-            resources["cpu"][field] = text.into();
+            set(&mut resources, "cpu", field, text.into())?;
         }
     }
     if resources.as_object().is_some_and(serde_json::Map::is_empty) && flags.flags.is_empty() {
         return Err(usage("update needs --resources, or a limit as a flag"));
     }
     Ok(Command::Update { name: flags.one()?, resources })
+}
+
+fn set(resources: &mut Value, group: &str, field: &str, value: Value) -> Result<(), OciError> {
+    let no_object = || usage(format!("the resources, or `{group}` in them, are no object"));
+    let all = resources.as_object_mut().ok_or_else(no_object)?;
+    let group = all.entry(group).or_insert_with(|| Value::Object(serde_json::Map::new()));
+    if group.is_null() {
+        *group = Value::Object(serde_json::Map::new());
+    }
+    group.as_object_mut().ok_or_else(no_object)?.insert(field.to_owned(), value);
+    Ok(())
 }
 
 fn read_resources(path: &Path) -> Result<Value, OciError> {

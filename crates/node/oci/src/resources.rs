@@ -18,15 +18,21 @@ fn always() -> Vec<Value> {
     [node("c"), node("b"), device(136, None)].into_iter().chain(standard).collect()
 }
 
-/// The same limits; if they speak of devices, with those that are always allowed after them.
-pub(crate) fn with_devices(resources: &LinuxResources) -> LinuxResources {
-    if resources.devices().as_ref().is_none_or(Vec::is_empty) {
-        return resources.clone();
-    }
-    let mut all = resources.clone();
-    let mut rules = resources.devices().clone().unwrap_or_default();
-    let more = serde_json::from_value::<Vec<_>>(always().into());
-    rules.extend(more.expect("the rules above are rules"));
+/// The limits of a container that is made: what its configuration does not allow of devices is forbidden, whatever its parent may use.
+pub(crate) fn of_container(resources: Option<&LinuxResources>) -> LinuxResources {
+    let mut all = resources.cloned().unwrap_or_default();
+    let mut rules = vec![json!({"allow": false, "access": "rwm"})];
+    rules.extend(all.devices().iter().flatten().map(|rule| json!(rule)));
+    rules.extend(always());
+    let rules = serde_json::from_value(rules.into()).expect("the rules above are rules");
     all.set_devices(Some(rules));
     all
+}
+
+/// Limits that are changed; if they speak of devices, with those that are always allowed after them.
+pub(crate) fn changed(resources: &LinuxResources) -> LinuxResources {
+    match resources.devices().as_ref().is_none_or(Vec::is_empty) {
+        true => resources.clone(),
+        false => of_container(Some(resources)),
+    }
 }

@@ -79,6 +79,18 @@ fn rules_on_devices_hold_in_the_listed_order() {
 }
 
 #[test]
+fn devices_of_which_no_rule_speaks_are_forbidden() {
+    let devices = json!([{"type": "c", "path": "/dev/port", "major": 1, "minor": 4},
+        {"type": "c", "path": "/dev/fuse", "major": 10, "minor": 229}]);
+    let line = "head -c 0 /dev/fuse || echo no-fuse; head -c 1 /dev/zero | wc -c";
+    for resources in [json!({}), json!({"devices": []}), Value::Null] {
+        let seen = said(line, &json!({"linux": {"devices": devices, "resources": resources}}));
+        assert!(seen.contains("no-fuse"), "{resources}: {seen}");
+        assert!(seen.lines().any(|line| line == "1"), "{resources}: {seen}");
+    }
+}
+
+#[test]
 fn the_device_directory_of_the_host_may_be_bound() {
     let mounts = json!([{"destination": "/proc", "type": "proc", "source": "proc"},
         {"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind", "rprivate"]}]);

@@ -1,6 +1,7 @@
 //! What is particular to Linux: kernel parameters, paths that are hidden or protected, how mounts spread, personalities.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -42,9 +43,29 @@ fn kernel_parameters_of_the_host_are_refused() {
         let said = refused(&linux(json!({"namespaces": shared, "sysctl": {name: "1"}})));
         assert!(said.contains("namespace of its own"), "{name}: {said}");
     }
-    let ours = json!([{"type": "mount"}, {"type": "uts"}, {"type": "network", "path": "/proc/self/ns/net"}]);
-    let said = refused(&linux(json!({"namespaces": ours, "sysctl": {"net.ipv4.ip_forward": "1"}})));
-    assert!(said.contains("namespace of its own"), "{said}");
+    for (kind, file, name) in
+        [("network", "net", "net.ipv4.ip_forward"), ("ipc", "ipc", "kernel.shmmni")]
+    {
+        let link = format!("/proc/self/ns/{file}");
+        let folder = tempfile::tempdir().unwrap();
+        let bound = folder.path().join("bound");
+        fs::write(&bound, "").unwrap();
+        rustix::mount::mount_bind(&link, &bound).unwrap();
+        for path in [Path::new(&link), &bound] {
+            let ours = json!([{"type": "mount"}, {"type": "uts"}, {"type": kind, "path": path}]);
+            let more = linux(json!({"namespaces": ours, "sysctl": {name: "1"}}));
+            let said = Fixture::new("true", &more).refused();
+            assert!(said.contains("namespace of its own"), "{}: {said}", path.display());
+        }
+        rustix::mount::unmount(&bound, rustix::mount::UnmountFlags::DETACH).unwrap();
+        let other = Fixture::new("sleep 1000", &json!({}));
+        other.create();
+        let theirs = format!("/proc/{}/ns/{file}", other.state()["pid"]);
+        let theirs = json!([{"type": "mount"}, {"type": kind, "path": theirs}]);
+        let line = format!("cat /proc/sys/{}", name.replace('.', "/"));
+        let more = json!({"hostname": "", "linux": {"namespaces": theirs, "sysctl": {name: "1"}}});
+        assert_eq!(said(&line, &more), "1\n");
+    }
 }
 
 #[test]

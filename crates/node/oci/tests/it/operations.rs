@@ -335,3 +335,17 @@ fn a_process_whose_pid_cannot_be_told_does_not_stay() {
     assert!(fixture.bad(&words).contains("/no/such/place"));
     assert_eq!(count(), 0);
 }
+
+#[test]
+fn limits_that_are_no_object_are_refused() {
+    let fixture = Fixture::new("sleep 1000", &json!({}));
+    fixture.create();
+    let path = fixture.path("resources");
+    for text in ["[]", "5", r#"{"memory": 1}"#, r#"{"cpu": []}"#] {
+        fs::write(&path, text).unwrap();
+        let file = path.display().to_string();
+        let more = ["--memory", "134217728", "--cpuset-cpus", "0"];
+        let words = [&["update", "--resources", &file][..], &more, &[&fixture.name]].concat();
+        assert_eq!(fixture.command(&words), (2, String::new()), "{text}: that is wrong use");
+    }
+}

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use oci_spec::runtime::LinuxResources;
 
+use super::limits::Present;
 use super::{Cgroup, CgroupError, devices, failed, limits, write};
 
 impl Cgroup {
@@ -17,27 +18,45 @@ impl Cgroup {
     /// nevertheless; the first failure is told.
     pub fn limit(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
         self.check_use(resources)?;
+        let quota = self.unified.as_ref().and_then(|path| {
+            let text = fs::read_to_string(path.join("cpu.max")).ok()?;
+            text.split_whitespace().next().map(str::to_owned)
+        });
         let swap = self.read_number("memory", "memory.memsw.limit_in_bytes");
         let mut outcome = Ok(());
-        for entry in limits::entries(resources, limits::raises_swap(resources, swap)) {
-            outcome = outcome.and(self.limit_one(entry));
+        let mut late = None;
+        for entry in limits::entries(resources, &Present { swap, quota }) {
+            match self.limit_one(&entry) {
+                // With the quota there was, it would be more than the parent has; the one to come may fit.
+                Err(error)
+                    if entry.field == "cpu.period"
+                        && error.source.raw_os_error() == Some(libc::EINVAL)
+                        && resources.cpu().as_ref().is_some_and(|cpu| cpu.quota().is_some()) =>
+                {
+                    late = Some(entry);
+                }
+                written => outcome = outcome.and(written),
+            }
+        }
+        if let Some(entry) = late {
+            outcome = outcome.and(self.limit_one(&entry));
         }
         outcome.and(self.limit_devices(resources)).and(self.write_unified(resources))
     }
 
-    fn limit_one(&self, entry: limits::Entry) -> Result<(), CgroupError> {
+    fn limit_one(&self, entry: &limits::Entry) -> Result<(), CgroupError> {
         let (old, new) = entry.controllers;
         let (folder, form) = match (self.controller(old), &self.unified) {
-            (Some(folder), _) => (folder, entry.legacy),
+            (Some(folder), _) => (folder, &entry.legacy),
             (None, Some(folder)) => {
                 ensure(folder, new)?;
-                (folder, entry.unified)
+                (folder, &entry.unified)
             }
             (None, None) => return Err(unlimited(entry.field, Path::new("/"))),
         };
-        let (names, value) = form.ok_or_else(|| unlimited(entry.field, folder))?;
+        let (names, value) = form.as_ref().ok_or_else(|| unlimited(entry.field, folder))?;
         let found = names.iter().map(|name| folder.join(name)).find(|path| path.exists());
-        write(&found.unwrap_or_else(|| folder.join(&names[0])), &value)
+        write(&found.unwrap_or_else(|| folder.join(&names[0])), value)
     }
 
     /// A limit below what is used already would have the kernel end processes at once; who asks for it is told instead.
@@ -64,11 +83,8 @@ impl Cgroup {
             return Ok(());
         };
         if let Some(folder) = self.controller("devices") {
-            for rule in rules {
-                let (file, line) = limits::device(rule);
-                write(&folder.join(file), &line)?;
-            }
-            return Ok(());
+            let lines = devices::lines(rules).map_err(failed("limit the devices of", folder))?;
+            return lines.iter().try_for_each(|(file, line)| write(&folder.join(file), line));
         }
         let Some(path) = &self.unified else {
             return Err(unlimited("devices", Path::new("/")));

@@ -1,6 +1,6 @@
-//! Rules on devices in version 2, which has no files for them: a small program that the kernel asks.
+//! Rules on devices: lines for the files of version 1, and for version 2, which has none, a small program that the kernel asks.
 //!
-//! It is our own, instruction by instruction. The rules are looked at from the last to the first: one that allows takes what it allows
+//! The program is our own, instruction by instruction. The rules are looked at from the last to the first: one that allows takes what it allows
 //! from what was asked for, one that forbids ends it if any of that is left. This is what the files of version 1 come to, where each
 //! rule changes the outcome of those before.
 
@@ -69,7 +69,8 @@ fn block(rule: &LinuxDeviceCgroup) -> io::Result<Vec<Instruction>> {
         Some(LinuxDeviceType::C | LinuxDeviceType::U) => {
             code.push(with_value(JUMP_NOT_EQUAL, KIND, CHARACTER));
         }
-        Some(LinuxDeviceType::A | LinuxDeviceType::P) | None => {}
+        Some(LinuxDeviceType::P) => return Err(no_device()),
+        Some(LinuxDeviceType::A) | None => {}
     }
     for (register, number) in [(MAJOR, rule.major()), (MINOR, rule.minor())] {
         if let Some(number) = number.filter(|number| *number >= 0) {
@@ -96,6 +97,77 @@ fn block(rule: &LinuxDeviceCgroup) -> io::Result<Vec<Instruction>> {
     }
     code.extend(verdict);
     Ok(code)
+}
+
+fn no_device() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "there are no rules on pipes")
+}
+
+/// The files of version 1 and the lines for these rules.
+///
+/// There, `a` means every access to every device, whatever else the line says; so a rule on both kinds is one on each. And an exception
+/// can only be taken back as it was made: where a rule forbids part of what one before it allows, version 1 cannot say so.
+pub fn lines(rules: &[LinuxDeviceCgroup]) -> io::Result<Vec<(&'static str, String)>> {
+    let mut all = Vec::new();
+    let mut exceptions: Vec<(bool, Rule)> = Vec::new();
+    // Whether what no rule speaks of is allowed, as far as these rules say.
+    let mut usual = None;
+    for rule in rules {
+        let access = access(rule.access().as_deref().unwrap_or_default())?;
+        let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
+        let kinds = match rule.typ() {
+            Some(LinuxDeviceType::B) => "b",
+            Some(LinuxDeviceType::C | LinuxDeviceType::U) => "c",
+            Some(LinuxDeviceType::P) => return Err(no_device()),
+            Some(LinuxDeviceType::A) | None => "bc",
+        };
+        let place = [rule.major(), rule.minor()].map(|number| number.filter(|it| *it >= 0));
+        if kinds == "bc" && place == [None, None] && access == ALL {
+            exceptions.clear();
+            usual = Some(rule.allow());
+            all.push((file, "a *:* rwm".to_owned()));
+            continue;
+        }
+        for kind in kinds.chars() {
+            let rule_on = Rule { kind, place, access };
+            let part = |(allow, other): &(bool, Rule)| {
+                *allow != rule.allow() && other.meets(&rule_on) && other.place != place
+            };
+            if usual == Some(rule.allow()) && exceptions.iter().any(part) {
+                let reason = "version 1 cannot take back a part of a former rule on devices";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+            }
+            exceptions.push((rule.allow(), rule_on));
+            all.push((file, rule_on.line()));
+        }
+    }
+    Ok(all)
+}
+
+/// What a rule speaks of: a kind, numbers if not all, and bits of access.
+#[derive(Clone, Copy)]
+struct Rule {
+    kind: char,
+    place: [Option<i64>; 2],
+    access: i32,
+}
+
+impl Rule {
+    fn meets(&self, other: &Self) -> bool {
+        let mut places = self.place.iter().zip(&other.place);
+        self.kind == other.kind
+            && self.access & other.access != 0
+            && places.all(|(a, b)| a.is_none() || b.is_none() || a == b)
+    }
+
+    fn line(&self) -> String {
+        let [major, minor] =
+            self.place.map(|number| number.map_or("*".to_owned(), |number| number.to_string()));
+        let letters = [(2, 'r'), (4, 'w'), (1, 'm')].into_iter();
+        let access: String =
+            letters.filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| letter).collect();
+        format!("{} {major}:{minor} {access}", self.kind)
+    }
 }
 
 /// Making is 1, reading 2, writing 4; nothing said is all.
@@ -187,5 +259,85 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    /// What version 1 answers, as the kernel treats its files: a usual answer and exceptions, each taken back only as it was made.
+    fn ask_files(rules: &str, kind: i32, access: u32, major: u32, minor: u32) -> u64 {
+        let rules: Vec<LinuxDeviceCgroup> = serde_json::from_str(rules).unwrap();
+        let mut usual = true;
+        let mut exceptions: Vec<(String, String, u32)> = Vec::new();
+        let bits = |text: &str| -> u32 {
+            text.chars()
+                .map(|it| match it {
+                    'r' => READ,
+                    'w' => WRITE,
+                    _ => MAKE,
+                })
+                .sum()
+        };
+        for (file, line) in lines(&rules).unwrap() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let allow = file == "devices.allow";
+            if words[0] == "a" {
+                (usual, exceptions) = (allow, Vec::new());
+                continue;
+            }
+            let (kind, place, access) = (words[0].to_owned(), words[1].to_owned(), bits(words[2]));
+            if allow == usual {
+                for it in exceptions.iter_mut().filter(|it| (&it.0, &it.1) == (&kind, &place)) {
+                    it.2 &= !access;
+                }
+            } else {
+                exceptions.push((kind, place, access));
+            }
+        }
+        let own = if kind == BLOCK { "b" } else { "c" };
+        let fits = |place: &str| {
+            let (first, second) = place.split_once(':').unwrap();
+            (first == "*" || first == major.to_string())
+                && (second == "*" || second == minor.to_string())
+        };
+        let met: Vec<_> = exceptions.iter().filter(|it| it.0 == own && fits(&it.1)).collect();
+        // One exception has to allow all that is asked; any that forbids some of it is enough.
+        u64::from(match usual {
+            true => !met.iter().any(|it| it.2 & access != 0),
+            false => met.iter().any(|it| it.2 & access == access),
+        })
+    }
+
+    #[test]
+    fn both_versions_answer_the_same() {
+        for rules in [
+            r#"[{"allow": false}, {"allow": true, "major": 1, "access": "w"}]"#,
+            r#"[{"allow": false, "access": "rwm"}, {"allow": true, "type": "a", "major": 8, "minor": 0}]"#,
+            r#"[{"allow": false}, {"allow": true, "access": "m"}, {"allow": true, "type": "c", "major": 1, "minor": 3}]"#,
+            r#"[{"allow": true}, {"allow": false, "access": "w"}]"#,
+            r#"[{"allow": true}, {"allow": false, "type": "b", "major": 8}, {"allow": false, "type": "a", "minor": 3, "access": "r"}]"#,
+            r#"[{"allow": false}, {"allow": true, "type": "b", "major": 8}, {"allow": false, "type": "b", "major": 8, "access": "w"}]"#,
+        ] {
+            for kind in [BLOCK, CHARACTER] {
+                for (major, minor) in [(1, 3), (1, 5), (8, 0), (8, 3), (9, 9)] {
+                    for access in [READ, WRITE, MAKE, READ | WRITE] {
+                        let case = (rules, kind, access, major, minor);
+                        assert_eq!(
+                            ask_files(rules, kind, access, major, minor),
+                            ask(rules, kind, access, major, minor),
+                            "{case:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_said_is_refused() {
+        let read = |text| serde_json::from_str::<Vec<LinuxDeviceCgroup>>(text).unwrap();
+        let pipe = read(r#"[{"allow": true, "type": "p"}]"#);
+        assert!(lines(&pipe).is_err() && program(&pipe).is_err());
+        let part = r#"[{"allow": false}, {"allow": true, "type": "b", "major": 8, "minor": 0},
+            {"allow": false, "type": "b", "major": 8, "access": "m"}]"#;
+        assert!(lines(&read(part)).is_err());
+        assert!(lines(&read(r#"[{"allow": true, "access": "x"}]"#)).is_err());
     }
 }

@@ -3,10 +3,7 @@
 //! Each is worked out for both, and the caller takes the one of the version that has the controller: a host may have some controllers
 //! here and some there. Zero stands for what was not said where the kernel has no use for it, as engines mean it.
 
-use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources,
-    LinuxThrottleDevice,
-};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
 /// One value to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,14 +41,23 @@ pub fn raises_swap(resources: &LinuxResources, current: Option<u64>) -> bool {
     }
 }
 
+/// What a cgroup has now, where what is to be written depends on it.
+#[derive(Debug, Clone, Default)]
+pub struct Present {
+    /// Version 1: the limit of memory with swap, if the host counts that.
+    pub swap: Option<u64>,
+    /// Version 2: the share of each period, which is written together with the period.
+    pub quota: Option<String>,
+}
+
 /// What is to be written, in the order in which it must be.
-pub fn entries(resources: &LinuxResources, swap_first: bool) -> Vec<Entry> {
+pub fn entries(resources: &LinuxResources, present: &Present) -> Vec<Entry> {
     let mut all = Vec::new();
     if let Some(memory) = resources.memory() {
-        memory_entries(memory, swap_first, &mut all);
+        memory_entries(memory, raises_swap(resources, present.swap), present, &mut all);
     }
     if let Some(cpu) = resources.cpu() {
-        cpu_entries(cpu, &mut all);
+        cpu_entries(cpu, present, &mut all);
     }
     if let Some(pids) = resources.pids() {
         let value = if pids.limit() <= 0 { "max".to_owned() } else { pids.limit().to_string() };
@@ -64,6 +70,7 @@ pub fn entries(resources: &LinuxResources, swap_first: bool) -> Vec<Entry> {
     for limit in resources.hugepage_limits().iter().flatten() {
         let size = limit.page_size();
         let value = limit.limit().to_string();
+        let amount = if limit.limit() < 0 { "max".to_owned() } else { value.clone() };
         let (usage, unified) =
             (format!("hugetlb.{size}.limit_in_bytes"), format!("hugetlb.{size}.max"));
         let controllers = ("hugetlb", "hugetlb");
@@ -71,7 +78,7 @@ pub fn entries(resources: &LinuxResources, swap_first: bool) -> Vec<Entry> {
             "hugepageLimits",
             controllers,
             Some((&usage, value.clone())),
-            Some((&unified, value)),
+            Some((&unified, amount)),
         ));
     }
     if let Some(network) = resources.network() {
@@ -97,7 +104,7 @@ pub fn entries(resources: &LinuxResources, swap_first: bool) -> Vec<Entry> {
     all
 }
 
-fn memory_entries(memory: &LinuxMemory, swap_first: bool, all: &mut Vec<Entry>) {
+fn memory_entries(memory: &LinuxMemory, swap_first: bool, present: &Present, all: &mut Vec<Entry>) {
     let names = ("memory", "memory");
     let said = |value: Option<i64>| value.filter(|value| *value != 0);
     let amount = |value: i64| if value < 0 { "max".to_owned() } else { value.to_string() };
@@ -115,6 +122,13 @@ fn memory_entries(memory: &LinuxMemory, swap_first: bool, all: &mut Vec<Entry>) 
         let legacy = Some(("memory.memsw.limit_in_bytes", swap.to_string()));
         entry("memory.swap", names, legacy, alone.map(|value| ("memory.swap.max", value)))
     });
+    // No limit of memory alone is above one of both.
+    if present.swap.is_some() && swap.is_none() && memory.limit().is_some_and(|limit| limit < 0) {
+        let legacy = Some(("memory.memsw.limit_in_bytes", "-1".to_owned()));
+        // With version 2, which counts swap by itself, that stays as it is.
+        let unified = Some(("memory.max", "max".to_owned()));
+        all.push(entry("memory.limit", names, legacy, unified));
+    }
     if swap_first {
         all.extend(swap.into_iter().chain(limit));
     } else {
@@ -141,7 +155,7 @@ fn memory_entries(memory: &LinuxMemory, swap_first: bool, all: &mut Vec<Entry>) 
     only_old("memory.useHierarchy", "memory.use_hierarchy", yes(memory.use_hierarchy()));
 }
 
-fn cpu_entries(cpu: &LinuxCpu, all: &mut Vec<Entry>) {
+fn cpu_entries(cpu: &LinuxCpu, present: &Present, all: &mut Vec<Entry>) {
     let names = ("cpu", "cpu");
     if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
         let unified = Some(("cpu.weight", weight(shares).to_string()));
@@ -151,13 +165,14 @@ fn cpu_entries(cpu: &LinuxCpu, all: &mut Vec<Entry>) {
     let quota = cpu.quota().filter(|quota| *quota != 0);
     if let Some(period) = period {
         let legacy = Some(("cpu.cfs_period_us", period.to_string()));
-        // Version 2 writes both at once, below.
-        let unified = quota.is_none().then(|| ("cpu.max", format!("max {period}")));
-        all.push(entry("cpu.period", names, legacy, unified));
+        // Version 2 has both in one file.
+        let kept = present.quota.clone().unwrap_or_else(|| "max".to_owned());
+        let unified = format!("{} {period}", quota.map_or(kept, share));
+        all.push(entry("cpu.period", names, legacy, Some(("cpu.max", unified))));
     }
     if let Some(quota) = quota {
-        let amount = if quota < 0 { "max".to_owned() } else { quota.to_string() };
-        let unified = Some(("cpu.max", format!("{amount} {}", period.unwrap_or(100_000))));
+        // Alone it leaves the period as it is.
+        let unified = Some(("cpu.max", share(quota)));
         all.push(entry("cpu.quota", names, Some(("cpu.cfs_quota_us", quota.to_string())), unified));
     }
     if let Some(burst) = cpu.burst() {
@@ -250,25 +265,13 @@ fn block_entries(block: &LinuxBlockIo, all: &mut Vec<Entry>) {
     }
 }
 
+fn share(quota: i64) -> String {
+    if quota < 0 { "max".to_owned() } else { quota.to_string() }
+}
+
 /// The conversion every runtime uses: shares 2 to 262144 onto weights 1 to 10000.
 fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
-}
-
-/// The file of version 1 and the line for a rule on devices.
-pub fn device(rule: &LinuxDeviceCgroup) -> (&'static str, String) {
-    let kind = match rule.typ() {
-        Some(LinuxDeviceType::B) => "b",
-        Some(LinuxDeviceType::C | LinuxDeviceType::U) => "c",
-        Some(LinuxDeviceType::A | LinuxDeviceType::P) | None => "a",
-    };
-    let number = |value: Option<i64>| match value {
-        Some(value) if value >= 0 => value.to_string(),
-        _ => "*".to_owned(),
-    };
-    let access = rule.access().as_deref().filter(|access| !access.is_empty()).unwrap_or("rwm");
-    let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
-    (file, format!("{kind} {}:{} {access}", number(rule.major()), number(rule.minor())))
 }
 
 #[cfg(test)]
@@ -276,8 +279,12 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> (Vec<String>, Vec<String>) {
+        lines_at(text, &Present::default())
+    }
+
+    fn lines_at(text: &str, present: &Present) -> (Vec<String>, Vec<String>) {
         let resources: LinuxResources = serde_json::from_str(text).unwrap();
-        let all = entries(&resources, false);
+        let all = entries(&resources, present);
         let line = |form: &Option<(Vec<String>, String)>| {
             form.as_ref().map(|(names, value)| format!("{}={value}", names.join("|")))
         };
@@ -326,6 +333,7 @@ mod tests {
                 "memory.low=4096",
                 "cpu.weight=39",
                 "cpu.max=50000 100000",
+                "cpu.max=50000",
                 "cpu.max.burst=7",
                 "cpu.idle=1",
                 "cpuset.cpus=0-1",
@@ -337,6 +345,33 @@ mod tests {
                 "hugetlb.2MB.max=4194304",
                 "rdma.max=mlx hca_handle=3",
             ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_given_stays_as_it_is() {
+        let present = Present { swap: Some(7), quota: Some("50000".to_owned()) };
+        let (old, new) = lines_at(r#"{"cpu": {"quota": 40000}}"#, &present);
+        assert_eq!(
+            (old, new),
+            (vec!["cpu.cfs_quota_us=40000".into()], vec!["cpu.max=40000".into()])
+        );
+        let (old, new) = lines_at(r#"{"cpu": {"period": 50000}}"#, &present);
+        let wanted = vec!["cpu.max=50000 50000".to_owned()];
+        assert_eq!((old, new), (vec!["cpu.cfs_period_us=50000".into()], wanted));
+        let (_, new) = lines_at(r#"{"cpu": {"quota": -1}}"#, &present);
+        assert_eq!(new, ["cpu.max=max"]);
+        let (old, _) = lines_at(r#"{"memory": {"limit": -1}}"#, &present);
+        assert_eq!(old, ["memory.memsw.limit_in_bytes=-1", "memory.limit_in_bytes=-1"]);
+        let (old, new) = lines(r#"{"memory": {"limit": -1}}"#);
+        assert_eq!(
+            (old, new),
+            (vec!["memory.limit_in_bytes=-1".into()], vec!["memory.max=max".into()])
+        );
+        let (old, new) = lines(r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": -1}]}"#);
+        assert_eq!(
+            (old, new),
+            (vec!["hugetlb.2MB.limit_in_bytes=-1".into()], vec!["hugetlb.2MB.max=max".into()])
         );
     }
 
@@ -366,7 +401,8 @@ mod tests {
         assert!(raises_swap(&swap, Some(5)));
         assert!(!raises_swap(&swap, Some(50)));
         assert!(!raises_swap(&swap, None));
-        assert_eq!(entries(&swap, true)[0].field, "memory.swap");
+        let present = Present { swap: Some(5), quota: None };
+        assert_eq!(entries(&swap, &present)[0].field, "memory.swap");
         assert!(raises_swap(&resources(r#"{"memory": {"swap": -1}}"#), Some(50)));
     }
 }
