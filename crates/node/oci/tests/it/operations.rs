@@ -235,15 +235,12 @@ fn what_is_used_is_told_once_or_until_the_end() {
     assert!(data["cpu"]["usage"]["total"].as_u64().unwrap() > 0, "{data}");
     assert_eq!((&data["pids"]["current"], &data["pids"]["limit"]), (&json!(1), &json!(64)));
     assert_eq!(data["network_interfaces"][0]["Name"], "lo");
-    let ending = std::thread::spawn({
-        let pid = i32::try_from(fixture.state()["pid"].as_i64().unwrap()).unwrap();
-        move || {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        }
-    });
+    // One that ends by itself, while it is listened to.
+    let fixture = Fixture::new("sleep 2", &json!({}));
+    fixture.create();
+    fixture.start();
     let stream = fixture.good(&["events", "--interval", "10ms", &fixture.name]);
-    ending.join().unwrap();
+    assert!(stream.lines().count() > 1, "{stream}");
     assert!(
         stream.lines().all(|line| serde_json::from_str::<Value>(line).unwrap()["type"] == "stats")
     );

@@ -85,8 +85,11 @@ fn a_joining_process_that_is_stopped_is_given_up() {
             stdio: captured().0,
         });
         match further {
-            // The program is the container's to stop; it goes with it.
-            Ok(_) => {}
+            // The program is the container's to stop; unreaped it would keep the container.
+            Ok(further) => {
+                pidfd_send_signal(&further.pidfd, Signal::KILL).unwrap();
+                wait(&further);
+            }
             Err(error) => {
                 given_up = Some(error.to_string());
                 break;
