@@ -246,6 +246,10 @@ class Berth(Engine):
             if time.monotonic() > until:
                 raise Failed(f"berth: the pods of {name} are not gone after 240 s")
 
+    def running(self):
+        pods = self.kubectl("get", "pods", "-A", "--no-headers", "--field-selector=status.phase=Running")
+        return len(pods.splitlines())
+
     def kubectl(self, *words):
         return self.view.run(["kubectl", "--kubeconfig", self.data / "kubeconfig", *words])[1]
 
