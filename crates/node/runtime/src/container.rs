@@ -469,9 +469,8 @@ impl Birth {
         process: &PreparedProcess,
         processes: Processes<'_>,
     ) -> Result<Self, CreateError> {
-        let settings = spec.linux().as_ref().and_then(|linux| linux.sysctl().clone());
-        let mut settings: Vec<(String, String)> = settings.into_iter().flatten().collect();
-        let memory = sealed::take(&mut settings).map_err(CreateError::Clone)?;
+        let settings = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+        let memory = sealed::asked(settings.into_iter().flatten()).map_err(CreateError::Clone)?;
         // Another's pid namespace is set by who made it.
         let memory = memory.filter(|_| matches!(processes, Processes::Own));
         Ok(Self { score: process.out_of_memory_score, memory, held: false })

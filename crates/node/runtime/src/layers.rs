@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use berth_sys::mount::{Attributes, set_attributes};
 use oci_spec::runtime::Mount;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{FileType, fstat};
 use rustix::mount::MountAttrFlags;
 
-use crate::mounts::{MountError, PreparedMount, SUB_PATH, Target, What};
+use crate::mounts::{MountError, PreparedMount, SUB_PATH, Target, What, beneath};
 use crate::rootfs::{clone_opened, read_only};
 
 /// The type of such a mount in a configuration.
@@ -36,11 +36,7 @@ pub fn prepare(mount: &Mount, user: Option<BorrowedFd<'_>>) -> Result<PreparedMo
     let tree = match inside {
         None => whole,
         Some(inside) => {
-            let flags = OFlags::PATH | OFlags::CLOEXEC;
-            let resolve =
-                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-            let place = openat2(&whole, inside, flags, Mode::empty(), resolve)
-                .map_err(|error| failed(error.into()))?;
+            let place = beneath(whole.as_fd(), inside).map_err(failed)?;
             // The mapping is that of the tree it lies in.
             clone_opened(place.as_fd(), false, None).map_err(failed)?
         }

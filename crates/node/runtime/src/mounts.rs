@@ -278,6 +278,12 @@ fn place(source: &Path, options: &Options) -> io::Result<OwnedFd> {
     let Some(inside) = options.data.iter().find_map(|option| option.strip_prefix(SUB_PATH)) else {
         return Ok(root);
     };
+    beneath(root.as_fd(), inside)
+}
+
+/// Opens a path below what is open, through no link.
+pub fn beneath(root: BorrowedFd<'_>, inside: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     Ok(openat2(root, inside, flags, Mode::empty(), resolve)?)
 }

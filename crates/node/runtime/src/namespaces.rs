@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use berth_sys::clone::{CloneOptions, Cloned, clone3};
+use berth_sys::exec::ShownArguments;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
@@ -91,19 +92,23 @@ impl Namespaces {
     /// # Errors
     /// See [`NamespacesError`]; nothing is left behind.
     pub fn create(request: &NamespacesRequest) -> Result<Self, NamespacesError> {
-        let mut sysctls = request.sysctls.clone();
-        let memory = match request.processes {
-            true => sealed::take(&mut sysctls).map_err(NamespacesError::Create)?,
-            false => None,
+        // Of a pid namespace; only where there is a new one do we need what shows of its first process.
+        let (memory, arguments) = if request.processes {
+            let settings = request.sysctls.iter().map(|(name, value)| (name, value));
+            let memory = sealed::asked(settings).map_err(NamespacesError::Create)?;
+            (memory, Some(ShownArguments::find().map_err(NamespacesError::Create)?))
+        } else {
+            (None, None)
         };
-        let sysctls: Vec<(CString, CString)> = sysctls
+        let sysctls: Vec<(CString, CString)> = request
+            .sysctls
             .iter()
+            .filter(|(name, _)| !request.processes || !sealed::is_meant(name))
             .map(|(name, value)| Ok((sysctl_path(name)?, CString::new(value.as_str())?)))
             .collect::<io::Result<_>>()
             .map_err(NamespacesError::Create)?;
         let hostname = request.hostname.as_deref().unwrap_or_default().as_bytes();
         let flags = flags(request);
-        let arguments = berth_sys::exec::ShownArguments::find().map_err(NamespacesError::Create)?;
         let (ours, theirs) = channel::pair().map_err(NamespacesError::Create)?;
         // SAFETY: the child makes system calls on prepared values and exits.
         let cloned =
@@ -120,7 +125,7 @@ impl Namespaces {
                     channel::report(end, failure);
                     berth_sys::exec::exit_now(1);
                 }
-                if request.processes {
+                if let Some(arguments) = arguments {
                     init::stay(arguments);
                 }
                 // Stays until it is killed, so that /proc still names its namespaces.

@@ -21,12 +21,12 @@ pub fn is_meant(name: &str) -> bool {
     name.replace('/', ".") == NAME
 }
 
-/// Takes the setting out of others.
-pub fn take(settings: &mut Vec<(String, String)>) -> io::Result<Option<CString>> {
-    let Some(at) = settings.iter().position(|(name, _)| is_meant(name)) else {
-        return Ok(None);
-    };
-    Ok(Some(CString::new(settings.remove(at).1)?))
+/// What is asked for among other settings, if anything is.
+pub fn asked<'s>(
+    mut settings: impl Iterator<Item = (&'s String, &'s String)>,
+) -> io::Result<Option<CString>> {
+    let value = settings.find(|(name, _)| is_meant(name)).map(|(_, value)| value.as_str());
+    Ok(value.map(CString::new).transpose()?)
 }
 
 /// Sets it for the pid namespace of a process behind a pidfd, or the one a descriptor names.

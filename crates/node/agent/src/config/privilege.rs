@@ -1,6 +1,7 @@
 //! Which privileges a container gets, within what this agent has itself: in a container or a virtual machine it may lack some.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use berth_runtime::DEFAULT_CAPABILITIES;
 use k8s_openapi::api::core::v1::SecurityContext;
@@ -106,10 +107,14 @@ pub fn sealed_memory() -> BTreeMap<String, String> {
 
 /// What this agent may use, as the kernel's bits.
 fn held() -> u64 {
-    // Without the file nothing is known to be missing.
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
-    line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(u64::MAX)
+    // It stays as it was at the start, and is asked for with each container.
+    static HELD: LazyLock<u64> = LazyLock::new(|| {
+        // Without the file nothing is known to be missing.
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+        line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(u64::MAX)
+    });
+    *HELD
 }
 
 /// The lowest preference as a victim of memory pressure that this agent can give: any, or only its own.

@@ -44,10 +44,10 @@ fn a_root_may_be_named_by_an_absolute_path() {
 fn a_root_is_read_only_if_it_says_so() {
     let line = "touch /new 2> /dev/null && echo writable || echo read-only";
     let scratch = json!([{"destination": "/proc", "type": "proc", "source": "proc"},
-        {"destination": "/work", "type": "tmpfs", "source": "tmpfs"}]);
+        {"destination": "/scratch", "type": "tmpfs", "source": "tmpfs"}]);
     let fixture = Fixture::new(
         &format!(
-            "{{ {line}; touch /work/new && echo work; }} > /dev/shm/out; cat /dev/shm/out > /kept/out"
+            "{{ {line}; touch /scratch/new && echo work; }} > /dev/shm/out; cat /dev/shm/out > /kept/out"
         ),
         &json!({"root": {"path": "rootfs", "readonly": true}, "mounts": scratch}),
     );

@@ -118,7 +118,7 @@ fn docker_asks_for_more_of_a_container_and_gets_it() {
         "--rm",
         "--read-only",
         "--tmpfs",
-        "/work",
+        "/scratch",
         "--cap-drop",
         "ALL",
         "--cap-add",
@@ -141,7 +141,7 @@ fn docker_asks_for_more_of_a_container_and_gets_it() {
         "-c",
     ];
     let line = "id -u; id -G; cat /proc/sys/net/ipv4/ip_forward; grep -E 'NoNewPrivs|CapBnd|Seccomp:' /proc/self/status; \
-        grep 'open files' /proc/self/limits; echo x > /file || echo refused; echo y > /work/file && echo written";
+        grep 'open files' /proc/self/limits; echo x > /file || echo refused; echo y > /scratch/file && echo written";
     let said = docker.good(&[&more[..], &[line]].concat());
     let said: Vec<String> =
         said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
