@@ -28,15 +28,9 @@ fn main() -> ExitCode {
         }
         Some(word) if word == names::SUBCOMMAND => return names::main(),
         Some(word) if word == berth_oci::SUBCOMMAND => {
-            let words = || std::env::args_os().skip(2);
-            // What makes no process costs no second start.
-            if words().any(|word| ["create", "run", "exec"].iter().any(|it| word == *it))
-                && let Err(error) = berth_sys::exec::run_from_read_only()
-            {
-                return failed(&error);
-            }
-            let words = words();
-            return ExitCode::from(berth_oci::main(words, &mut std::io::stdout()));
+            let words = std::env::args_os().skip(2);
+            let shelter = &berth_sys::exec::run_from_read_only;
+            return ExitCode::from(berth_oci::main(words, &mut std::io::stdout(), shelter));
         }
         _ => {}
     }

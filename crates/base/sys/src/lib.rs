@@ -13,6 +13,7 @@ pub mod netlink;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+pub mod trace;
 
 use std::io;
 

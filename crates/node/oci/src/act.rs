@@ -20,7 +20,8 @@ use crate::flags::{Enter, Form, Global, Make};
 use crate::hooks::{self, Place};
 use crate::numbers::{self, processors};
 use crate::state::{self, State};
-use crate::{OciError, create};
+use crate::watch::Watch;
+use crate::{OciError, Shelter, create};
 
 /// The longest that what was killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,7 +39,7 @@ fn made_of(global: &Global, state: &State) -> Result<Bundle, OciError> {
 }
 
 /// Lets a container's program begin, and returns once it has.
-pub(crate) fn start(global: &Global, name: &str) -> Result<(), OciError> {
+pub(crate) fn start(global: &Global, name: &str, shelter: &Shelter<'_>) -> Result<(), OciError> {
     let state = State::load(&global.root, name)?;
     match state.status(&global.root) {
         "created" => {}
@@ -48,6 +49,10 @@ pub(crate) fn start(global: &Global, name: &str) -> Result<(), OciError> {
         return Err(OciError::Invalid(format!("container `{name}` has no process to start")));
     }
     let bundle = made_of(global, &state)?;
+    if !hooks::named(bundle.hooks(), "startContainer").is_empty() {
+        // They are programs of the container.
+        shelter()?;
+    }
     let folder = state.folder(&global.root);
     let (gate, opening) = (state::gate(&folder), state::opening(&folder));
     // Who waits at it holds it open; without anybody this fails at once.
@@ -72,17 +77,26 @@ fn begin(state: &State, bundle: &Bundle, opening: &Path, gate: &OwnedFd) -> Resu
         hooks::call("startContainer", first, &value, Place::Within(&enter))?;
     }
     fs::remove_file(opening).map_err(OciError::file("remove", opening))?;
+    let watch = if state.watched { Some(Watch::new(state.pid)?) } else { None };
     rustix::io::write(gate, b"1").map_err(|error| OciError::file("open", opening)(error.into()))?;
-    // The gate closes behind the program that takes the place of who waited.
-    let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
-    let mut closed = [PollFd::new(gate, PollFlags::empty())];
-    let ready = rustix::io::retry_on_intr(|| poll(&mut closed, Some(&patience)));
-    if ready.map_err(|error| OciError::file("wait for", "the program")(error.into()))? == 0 {
-        return Err(OciError::file("wait for", "the program")(std::io::ErrorKind::TimedOut.into()));
+    match watch {
+        Some(watch) => watch.follow()?,
+        None => until_closed(gate)?,
     }
     let last = hooks::named(bundle.hooks(), "poststart");
     let value = state.to_value_as("running", state.pid);
     hooks::call("poststart", last, &value, Place::Outside(&state.bundle))
+}
+
+/// The gate closes behind the program that takes the place of who waited.
+fn until_closed(gate: &OwnedFd) -> Result<(), OciError> {
+    let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+    let mut closed = [PollFd::new(gate, PollFlags::empty())];
+    let ready = rustix::io::retry_on_intr(|| poll(&mut closed, Some(&patience)));
+    match ready.map_err(|error| OciError::file("wait for", "the program")(error.into()))? {
+        0 => Err(OciError::file("wait for", "the program")(std::io::ErrorKind::TimedOut.into())),
+        _ => Ok(()),
+    }
 }
 
 /// Starts a hook that the container brings: as its process will be, with the same user, capabilities, filter and cgroup.
@@ -311,9 +325,9 @@ pub(crate) fn wait(container: &Container) -> Result<u8, OciError> {
 }
 
 /// Makes a container, starts it, and unless it is to be left alone waits for its end and removes it. Its exit code is ours.
-pub(crate) fn run(global: &Global, asked: &Make) -> Result<u8, OciError> {
-    let container = create::make(global, asked)?;
-    let started = start(global, &asked.name);
+pub(crate) fn run(global: &Global, asked: &Make, shelter: &Shelter<'_>) -> Result<u8, OciError> {
+    let container = create::make(global, asked, shelter)?;
+    let started = start(global, &asked.name, shelter);
     if started.is_err() {
         // Nothing is left if it was the start that failed.
         delete(global, &asked.name, true)?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use berth_runtime::cgroup::{Cgroup, Hierarchies};
 use berth_runtime::held::{Extras, Held, Own, PrepareError};
@@ -21,17 +21,29 @@ use crate::bundle::{self, Bundle};
 use crate::flags::{Global, Make};
 use crate::hooks::{self, Place};
 use crate::state::{self, State};
-use crate::{OciError, act};
+use crate::{OciError, Shelter, act, watch};
 
 /// Makes a container that waits for `start`.
-pub(crate) fn create(global: &Global, asked: &Make) -> Result<(), OciError> {
-    make(global, asked).map(drop)
+pub(crate) fn create(global: &Global, asked: &Make, shelter: &Shelter<'_>) -> Result<(), OciError> {
+    make(global, asked, shelter).map(drop)
 }
 
 /// The same, for who also wants to wait for its end.
-pub(crate) fn make(global: &Global, asked: &Make) -> Result<Container, OciError> {
+pub(crate) fn make(
+    global: &Global,
+    asked: &Make,
+    shelter: &Shelter<'_>,
+) -> Result<Container, OciError> {
+    let place = fs::canonicalize(&asked.bundle).map_err(OciError::file("open", &asked.bundle))?;
+    let hierarchies = Hierarchies::detect_all()?;
+    let bundle = bundle::load(&place, &asked.name, &hierarchies)?;
+    let watched = watch::is_enough(&bundle.spec);
+    if !watched {
+        // Starts this program anew, so nothing is made before.
+        shelter()?;
+    }
     let (folder, _lock) = state::claim(&global.root, &asked.name)?;
-    let made = begin(global, &folder, asked);
+    let made = begin(global, &folder, asked, (place, &hierarchies, &bundle, watched));
     if made.is_err() {
         // The failure is what people need to hear; a name that stays taken will be told when it is used again.
         let _left = fs::remove_dir_all(&folder);
@@ -39,18 +51,20 @@ pub(crate) fn make(global: &Global, asked: &Make) -> Result<Container, OciError>
     made
 }
 
-fn begin(global: &Global, folder: &Path, asked: &Make) -> Result<Container, OciError> {
-    let place = fs::canonicalize(&asked.bundle).map_err(OciError::file("open", &asked.bundle))?;
-    let hierarchies = Hierarchies::detect_all()?;
-    let bundle = bundle::load(&place, &asked.name, &hierarchies)?;
+fn begin(
+    global: &Global,
+    folder: &Path,
+    asked: &Make,
+    (place, hierarchies, bundle, watched): (PathBuf, &Hierarchies, &Bundle, bool),
+) -> Result<Container, OciError> {
     bundle.warnings.iter().for_each(|warning| global.warn(warning));
     if !bundle.rootfs.is_dir() {
         return Err(OciError::file("open", &bundle.rootfs)(
             std::io::ErrorKind::NotADirectory.into(),
         ));
     }
-    let mut prepared = Prepared::new(asked, &bundle)?;
-    let found = Cgroup::at(&hierarchies, &bundle.cgroup);
+    let mut prepared = Prepared::new(asked, bundle)?;
+    let found = Cgroup::at(hierarchies, &bundle.cgroup);
     let own = !found.exists();
     if !own && found.is_in_use()? {
         return Err(OciError::Invalid(format!(
@@ -70,15 +84,16 @@ fn begin(global: &Global, folder: &Path, asked: &Make) -> Result<Container, OciE
         own_cgroup: own,
         program: bundle.program,
         mapped: prepared.namespaces.user.is_some(),
+        watched,
     };
     let copy = folder.join(state::CONFIGURATION);
     fs::write(&copy, &bundle.text).map_err(OciError::file("write", &copy))?;
     state.save(folder)?;
-    let cgroup = Cgroup::create(&hierarchies, &bundle.cgroup).inspect_err(|_| {
+    let cgroup = Cgroup::create(hierarchies, &bundle.cgroup).inspect_err(|_| {
         let _already_failed = act::clear(&found, own);
     })?;
     let mut called = false;
-    let made = inside(folder, asked, &bundle, &cgroup, &mut prepared, &mut state, &mut called);
+    let made = inside(folder, asked, bundle, &cgroup, &mut prepared, &mut state, &mut called);
     if made.is_err() {
         let _already_failed = act::clear(&cgroup, own);
         if called {

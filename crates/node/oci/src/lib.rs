@@ -15,6 +15,7 @@ mod hooks;
 mod numbers;
 mod resources;
 mod state;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -98,6 +99,9 @@ pub enum OciError {
         /// Why.
         reason: String,
     },
+    /// The program could not be kept out of reach.
+    #[error("cannot run from a file that no container can write to")]
+    Shelter(#[source] io::Error),
     /// The user namespace.
     #[error("cannot map the ids of the container")]
     Mappings(#[source] io::Error),
@@ -124,12 +128,20 @@ impl OciError {
 /// Carries out a command line, without the program's name and [`SUBCOMMAND`]. What is asked for goes to `output`; a failure to standard
 /// error and to the log that the command line names. Returns the exit code.
 ///
+/// `shelter` has the program go on from a file that nobody can write to. It starts the program anew, or returns when there is nothing to
+/// do; it is called before anything is made, by the commands that need it.
+///
 /// The caller should have one thread: containers are cloned from it.
-pub fn main(words: impl Iterator<Item = OsString>, output: &mut dyn Write) -> u8 {
+pub fn main(
+    words: impl Iterator<Item = OsString>,
+    output: &mut dyn Write,
+    shelter: &dyn Fn() -> io::Result<()>,
+) -> u8 {
     let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
     let (global, outcome) = match flags::parse(&words) {
         Ok((global, command)) => {
-            let outcome = run(&global, command, output);
+            let shelter = || shelter().map_err(OciError::Shelter);
+            let outcome = run(&global, command, output, &shelter);
             (Some(global), outcome)
         }
         Err(error) => (None, Err(error)),
@@ -155,18 +167,26 @@ fn told(error: berth_runtime::CreateError) -> OciError {
     }
 }
 
-fn run(global: &Global, command: Command, output: &mut dyn Write) -> Result<u8, OciError> {
+/// Has the program go on from a file that no container can write to.
+type Shelter<'a> = dyn Fn() -> Result<(), OciError> + 'a;
+
+fn run(
+    global: &Global,
+    command: Command,
+    output: &mut dyn Write,
+    shelter: &Shelter<'_>,
+) -> Result<u8, OciError> {
     match command {
-        Command::Create(asked) => create::create(global, &asked).map(|()| 0),
-        Command::Run(asked) => act::run(global, &asked),
-        Command::Start { name } => act::start(global, &name).map(|()| 0),
+        Command::Create(asked) => create::create(global, &asked, shelter).map(|()| 0),
+        Command::Run(asked) => act::run(global, &asked, shelter),
+        Command::Start { name } => act::start(global, &name, shelter).map(|()| 0),
         Command::State { name } => {
             let state = state::State::load(&global.root, &name)?.to_value(&global.root);
             say(output, &state).map(|()| 0)
         }
         Command::Kill { name, signal, all } => act::kill(global, &name, &signal, all).map(|()| 0),
         Command::Delete { name, force } => act::delete(global, &name, force).map(|()| 0),
-        Command::Exec(asked) => act::exec(global, &asked),
+        Command::Exec(asked) => shelter().and_then(|()| act::exec(global, &asked)),
         Command::Pause { name } => act::freeze(global, &name, true).map(|()| 0),
         Command::Resume { name } => act::freeze(global, &name, false).map(|()| 0),
         Command::Processes { name, form, options } => {

@@ -43,6 +43,9 @@ pub(crate) struct State {
     pub program: bool,
     /// Whether it has a user namespace that is not the host's.
     pub mapped: bool,
+    /// Whether its process is to be watched as it takes on its program.
+    #[serde(default)]
+    pub watched: bool,
 }
 
 /// Where a container is noted.

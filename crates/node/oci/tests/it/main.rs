@@ -17,3 +17,4 @@ mod refusals;
 mod rules;
 mod seccomp;
 mod support;
+mod watch;

@@ -138,7 +138,7 @@ impl Fixture {
         let global = ["--root", &root, "--log", &log, "--log-format=json"];
         let words = global.iter().chain(words).map(|word| (*word).into());
         let mut output = Vec::new();
-        let code = berth_oci::main(words, &mut output);
+        let code = berth_oci::main(words, &mut output, &|| Ok(()));
         (code, String::from_utf8(output).unwrap())
     }
 
