@@ -1,7 +1,8 @@
 //! Leases: what is in use and must not be collected, tagged or not.
 //!
 //! A file per holder (a pod, by its uid), so that a holder that comes back after a restart finds its own, and
-//! one that is gone for good can be released by whoever notices.
+//! one that is gone for good can be released by whoever notices. A file is not synchronised, which a container's start would have to
+//! wait for: after a power failure nothing runs, and what is started again says anew what it uses.
 
 use std::fs;
 use std::io;
@@ -69,7 +70,7 @@ impl ContentStore {
         }
         let path = self.lease_path(name);
         let text = serde_json::to_vec(&lease).map_err(io::Error::from).on_disk("encode", &path)?;
-        self.replace(&path, &text)
+        self.replace_for_now(&path, &text)
     }
 
     /// Ends the protection; without effect if there is none.
@@ -105,6 +106,10 @@ impl ContentStore {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 outcome => outcome.on_disk("read", &path)?,
             };
+            if text.is_empty() {
+                // Written as the power failed.
+                continue;
+            }
             let lease = serde_json::from_slice(&text).map_err(io::Error::from);
             leases.push((name, lease.on_disk("understand", &path)?));
         }

@@ -141,6 +141,15 @@ impl ContentStore {
 
     /// Writes a small file so that readers see the old one or the new one, never a part.
     pub(crate) fn replace(&self, path: &Path, contents: &[u8]) -> Result<(), ContentError> {
+        self.swap(path, contents, self.durability == Durability::Synced)
+    }
+
+    /// The same for what means something within this boot alone: after a power failure the file may be the old one, empty or not there.
+    pub(crate) fn replace_for_now(&self, path: &Path, contents: &[u8]) -> Result<(), ContentError> {
+        self.swap(path, contents, false)
+    }
+
+    fn swap(&self, path: &Path, contents: &[u8], synchronise: bool) -> Result<(), ContentError> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).on_disk("create", folder)?;
         }
@@ -148,7 +157,7 @@ impl ContentStore {
         let write = || -> std::io::Result<()> {
             let file = File::create(&aside)?;
             std::io::Write::write_all(&mut &file, contents)?;
-            if self.durability == Durability::Synced {
+            if synchronise {
                 file.sync_data()?;
             }
             fs::rename(&aside, path)

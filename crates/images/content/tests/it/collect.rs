@@ -106,6 +106,15 @@ fn remembered_steps_keep_their_layers_for_a_while() {
 }
 
 #[test]
+fn a_lease_that_was_being_written_as_the_power_failed_holds_nothing() {
+    let fixture = store();
+    std::fs::write(fixture.store.root().join("leases/pod"), "").unwrap();
+    assert_eq!(fixture.store.leases().unwrap(), []);
+    fixture.store.collect(Retention::default()).unwrap();
+    fixture.store.release(&LeaseName::parse("pod").unwrap()).unwrap();
+}
+
+#[test]
 fn an_unreadable_lease_stops_collection() {
     let fixture = store();
     std::fs::write(fixture.store.root().join("leases/pod"), "{").unwrap();

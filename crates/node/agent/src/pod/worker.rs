@@ -433,6 +433,10 @@ impl Worker {
                 Ok(())
             }
             Step::RemoveSandbox => {
+                // Who waits for the end of its containers does not wait for what is cleared away after them.
+                if !self.goal().deleting {
+                    self.report().await;
+                }
                 self.workshop.remove_sandbox(&mut self.record).await?;
                 self.observed.sandbox = false;
                 Ok(())
