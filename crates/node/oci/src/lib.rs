@@ -129,7 +129,7 @@ pub fn main(words: impl Iterator<Item = OsString>, output: &mut dyn Write) -> u8
     let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
     let (global, outcome) = match flags::parse(&words) {
         Ok((global, command)) => {
-            let outcome = run(&global, command, output);
+            let outcome = command.and_then(|command| run(&global, command, output));
             (Some(global), outcome)
         }
         Err(error) => (None, Err(error)),
