@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth_runtime::cgroup::{Cgroup, CgroupError, Hierarchies};
-use berth_runtime::held::Extras;
+use berth_runtime::held::{Extras, PrepareError};
 use berth_runtime::{Container, ExecRequest, Stdio};
 use oci_spec::runtime::{Hook, Hooks, LinuxResources, Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -127,7 +127,20 @@ fn enter(
     };
     let extras =
         Extras { program: Some(hook.path().clone()), fresh_keyring: true, ..Extras::default() };
-    Container::exec_with(request, &extras).map_err(crate::told)
+    let value = state.to_value_as("created", state.pid);
+    let mut listen = listener(&bundle.spec, &value);
+    Container::exec_with(request, &extras, Some(&mut listen)).map_err(crate::told)
+}
+
+/// What hands over where the filter of a further process asks.
+fn listener<'a>(
+    spec: &'a Spec,
+    state: &'a Value,
+) -> impl FnMut(Pid, BorrowedFd<'_>) -> Result<(), PrepareError> + 'a {
+    move |pid, listener| {
+        let told = create::tell_listener(spec, pid, listener, state);
+        told.map_err(|error| Box::new(error) as PrepareError)
+    }
 }
 
 /// Ends the first process, which may be gone already.
@@ -381,9 +394,11 @@ pub(crate) fn exec(global: &Global, asked: &Enter) -> Result<u8, OciError> {
         seccomp: create::seccomp(&bundle.spec)?,
         stdio: create::stdio(Some(&process), terminal, asked.console.is_some())?,
     };
-    let container = Container::exec_with(request, &extras).map_err(crate::told)?;
+    let value = state.to_value(&global.root);
+    let mut listen = listener(&bundle.spec, &value);
+    let started = Container::exec_with(request, &extras, Some(&mut listen));
+    let container = started.map_err(crate::told)?;
     let handed = create::hand_over(&container, asked.console.as_deref()).and_then(|()| {
-        create::tell_listener(&bundle.spec, &container, &state.to_value(&global.root))?;
         asked.pid_file.as_ref().map_or(Ok(()), |path| {
             state::write_whole(path, &container.pid.as_raw_nonzero().to_string())
         })
@@ -414,9 +429,22 @@ fn process(global: &Global, asked: &Enter, spec: &Spec) -> Result<Process, OciEr
         None => (Path::new(state::CONFIGURATION), of_words(asked, spec)?),
     };
     crate::check::process(&value)?;
+    inherit_labels(&mut value, spec.process().as_ref());
     crate::check::spell(&mut value);
     crate::check::grant(&mut value).iter().for_each(|warning| global.warn(warning));
     serde_json::from_value(value).map_err(|error| broken(path, error))
+}
+
+/// A process that names no label is confined as the container's own.
+fn inherit_labels(value: &mut Value, own: Option<&Process>) {
+    let Some(own) = own else { return };
+    for (field, label) in
+        [("apparmorProfile", own.apparmor_profile()), ("selinuxLabel", own.selinux_label())]
+    {
+        if let (None | Some(""), Some(label)) = (value[field].as_str(), label) {
+            value[field] = label.as_str().into();
+        }
+    }
 }
 
 /// The container's own process with what the command line says.
@@ -495,4 +523,32 @@ fn states(global: &Global) -> Result<Vec<Value>, OciError> {
     }
     all.sort_by_key(|state| state["id"].to_string());
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_processes_are_confined_as_the_first_unless_they_say_otherwise() {
+        let process = |more: Value| {
+            let mut value = json!({"user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/"});
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            value
+        };
+        let own = process(json!({"apparmorProfile": "a", "selinuxLabel": "b"}));
+        let own: Process = serde_json::from_value(own).unwrap();
+        let mut silent = process(json!({"apparmorProfile": ""}));
+        inherit_labels(&mut silent, Some(&own));
+        assert_eq!(
+            (&silent["apparmorProfile"], &silent["selinuxLabel"]),
+            (&json!("a"), &json!("b"))
+        );
+        let mut saying = process(json!({"apparmorProfile": "c", "selinuxLabel": "d"}));
+        inherit_labels(&mut saying, Some(&own));
+        assert_eq!(
+            (&saying["apparmorProfile"], &saying["selinuxLabel"]),
+            (&json!("c"), &json!("d"))
+        );
+    }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use berth_runtime::cgroup::Hierarchies;
+use berth_runtime::labels::Modules;
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
 use serde_json::{Value, json};
 
@@ -173,6 +174,7 @@ pub(crate) fn features() -> Value {
     let capabilities: Vec<String> = berth_runtime::capabilities().map(|(name, _)| name).collect();
     let actions =
         ["ALLOW", "ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "LOG", "NOTIFY", "TRACE", "TRAP"];
+    let modules = Modules::here();
     let operators = ["EQ", "GE", "GT", "LE", "LT", "MASKED_EQ", "NE"];
     let flags = [
         "SECCOMP_FILTER_FLAG_TSYNC",
@@ -197,8 +199,8 @@ pub(crate) fn features() -> Value {
                 "knownFlags": flags,
                 "supportedFlags": flags,
             },
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
+            "apparmor": {"enabled": modules.app_armor},
+            "selinux": {"enabled": modules.se_linux},
             "intelRdt": {"enabled": false, "schemata": false, "monitoring": false},
             "memoryPolicy": {
                 "modes": ["MPOL_DEFAULT", "MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_WEIGHTED_INTERLEAVE",

@@ -7,19 +7,14 @@ use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use berth_runtime::labels::Modules;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde_json::Value;
 
 use crate::OciError;
 
 /// Fields that would have to be acted on, and are not.
-const REFUSED: [&str; 5] = [
-    "/process/apparmorProfile",
-    "/process/selinuxLabel",
-    "/linux/mountLabel",
-    "/linux/intelRdt",
-    "/linux/netDevices",
-];
+const REFUSED: [&str; 2] = ["/linux/intelRdt", "/linux/netDevices"];
 
 fn is_said(value: &Value) -> bool {
     match value {
@@ -43,6 +38,7 @@ pub(crate) fn raw(value: &Value) -> Result<(), OciError> {
             return Err(OciError::Unsupported(format!("`{}` of the bundle", &field[1..])));
         }
     }
+    labels(value, Modules::here())?;
     for foreign in ["windows", "solaris", "vm", "zos", "freebsd"] {
         if value.get(foreign).is_some_and(is_said) {
             return Err(OciError::Unsupported(format!("a container for `{foreign}`")));
@@ -55,6 +51,21 @@ pub(crate) fn raw(value: &Value) -> Result<(), OciError> {
     for limit in value["process"]["rlimits"].as_array().into_iter().flatten() {
         if !kinds.insert(limit["type"].to_string()) {
             return Err(wrong(format!("the limit {} is given twice", limit["type"])));
+        }
+    }
+    Ok(())
+}
+
+/// The rule on labels: a container that is not confined as it was asked for is worse than none.
+pub(crate) fn labels(value: &Value, modules: Modules) -> Result<(), OciError> {
+    for (field, enabled, module) in [
+        ("/process/apparmorProfile", modules.app_armor, "AppArmor"),
+        ("/process/selinuxLabel", modules.se_linux, "SELinux"),
+        ("/linux/mountLabel", modules.se_linux, "SELinux"),
+    ] {
+        if !enabled && value.pointer(field).is_some_and(is_said) {
+            let reason = format!("`{}` of the bundle without {module} in the kernel", &field[1..]);
+            return Err(OciError::Unsupported(reason));
         }
     }
     Ok(())
@@ -330,6 +341,26 @@ mod tests {
         ] {
             assert!(version(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn labels_are_taken_where_their_module_is() {
+        let (none, both) = ((false, false), (true, true));
+        let taken = |value: &Value, (app_armor, se_linux)| {
+            labels(value, Modules { app_armor, se_linux }).map_err(|error| error.to_string())
+        };
+        for (value, module) in [
+            (json!({"process": {"apparmorProfile": "x"}}), "AppArmor"),
+            (json!({"process": {"selinuxLabel": "x"}}), "SELinux"),
+            (json!({"linux": {"mountLabel": "x"}}), "SELinux"),
+        ] {
+            assert!(taken(&value, none).unwrap_err().contains(module), "{value}");
+            let other = if module == "SELinux" { (true, false) } else { (false, true) };
+            assert!(taken(&value, other).is_err(), "{value}");
+            assert_eq!(taken(&value, both), Ok(()));
+        }
+        let nothing = json!({"process": {"apparmorProfile": "", "selinuxLabel": null}});
+        assert_eq!(taken(&nothing, none), Ok(()));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use oci_spec::runtime::{
     Linux, LinuxNamespaceType, LinuxPersonalityDomain, LinuxSeccomp, LinuxTimeOffset, Process, Spec,
 };
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
 use crate::bundle::{self, Bundle};
@@ -193,7 +194,12 @@ fn inside(
     // For both directions, so that opening waits for nobody and reading never finds an end.
     let opened = open(&gate, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| OciError::file("open", &gate)(error.into()))?;
-    let mut early = |pid: rustix::process::Pid, process: BorrowedFd<'_>| {
+    let creating = state.clone();
+    let mut listen = |pid: Pid, listener: BorrowedFd<'_>| {
+        let told = creating.to_value_as("creating", pid.as_raw_nonzero().get());
+        tell_listener(spec, pid, listener, &told).map_err(|error| Box::new(error) as PrepareError)
+    };
+    let mut early = |pid: Pid, process: BorrowedFd<'_>| {
         *called = true;
         state.pid = pid.as_raw_nonzero().get();
         call_early(bundle, state, process).map_err(|error| Box::new(error) as PrepareError)
@@ -208,6 +214,7 @@ fn inside(
     };
     let linux = spec.linux().as_ref();
     let held = Held {
+        listen: Some(&mut listen),
         prepare: if hooked { Some(&mut early) } else { None },
         seen_at: &bundle.rootfs,
         own: prepared.own,
@@ -241,7 +248,7 @@ fn inside(
     let container = Container::create_held(request, held).map_err(crate::told)?;
     let pid = container.pid.as_raw_nonzero().get();
     state.pid = pid;
-    let finished = note(folder, asked, bundle, state, &container);
+    let finished = note(folder, asked, state, &container);
     if finished.is_err() {
         // It may end by itself at this moment; the cgroup is emptied after this anyway, but may not be ours alone.
         let _ended =
@@ -253,13 +260,10 @@ fn inside(
 fn note(
     folder: &Path,
     asked: &Make,
-    bundle: &Bundle,
     state: &mut State,
     container: &Container,
 ) -> Result<(), OciError> {
-    let at_this_moment = state.to_value_as("creating", state.pid);
     hand_over(container, asked.console.as_deref())?;
-    tell_listener(&bundle.spec, container, &at_this_moment)?;
     state.began = state::began(state.pid).unwrap_or_default();
     state.save(folder)?;
     if let Some(path) = &asked.pid_file {
@@ -361,23 +365,24 @@ pub(crate) fn hand_over(container: &Container, socket: Option<&Path>) -> Result<
 /// Gives what a filter asks to whoever answers: one message on a connection of its own.
 pub(crate) fn tell_listener(
     spec: &Spec,
-    container: &Container,
+    pid: Pid,
+    listener: BorrowedFd<'_>,
     state: &Value,
 ) -> Result<(), OciError> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let path = profile.and_then(|profile| profile.listener_path().as_ref());
-    let (Some(listener), Some(path)) = (&container.listener, path) else { return Ok(()) };
+    let Some(path) = path else { return Ok(()) };
     let metadata = profile.and_then(|profile| LinuxSeccomp::listener_metadata(profile).as_deref());
     let message = json!({
         "ociVersion": bundle::VERSION,
         "fds": ["seccompFd"],
-        "pid": container.pid.as_raw_nonzero().get(),
+        "pid": pid.as_raw_nonzero().get(),
         "metadata": metadata.unwrap_or_default(),
         "state": state,
     })
     .to_string();
     let mut stream = UnixStream::connect(path).map_err(OciError::file("connect to", path))?;
-    let sent = berth_sys::socket::send(&stream, message.as_bytes(), &[listener.as_fd()])
+    let sent = berth_sys::socket::send(&stream, message.as_bytes(), &[listener])
         .map_err(OciError::file("send the listener to", path))?;
     stream
         .write_all(&message.as_bytes()[sent..])

@@ -244,10 +244,22 @@ Usage: berth oci [--root DIR] [--log FILE] [--log-format text|json] COMMAND …
   features
 ";
 
-pub(crate) fn parse(words: &[String]) -> Result<(Global, Command), OciError> {
+/// The command, or why there is none; that it, too, can be logged needs the flags before it.
+pub(crate) fn parse(words: &[String]) -> Result<(Global, Result<Command, OciError>), OciError> {
     let with = ["root", "log", "log-format", "log-level", "rootless", "criu"];
     let alone = ["debug", "systemd-cgroup", "version", "v", "help", "h"];
     let (flags, at) = split(words, &with, &alone, true)?;
+    let json = match flags.text(&["log-format"]).as_deref() {
+        None | Some("text") => false,
+        Some("json") => true,
+        Some(other) => return Err(usage(format!("`{other}` is no format of a log"))),
+    };
+    let root = flags.path(&["root"]).unwrap_or_else(|| PathBuf::from(ROOT));
+    let global = Global { root, log: flags.path(&["log"]), json };
+    Ok((global, command(&flags, &words[at..])))
+}
+
+fn command(flags: &Parsed, words: &[String]) -> Result<Command, OciError> {
     if flags.is(&["systemd-cgroup"]) {
         let what = "--systemd-cgroup (cgroups are made without systemd; the engine's driver `cgroupfs` works)";
         return Err(OciError::Unsupported(what.to_owned()));
@@ -258,23 +270,16 @@ pub(crate) fn parse(words: &[String]) -> Result<(Global, Command), OciError> {
     if flags.text(&["rootless"]).is_some_and(|value| value == "true") {
         return Err(OciError::Unsupported("--rootless=true".to_owned()));
     }
-    let json = match flags.text(&["log-format"]).as_deref() {
-        None | Some("text") => false,
-        Some("json") => true,
-        Some(other) => return Err(usage(format!("`{other}` is no format of a log"))),
-    };
-    let root = flags.path(&["root"]).unwrap_or_else(|| PathBuf::from(ROOT));
-    let global = Global { root, log: flags.path(&["log"]), json };
     if flags.is(&["version", "v"]) {
-        return Ok((global, Command::Version));
+        return Ok(Command::Version);
     }
-    if flags.is(&["help", "h"]) || words.get(at).is_some_and(|word| word == "help") {
-        return Ok((global, Command::Help));
+    if flags.is(&["help", "h"]) || words.first().is_some_and(|word| word == "help") {
+        return Ok(Command::Help);
     }
-    let Some((command, rest)) = words[at..].split_first() else {
+    let Some((command, rest)) = words.split_first() else {
         return Err(usage("a command is missing"));
     };
-    Ok((global, parse_command(command, rest)?))
+    parse_command(command, rest)
 }
 
 fn parse_command(command: &str, rest: &[String]) -> Result<Command, OciError> {

@@ -141,7 +141,7 @@ pub fn main(
     let (global, outcome) = match flags::parse(&words) {
         Ok((global, command)) => {
             let shelter = || shelter().map_err(OciError::Shelter);
-            let outcome = run(&global, command, output, &shelter);
+            let outcome = command.and_then(|command| run(&global, command, output, &shelter));
             (Some(global), outcome)
         }
         Err(error) => (None, Err(error)),

@@ -42,9 +42,11 @@ pub enum Step {
     Scheduling,
     Keyring,
     Preserved,
+    Copy,
+    Label,
 }
 
-const STEPS: [Step; 32] = [
+const STEPS: [Step; 34] = [
     Step::Wait,
     Step::JoinUser,
     Step::JoinNamespace,
@@ -77,6 +79,8 @@ const STEPS: [Step; 32] = [
     Step::Scheduling,
     Step::Keyring,
     Step::Preserved,
+    Step::Copy,
+    Step::Label,
 ];
 
 /// One failed step: which, the position in its list where it has one, and the kernel's reason.

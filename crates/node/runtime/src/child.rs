@@ -21,7 +21,7 @@ use rustix::thread::{CapabilitySet, capability_is_in_bounding_set};
 use crate::channel::{self, Failure, Step};
 use crate::held::Extras;
 use crate::inside::{Inside, attach_to, last};
-use crate::mounts::{PreparedMount, PreparedNode, What};
+use crate::mounts::{PreparedMount, PreparedNode, Setting, What, copy};
 use crate::process::PreparedProcess;
 use crate::seccomp::Program;
 
@@ -68,9 +68,17 @@ pub fn enter_root(prepared: &mut PreparedRoot, end: BorrowedFd<'_>) -> Result<()
     set_attributes(root.as_fd(), c"", private).map_err(Failure::at(Step::Propagation, 0))?;
     // Opened while the host's /proc and /sys are still in sight: the kernel lets a user namespace mount its own only then.
     for (index, mount) in prepared.mounts.iter().enumerate() {
-        if let What::Filesystem { kind, parameters, flags } = &mount.what {
-            let opened = open_filesystem(kind, parameters, *flags)
+        if let What::Filesystem { kind, parameters, flags, filled } = &mount.what {
+            let at_first = if *filled { MountAttrFlags::empty() } else { *flags };
+            let opened = open_filesystem(kind, parameters, at_first)
                 .map_err(Failure::at(Step::Filesystem, index))?;
+            if *filled {
+                // Here, since memory counts for who writes to it first: the container, which is limited.
+                copy::fill(prepared.root.as_fd(), &mount.target.path, opened.as_fd())
+                    .map_err(Failure::at(Step::Copy, index))?;
+                let setting = Setting { set: flags.bits().into(), ..Setting::default() };
+                setting.apply(opened.as_fd()).map_err(Failure::at(Step::Filesystem, index))?;
+            }
             prepared.opened[index] = Some(opened);
         }
     }
@@ -283,6 +291,7 @@ pub fn become_process(
     end: BorrowedFd<'_>,
 ) -> Result<Infallible, Failure> {
     rustix::process::setsid().map_err(Failure::at(Step::Session, 0))?;
+    process.labels.take_on()?;
     streams(process, stdio, extras, end)?;
     close_all_but(extras.preserved, [end, gate.unwrap_or(end)])?;
     ready(process, extras)?;

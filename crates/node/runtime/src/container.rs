@@ -12,7 +12,7 @@ use rustix::process::{
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::channel::{self, Failure, Message, Step};
 use crate::child::{self, ChildStdio, PreparedRoot};
-use crate::held::{self, Extras, Held, Prepare, PrepareError, Way};
+use crate::held::{self, Extras, Held, Listen, Prepare, PrepareError, Way};
 use crate::mapping::IdMappings;
 use crate::mounts::{self, MountError, PreparedMount, View};
 use crate::namespaces::{IdMapping, Namespaces, sysctl_path};
@@ -98,8 +98,6 @@ pub struct Container {
     pub pidfd: OwnedFd,
     /// The controlling side of its terminal, if it has one.
     pub terminal: Option<OwnedFd>,
-    /// Where the kernel asks about calls, if its filter says so.
-    pub listener: Option<OwnedFd>,
 }
 
 /// Why a container did not start. Nothing of it is left behind.
@@ -211,7 +209,7 @@ impl Container {
             },
             || child::join_pod(user, &namespaces),
             &birth,
-            None,
+            Calls::default(),
         );
         drop(keep);
         started.map_err(|error| error.explain(&process, Some(&prepared)))
@@ -241,8 +239,8 @@ impl Container {
         prepared.cgroup_namespace = held.own.cgroup;
         prepared.pivot = held.pivot;
         prepared.shared = held.propagation == libc::MS_SHARED;
-        let prepare = held.prepare.take();
-        if prepare.is_some() {
+        let calls = Calls { prepare: held.prepare.take(), listen: held.listen.take() };
+        if calls.prepare.is_some() {
             prepared.pause = Some(held::path(held.seen_at).map_err(CreateError::Clone)?);
         }
         let mut others = raw_namespaces(request.namespaces);
@@ -267,7 +265,7 @@ impl Container {
             },
             || way.take(),
             &birth,
-            prepare,
+            calls,
         );
         drop(keep);
         started.map_err(|error| error.explain(&process, Some(&prepared)))
@@ -279,14 +277,18 @@ impl Container {
     /// See [`CreateError`].
     pub fn exec(request: ExecRequest<'_>) -> Result<Self, CreateError> {
         refuse_asking(request.seccomp.as_ref())?;
-        Self::exec_with(request, &Extras::default())
+        Self::exec_with(request, &Extras::default(), None)
     }
 
-    /// The same, with more than a pod's processes have.
+    /// The same, with more than a pod's processes have. `listen` is called if the filter asks about calls.
     ///
     /// # Errors
     /// See [`CreateError`].
-    pub fn exec_with(request: ExecRequest<'_>, extras: &Extras) -> Result<Self, CreateError> {
+    pub fn exec_with(
+        request: ExecRequest<'_>,
+        extras: &Extras,
+        listen: Option<&mut Listen<'_>>,
+    ) -> Result<Self, CreateError> {
         let root = container_root(request.container)?;
         let mut process =
             PreparedProcess::new(request.process, root.as_fd(), request.user, request.seccomp)?;
@@ -305,7 +307,7 @@ impl Container {
             |end| child::become_process(&process, stdio, None, extras, end),
             || enter(target, kinds, mapped),
             &Birth { score: process.out_of_memory_score, ..Birth::default() },
-            None,
+            Calls { prepare: None, listen },
         );
         drop(keep);
         started.map_err(|error| error.explain(&process, None))
@@ -353,10 +355,13 @@ fn prepare_root(
     let linux = spec.linux().as_ref();
     let extra = linux.and_then(|linux| linux.devices().clone()).unwrap_or_default();
     let listed = spec.mounts().as_deref().unwrap_or_default();
-    let view = View { every: users.0, asked: users.1, root: root.as_fd() };
-    let is_devices =
-        |mount: &&oci_spec::runtime::Mount| mount.destination() == std::path::Path::new("/dev");
-    let of_devices = listed.iter().find(is_devices);
+    let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|it| !it.is_empty());
+    let view = View { every: users.0, asked: users.1, label };
+    let of_devices = mounts::of_devices(listed)?;
+    // A change of what is there comes in its place.
+    let is_devices = |mount: &&oci_spec::runtime::Mount| {
+        of_devices.is_some_and(|devices| std::ptr::eq(devices, *mount))
+    };
     // The host's devices may be asked for; else the directory is ours to make, as the configuration says.
     let bound = of_devices.is_some_and(mounts::is_bind);
     // /proc comes first and /dev second, since later mounts lie on them.
@@ -366,14 +371,15 @@ fn prepare_root(
         .cloned()
         .partition(|mount| mount.destination() == std::path::Path::new("/proc"));
     let mut prepared: Vec<PreparedMount> = mounts::prepare(&early, view)?;
-    let nodes = if bound {
-        mounts::nodes(&extra, false)?
+    let (nodes, last) = if bound {
+        (mounts::nodes(&extra, false)?, None)
     } else {
-        let (mount, nodes) = mounts::devices(&extra, mapping, of_devices, console)?;
-        prepared.push(mount);
-        nodes
+        let devices = mounts::devices(&extra, mapping, of_devices, label, console)?;
+        prepared.push(devices.mount);
+        (devices.nodes, devices.last)
     };
     prepared.extend(mounts::prepare(&late, view)?);
+    prepared.extend(last);
     let sysctls = linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten();
     let sysctls = sysctls
         .filter(|(name, _)| !sealed::is_meant(name))
@@ -451,6 +457,27 @@ pub(crate) enum StartError {
     Died,
 }
 
+/// What the caller does while the child is under way.
+#[derive(Default)]
+pub(crate) struct Calls<'c, 'a> {
+    pub prepare: Option<&'c mut Prepare<'a>>,
+    pub listen: Option<&'c mut Listen<'a>>,
+}
+
+impl Calls<'_, '_> {
+    fn prepared(&mut self, pid: Pid, process: BorrowedFd<'_>) -> Result<(), PrepareError> {
+        self.prepare.as_mut().map_or(Ok(()), |prepare| prepare(pid, process))
+    }
+
+    /// A listener without anybody to take it would leave the child waiting for good.
+    fn listen(&mut self, pid: Pid, listener: BorrowedFd<'_>) -> Result<(), PrepareError> {
+        match &mut self.listen {
+            Some(listen) => listen(pid, listener),
+            None => Err("its filter asks about calls, and nobody answers".into()),
+        }
+    }
+}
+
 /// What only the parent can do for a process before it goes on.
 #[derive(Debug, Default)]
 pub(crate) struct Birth {
@@ -495,7 +522,7 @@ pub(crate) fn start(
     mut run: impl FnMut(BorrowedFd<'_>) -> Result<std::convert::Infallible, Failure>,
     join: impl Fn() -> Result<(), Failure>,
     birth: &Birth,
-    prepare: Option<&mut Prepare<'_>>,
+    calls: Calls<'_, '_>,
 ) -> Result<Container, StartError> {
     let (ours, theirs) = channel::pair().map_err(StartError::Clone)?;
     let unified = match cgroup {
@@ -539,7 +566,7 @@ pub(crate) fn start(
     if !two_stage {
         let settled = birth.seal(&pidfd).and_then(|()| settle(pid, &ours, birth.score));
         settled.inspect_err(|_| discard(&pidfd))?;
-        return finish(pid, pidfd, &ours, birth, prepare);
+        return finish(pid, pidfd, &ours, birth, calls);
     }
     let moved = settle(pid, &ours, birth.score).and_then(|()| match channel::receive(&ours) {
         Ok(Message::Pid(sibling)) => Ok(sibling),
@@ -571,7 +598,7 @@ pub(crate) fn start(
     let released =
         birth.seal(&pidfd).and_then(|()| channel::release(ours.as_fd()).map_err(StartError::Clone));
     released.inspect_err(|_| discard(&pidfd))?;
-    finish(pid, pidfd, &ours, birth, prepare)
+    finish(pid, pidfd, &ours, birth, calls)
 }
 
 /// The first of two children: joins, clones the real one as a sibling, tells its pid and goes.
@@ -610,24 +637,25 @@ fn finish(
     pidfd: OwnedFd,
     ours: &OwnedFd,
     birth: &Birth,
-    mut prepare: Option<&mut Prepare<'_>>,
+    mut calls: Calls<'_, '_>,
 ) -> Result<Container, StartError> {
-    let (mut terminal, mut listener) = (None, None);
+    let mut terminal = None;
     let failed = loop {
         match channel::receive(ours) {
             Ok(Message::Terminal(controller)) => terminal = Some(controller),
-            Ok(Message::Listener(asked)) => listener = Some(asked),
+            // At once: what the child does next may be what its filter asks about.
+            Ok(Message::Listener(listener)) => {
+                if let Err(error) = calls.listen(pid, listener.as_fd()) {
+                    break StartError::Prepare(error);
+                }
+            }
             // One that is to be held says so first, if it lives.
             Ok(Message::Closed) if birth.held => break StartError::Died,
             Ok(Message::Closed | Message::Held) => {
-                return Ok(Container { pid, pidfd, terminal, listener });
+                return Ok(Container { pid, pidfd, terminal });
             }
             Ok(Message::Prepared) => {
-                let prepared = match &mut prepare {
-                    Some(prepare) => prepare(pid, pidfd.as_fd()),
-                    None => Ok(()),
-                };
-                if let Err(error) = prepared {
+                if let Err(error) = calls.prepared(pid, pidfd.as_fd()) {
                     break StartError::Prepare(error);
                 }
                 if let Err(error) = channel::release(ours.as_fd()) {
@@ -741,6 +769,9 @@ fn explain(
         Step::Scheduling => ("set the scheduling", String::new()),
         Step::Keyring => ("leave the caller's keyring", String::new()),
         Step::Preserved => ("hand on the caller's descriptors", String::new()),
+        Step::Copy => ("copy what lies at", target()),
+        Step::Label if index == 0 => ("take on the AppArmor profile", process.labels.named()),
+        Step::Label => ("take on the SELinux label", process.labels.named()),
     };
     CreateError::Child { step, detail, source }
 }

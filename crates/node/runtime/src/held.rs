@@ -21,6 +21,9 @@ pub type PrepareError = Box<dyn Error + Send + Sync>;
 /// Called with the pid and the pidfd of the child.
 pub type Prepare<'a> = dyn FnMut(Pid, BorrowedFd<'_>) -> Result<(), PrepareError> + 'a;
 
+/// Called with the pid of the child and where the kernel asks about its calls. The child may already wait for an answer.
+pub type Listen<'a> = dyn FnMut(Pid, BorrowedFd<'_>) -> Result<(), PrepareError> + 'a;
+
 /// Of any process, the first or a further one.
 #[derive(Debug, Clone, Default)]
 pub struct Extras {
@@ -75,6 +78,8 @@ pub struct Held<'a> {
     pub gate: BorrowedFd<'a>,
     /// Called once the namespaces are there and before the root is entered, if at all.
     pub prepare: Option<&'a mut Prepare<'a>>,
+    /// Called if the filter asks about calls.
+    pub listen: Option<&'a mut Listen<'a>>,
     /// Where the root is seen meanwhile.
     pub seen_at: &'a Path,
     /// The namespaces of its own.
@@ -104,6 +109,7 @@ impl<'a> Held<'a> {
         Self {
             gate,
             prepare: None,
+            listen: None,
             seen_at: Path::new("/"),
             own: Own { cgroup: true, ..Own::default() },
             joined: Vec::new(),

@@ -10,7 +10,7 @@ use std::path::Path;
 use berth_sys::exec::StringArray;
 
 use crate::channel::{Failure, Step};
-use crate::container::{self, Birth, Container, StartError};
+use crate::container::{self, Birth, Calls, Container, StartError};
 use crate::{child, held};
 
 /// A program to call.
@@ -56,8 +56,15 @@ impl Container {
             Some((process, mapped)) => container::enter(process, kinds, mapped),
             None => Ok(()),
         };
-        let started =
-            container::start(inside.is_some(), 0, None, run, join, &Birth::default(), None);
+        let started = container::start(
+            inside.is_some(),
+            0,
+            None,
+            run,
+            join,
+            &Birth::default(),
+            Calls::default(),
+        );
         drop(request.stdio);
         started.map_err(|error| match error {
             StartError::Child(Failure { step: Step::Exec | Step::Directory, errno, .. }) => {

@@ -40,6 +40,15 @@ impl Inside {
         self.open(path, OFlags::PATH)
     }
 
+    /// The place of a mount. What is masked below `/proc` and `/sys` is looked for by those names, so they may not lead elsewhere.
+    fn place(&self, path: &CStr) -> Result<OwnedFd, Errno> {
+        if path != c"/proc" && path != c"/sys" {
+            return self.find(path);
+        }
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        openat2(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+    }
+
     /// The directory that a path's last part is in. It has to be there.
     pub fn parent(&self, target: &Target) -> Result<OwnedFd, Errno> {
         let parent = target.parents.last().map_or(c"/", |parent| parent.as_c_str());
@@ -93,7 +102,7 @@ impl Inside {
 
     /// Attaches a tree at a path.
     pub fn attach(&self, tree: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
-        attach_to(tree, self.find(path)?.as_fd())
+        attach_to(tree, self.place(path)?.as_fd())
     }
 
     /// The null device, and nothing that an image has put in its place.

@@ -20,6 +20,7 @@ mod channel;
 mod child;
 mod init;
 mod inside;
+pub mod labels;
 mod layers;
 mod mounts;
 mod process;

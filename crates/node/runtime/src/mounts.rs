@@ -9,12 +9,12 @@ use std::path::{Component, Path, PathBuf};
 use berth_sys::mount::{Attributes, set_attributes};
 use oci_spec::runtime::Mount;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsmount, fsopen};
+use rustix::mount::MountAttrFlags;
 
 use crate::mapping::IdMappings;
 use crate::rootfs::clone_opened;
 
-mod copy;
+pub mod copy;
 mod devices;
 mod options;
 
@@ -52,13 +52,24 @@ pub enum MountError {
     /// Users without groups, or the other way round.
     #[error("the mount of `{}` maps users or groups alone", .0.display())]
     HalfMapped(PathBuf),
-    /// A tmpfs that begins with what it covers.
-    #[error("cannot copy what lies at `{}`", destination.display())]
-    Copy {
+    /// An option that would change nothing.
+    #[error("the mount of `{}` has the option `{option}`, which {reason}", destination.display())]
+    Option {
         /// In the container.
         destination: PathBuf,
-        /// The kernel's reason.
-        source: io::Error,
+        /// The option.
+        option: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The device directory is ours to make, once.
+    #[error("`{}` is mounted twice", .0.display())]
+    Twice(PathBuf),
+    /// The same, of a kind that is the host's.
+    #[error("a file system of the type `{kind}` cannot be the device directory: tmpfs, or bind")]
+    Kind {
+        /// Its type.
+        kind: String,
     },
     /// A text with a zero byte.
     #[error("mount of `{}` has a zero byte in its options", .0.display())]
@@ -86,6 +97,8 @@ pub enum What {
         kind: CString,
         parameters: Vec<(CString, CString)>,
         flags: MountAttrFlags,
+        /// It begins with what it covers.
+        filled: bool,
     },
     /// Nothing new: what is there is changed.
     Present,
@@ -164,8 +177,36 @@ pub struct View<'a> {
     pub every: Option<BorrowedFd<'a>>,
     /// The one for mounts that ask to be mapped and do not say how.
     pub asked: Option<BorrowedFd<'a>>,
-    /// The root filesystem.
-    pub root: BorrowedFd<'a>,
+    /// The SELinux label of new file systems.
+    pub label: Option<&'a str>,
+}
+
+/// File systems of the kernel, whose files it labels itself.
+const LABELLED: [&str; 5] = ["proc", "sysfs", "mqueue", "cgroup", "cgroup2"];
+
+/// The mount of the device directory, if there is one.
+pub fn of_devices(mounts: &[Mount]) -> Result<Option<&Mount>, MountError> {
+    let mut found = mounts.iter().filter(|mount| {
+        let options = options::parse(mount.options().as_deref().unwrap_or_default());
+        mount.destination() == Path::new("/dev") && !options.remount
+    });
+    let first = found.next();
+    match found.next() {
+        Some(second) => Err(MountError::Twice(second.destination().clone())),
+        None => Ok(first),
+    }
+}
+
+/// An error about the first option that is there.
+fn refuse<'o>(
+    mount: &Mount,
+    mut options: impl Iterator<Item = &'o str>,
+    reason: &'static str,
+) -> Result<(), MountError> {
+    let destination = mount.destination().clone();
+    options.next().map_or(Ok(()), |option| {
+        Err(MountError::Option { destination, option: option.to_owned(), reason })
+    })
 }
 
 /// Prepares the mounts of the configuration, in order.
@@ -187,6 +228,11 @@ fn prepare_one(mount: &Mount, view: View<'_>) -> Result<PreparedMount, MountErro
     }
     let options = options::parse(mount.options().as_deref().unwrap_or_default());
     if options.remount {
+        refuse(
+            mount,
+            options.data.iter().map(String::as_str),
+            "is not one of a mount that is there",
+        )?;
         let settings = settings(&options, true);
         return Ok(PreparedMount {
             what: What::Present,
@@ -220,39 +266,19 @@ fn prepare_one(mount: &Mount, view: View<'_>) -> Result<PreparedMount, MountErro
             None => parameters.push((text(option)?, CString::default())),
         }
     }
+    let said = options.data.iter().any(|option| option.starts_with("context="));
+    if let Some(label) = view.label.filter(|_| !said && !LABELLED.contains(&kind)) {
+        parameters.push((text("context")?, text(label)?));
+    }
+    if options.copy_up && kind != "tmpfs" {
+        refuse(mount, ["tmpcopyup"].into_iter(), "is for a tmpfs")?;
+    }
     let flags = MountAttrFlags::from_bits_retain(u32::try_from(options.top.set).unwrap_or(0));
-    let target = Target::new(destination, true)?;
-    let settings = settings(&options, false);
-    if options.copy_up {
-        let copied = |source| MountError::Copy { destination: destination.clone(), source };
-        let tree = filled(kind, &parameters, flags, destination, view).map_err(copied)?;
-        return Ok(PreparedMount { what: What::Detached(tree), target, settings });
-    }
     Ok(PreparedMount {
-        what: What::Filesystem { kind: text(kind)?, parameters, flags },
-        target,
-        settings,
+        what: What::Filesystem { kind: text(kind)?, parameters, flags, filled: options.copy_up },
+        target: Target::new(destination, true)?,
+        settings: settings(&options, false),
     })
-}
-
-/// A tmpfs with what the root filesystem has at its place.
-fn filled(
-    kind: &str,
-    parameters: &[(CString, CString)],
-    flags: MountAttrFlags,
-    destination: &Path,
-    view: View<'_>,
-) -> io::Result<OwnedFd> {
-    if kind != "tmpfs" {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "only a tmpfs can be filled"));
-    }
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    crate::rootfs::configure(context.as_fd(), parameters)?;
-    let tree = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    copy::fill(view.root, &destination.to_string_lossy(), tree.as_fd())?;
-    let set = flags.bits().into();
-    Setting { set, ..Setting::default() }.apply(tree.as_fd())?;
-    Ok(tree)
 }
 
 /// What a mount is changed by once it is there; with `whole` also what could have been said when it was made.
@@ -309,6 +335,9 @@ fn bind(mount: &Mount, options: &Options, view: View<'_>) -> Result<PreparedMoun
         (Some(recursive), Some(_)) => Some(recursive),
         (None, _) => asked.map(|_| false),
     };
+    let unknown = options.data.iter().filter(|option| !option.starts_with(SUB_PATH));
+    refuse(mount, unknown.map(String::as_str), "is not known of what is bound")?;
+    refuse(mount, options.copy_up.then_some("tmpcopyup").into_iter(), "is for a tmpfs")?;
     let place = place(&source_path, options).map_err(failed)?;
     let directory = FileType::from_raw_mode(fstat(&place).map_err(|it| failed(it.into()))?.st_mode)
         == FileType::Directory;

@@ -14,6 +14,7 @@ use oci_spec::runtime::{
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use crate::labels::{LabelError, Labels};
 use crate::seccomp::Program;
 use crate::user::{self, UserError};
 
@@ -29,6 +30,9 @@ pub enum ProcessError {
     /// A level of input and output beyond 0 to 7.
     #[error("`{0}` is no priority of input and output: 0 to 7")]
     IoPriority(i64),
+    /// A label of a security module.
+    #[error(transparent)]
+    Label(#[from] LabelError),
     /// The user or group.
     #[error(transparent)]
     User(#[from] UserError),
@@ -55,6 +59,8 @@ pub struct PreparedProcess {
     pub limits: Vec<(Resource, Rlimit)>,
     pub out_of_memory_score: Option<i32>,
     pub scheduling: Option<Scheduling>,
+    /// What security modules know it by.
+    pub labels: Labels,
     /// Class and level in one.
     pub io_priority: Option<i32>,
 }
@@ -138,6 +144,7 @@ impl PreparedProcess {
             ambient,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             seccomp,
+            labels: Labels::new(process)?,
             limits: process.rlimits().iter().flatten().map(limit).collect(),
             out_of_memory_score: process.oom_score_adj(),
             scheduling: process.scheduler().as_ref().map(scheduling),

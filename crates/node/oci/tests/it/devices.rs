@@ -122,6 +122,26 @@ fn what_the_bundle_says_of_its_device_directory_holds() {
     );
 }
 
+#[test]
+fn all_that_is_said_of_the_device_directory_is_done() {
+    let mounts = json!([{"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "ro", "noatime", "shared"]},
+        {"destination": "/dev/made/for/it", "type": "tmpfs", "source": "tmpfs"}]);
+    let line = "grep ' /dev ' /proc/self/mountinfo; touch /dev/new; head -c 1 /dev/zero | wc -c; touch /dev/made/for/it/new";
+    let seen = said(line, &json!({"mounts": mounts}));
+    let first = seen.lines().next().unwrap();
+    assert!(first.contains(" ro,nosuid,noexec,noatime shared:"), "{seen}");
+    assert!(seen.contains("Read-only file system") && seen.ends_with("1\n"), "{seen}");
+    let mounts = json!([{"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nodev"]}]);
+    let seen = said("head -c 1 /dev/zero; true", &json!({"mounts": mounts}));
+    assert!(seen.contains("Permission denied"), "{seen}");
+    let mounts = json!([{"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "options": ["remount", "ro"]}]);
+    let seen = said("touch /dev/new; true", &json!({"mounts": mounts}));
+    assert!(seen.contains("Read-only file system"), "{seen}");
+}
+
 /// With version 2 rules are a program; here it is loaded in a cgroup of its own, whatever the host has besides.
 #[test]
 fn rules_on_devices_are_a_program_where_there_are_no_files() {

@@ -23,6 +23,26 @@ fn the_versions_that_are_named_are_taken() {
 }
 
 #[test]
+fn the_security_modules_that_are_named_are_the_kernels_and_take_labels() {
+    let linux = features()["linux"].clone();
+    // The list of the kernel itself, where it is in sight, is another source than the one we read.
+    let listed = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    for (module, more) in [
+        ("apparmor", json!({"process": {"apparmorProfile": "berth-no-such-profile"}})),
+        ("selinux", json!({"process": {"selinuxLabel": "berth_no:such:label:s0"}})),
+        ("selinux", json!({"linux": {"mountLabel": "berth_no:such:label:s0"}})),
+    ] {
+        let enabled = linux[module]["enabled"].as_bool().unwrap();
+        if !listed.is_empty() && !enabled {
+            assert!(!listed.split(',').any(|name| name.trim() == module), "{module}: {listed}");
+        }
+        // There is no such label in any kernel; where the module is not there, that is what is said.
+        let said = crate::support::refused(&more);
+        assert_eq!(!said.contains("in the kernel is not supported"), enabled, "{module}: {said}");
+    }
+}
+
+#[test]
 fn only_properties_of_the_specification_are_there() {
     let all = features();
     let known = [

@@ -252,7 +252,85 @@ fn a_tmpfs_begins_with_what_it_covers() {
     assert!(!at.join("new").exists());
     let wrong =
         json!([{"destination": "/x", "type": "proc", "source": "proc", "options": ["tmpcopyup"]}]);
-    assert!(refused(&json!({"mounts": wrong})).contains("cannot copy"));
+    assert!(refused(&json!({"mounts": wrong})).contains("is for a tmpfs"));
+}
+
+/// A file of which hardly anything is written.
+fn sparse(path: &std::path::Path, length: u64) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::create(path).unwrap();
+    file.set_len(length).unwrap();
+    file.write_all_at(b"deep", length / 2).unwrap();
+}
+
+#[test]
+fn holes_are_not_copied_and_neither_is_more_than_fits() {
+    let mounts = |options: Value| json!([proc(), {"destination": "/x", "type": "tmpfs", "source": "tmpfs", "options": options}]);
+    let all = mounts(json!(["tmpcopyup", "ro"]));
+    let fixture = Fixture::writing(
+        "stat -c %s /x/file; [ $(stat -c %b /x/file) -lt 100 ] && echo holes; dd if=/x/file bs=1M skip=524288 count=1 2> /dev/null | head -c 4; touch /x/new",
+        &json!({"mounts": all}),
+    );
+    fs::create_dir(fixture.path("bundle/rootfs/x")).unwrap();
+    sparse(&fixture.path("bundle/rootfs/x/file"), 1 << 40);
+    let (code, said) = fixture.probe();
+    assert!(said.starts_with("1099511627776\nholes\ndeep"), "{code} {said} {}", fixture.log());
+    assert!(said.contains("Read-only file system"), "{said}");
+    let small = Fixture::new("true", &json!({"mounts": mounts(json!(["tmpcopyup", "size=64k"]))}));
+    fs::create_dir(small.path("bundle/rootfs/x")).unwrap();
+    fs::write(small.path("bundle/rootfs/x/file"), [7; 100_000]).unwrap();
+    assert!(small.refused().contains("copy what lies at `/x`"));
+}
+
+#[test]
+fn what_is_copied_counts_for_the_container() {
+    let mounts = json!([proc(), {"destination": "/x", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}]);
+    let limits = json!({"memory": {"limit": 8 << 20}});
+    let fixture = Fixture::new("true", &json!({"mounts": mounts, "linux": {"resources": limits}}));
+    fs::create_dir(fixture.path("bundle/rootfs/x")).unwrap();
+    fs::write(fixture.path("bundle/rootfs/x/file"), vec![7; 64 << 20]).unwrap();
+    let said = fixture.refused();
+    assert!(said.contains("killed") || said.contains("copy what lies at"), "{said}");
+}
+
+#[test]
+fn options_that_would_change_nothing_are_refused() {
+    let bind = |option: &str| json!({"destination": "/x", "type": "none", "source": "/tmp", "options": ["bind", option]});
+    for (mounts, wanted) in [
+        (json!([bind("certainly")]), "`certainly`"),
+        (json!([bind("size=1m")]), "`size=1m`"),
+        (json!([bind("tmpcopyup")]), "`tmpcopyup`"),
+        (
+            json!([proc(), {"destination": "/proc", "options": ["remount", "certainly"]}]),
+            "`certainly`",
+        ),
+        (json!([{"destination": "/dev", "type": "tmpfs", "options": ["certainly"]}]), "devices"),
+        (
+            json!([{"destination": "/dev", "type": "tmpfs", "options": ["tmpcopyup"]}]),
+            "`tmpcopyup`",
+        ),
+        (json!([{"destination": "/dev", "type": "devtmpfs"}]), "`devtmpfs`"),
+        (
+            json!([{"destination": "/dev", "type": "tmpfs"}, {"destination": "/dev", "type": "tmpfs"}]),
+            "mounted twice",
+        ),
+    ] {
+        let said = refused(&json!({"mounts": mounts}));
+        assert!(said.contains(wanted), "{mounts}: {said}");
+    }
+}
+
+#[test]
+fn the_kernels_file_systems_are_where_they_are_said_to_be() {
+    for place in ["proc", "sys"] {
+        let kind = if place == "sys" { "sysfs" } else { "proc" };
+        let mounts = json!([{"destination": format!("/{place}"), "type": kind, "source": kind}]);
+        let fixture = Fixture::new("true", &json!({"mounts": mounts}));
+        fs::create_dir(fixture.path("bundle/rootfs/data")).unwrap();
+        symlink("/data", fixture.path("bundle/rootfs").join(place)).unwrap();
+        let said = fixture.refused();
+        assert!(said.contains(&format!("`/{place}`")), "{said}");
+    }
 }
 
 #[test]

@@ -310,7 +310,7 @@ fn signals_for_real_time_are_signals() {
     fixture.start();
     fixture.until("ready");
     for no_signal in ["0", "65", "-1", "RTMIN+31", "RTMAX-x", "RTMIN-1", "RTMAX+1", "NOTHING", ""] {
-        let said = fixture.bad(&["kill", &fixture.name, no_signal]);
+        let said = fixture.bad(&["kill", &fixture.name, "--", no_signal]);
         assert!(said.contains("is no signal"), "{no_signal}: {said}");
     }
     fixture.good(&["kill", &fixture.name, "SIGRTMIN+3"]);

@@ -7,7 +7,6 @@ use crate::support::{Fixture, refused};
 #[test]
 fn bundles_that_ask_for_more_than_is_done() {
     for (more, wanted) in [
-        (json!({"process": {"apparmorProfile": "x"}}), "apparmorProfile"),
         (json!({"linux": {"cgroupsPath": "system.slice:a:b"}}), "of systemd"),
         (json!({"linux": {"cgroupsPath": "/a/../../b"}}), "the cgroup"),
         (json!({"linux": {"namespaces": [{"type": "pid"}]}}), "without mounts of its own"),
@@ -24,33 +23,43 @@ fn bundles_that_ask_for_more_than_is_done() {
 
 #[test]
 fn command_lines_that_mean_something_else() {
-    let fixture = Fixture::new("exit 0", &json!({}));
-    let name = fixture.name.clone();
-    for words in [
-        &["--systemd-cgroup", "list"][..],
-        &["--nonsense", "list"],
-        &["--criu", "x", "list"],
-        &["--rootless", "true", "list"],
-        &["create", "--preserve-fds", "2", &name],
-        &["create", "--preserve-fds", &name],
-        &["create", "a/b"],
-        &["create", ".."],
-        &["events", &name],
-        &["ps", &name],
-        &["ps", "--format", "xml", &name],
-        &["list", "x"],
-        &["events", "--interval", "0s", &name],
-        &["events", "--interval", "5 parsecs", &name],
-        &["checkpoint", &name],
-        &["restore", &name],
-        &["update", &name],
-        &["state"],
-        &["kill", &name, "NOTHING"],
-        &[],
+    // Of a container that runs, so that nothing but the words themselves can be what is refused.
+    let fixture = Fixture::new("sleep 1000", &json!({}));
+    fixture.create();
+    fixture.start();
+    let (name, other) = (fixture.name.clone(), format!("{}-other", fixture.name));
+    let bundle = fixture.bundle();
+    for (words, code, wanted) in [
+        (&["--systemd-cgroup", "list"][..], 1, "--systemd-cgroup"),
+        (&["--criu", "x", "list"], 1, "--criu"),
+        (&["--rootless", "true", "list"], 1, "--rootless"),
+        (&["create", "--bundle", &bundle, "--preserve-fds", "x", &other], 2, "--preserve-fds"),
+        (&["create", "--preserve-fds", &name], 2, "is missing"),
+        (&["create", "--bundle", &bundle, "a/b"], 1, "no name of a container"),
+        (&["create", "--bundle", &bundle, ".."], 1, "no name of a container"),
+        (&["create", "--bundle", &bundle, &name], 1, "exists already"),
+        (&["ps", "--format", "xml", &name], 2, "xml"),
+        (&["list", "x"], 2, "`x`"),
+        (&["events", "--interval", "0s", &name], 2, "0s"),
+        (&["events", "--interval", "5 parsecs", &name], 2, "5 parsecs"),
+        (&["checkpoint", &name], 1, "checkpoint"),
+        (&["restore", &name], 1, "restore"),
+        (&["update", &name], 2, "update"),
+        (&["state"], 2, "is missing"),
+        (&["state", &other], 1, "does not exist"),
+        (&["kill", &name, "NOTHING"], 2, "NOTHING"),
+        (&[], 2, "a command is missing"),
     ] {
-        let (code, output) = fixture.command(words);
-        assert!(code != 0 && output.is_empty(), "{words:?}: {output}");
+        let (found, output) = fixture.command(words);
+        let said = fixture.logged();
+        assert!(
+            found == code && output.is_empty() && said.contains(wanted),
+            "{words:?}: {found} {said} {output}"
+        );
     }
+    assert_eq!(fixture.state()["status"], "running");
+    // No log is known then.
+    assert_eq!(fixture.command(&["--nonsense", "list"]).0, 2);
     assert!(fixture.good(&["--version"]).contains("spec: 1."));
     for words in [&["help"][..], &["--help"], &["-h"]] {
         assert!(fixture.good(words).contains("Usage: berth oci"), "{words:?}");

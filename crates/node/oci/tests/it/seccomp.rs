@@ -169,6 +169,53 @@ fn whoever_listens_gets_one_state_and_one_descriptor() {
 }
 
 #[test]
+fn whoever_listens_is_told_before_anything_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("listener");
+    let listener = UnixListener::bind(&path).unwrap();
+    let asking = |names: Value, no_new: bool| {
+        json!({"process": {"noNewPrivileges": no_new},
+        "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path,
+        "syscalls": [{"names": names, "action": "SCMP_ACT_NOTIFY"}]}}})
+    };
+    // Who answers goes at once, and with it what was asked: the kernel then says that there is no such call.
+    let going = |listener: &UnixListener| {
+        let (stream, _) = listener.accept().unwrap();
+        let mut bytes = [0_u8; 65536];
+        let (_, descriptors) = berth_sys::socket::receive(stream.as_fd(), &mut bytes).unwrap();
+        assert_eq!(descriptors.len(), 1);
+    };
+    for (names, no_new) in
+        [(json!(["access", "faccessat", "faccessat2"]), true), (json!(["chdir"]), false)]
+    {
+        let fixture = Fixture::new("sleep 1000", &asking(names.clone(), no_new));
+        let said = std::thread::scope(|scope| {
+            scope.spawn(|| going(&listener));
+            fixture.refused()
+        });
+        assert!(said.contains("not implemented"), "{names}: {said}");
+    }
+    let fixture = Fixture::new("sleep 1000", &asking(json!(["execve"]), true));
+    std::thread::scope(|scope| {
+        scope.spawn(|| going(&listener));
+        fixture.create();
+    });
+    // Its own program is not executed either, so the process goes; what runs beside another one is asked about, too.
+    let running = Fixture::new("sleep 1000", &json!({}));
+    running.create();
+    running.start();
+    let state = running.path("root").join(&running.name).join("config.json");
+    let mut kept: Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    kept["linux"]["seccomp"] = asking(json!(["execve"]), true)["linux"]["seccomp"].clone();
+    std::fs::write(&state, kept.to_string()).unwrap();
+    let said = std::thread::scope(|scope| {
+        scope.spawn(|| going(&listener));
+        running.bad(&["exec", &running.name, "true"])
+    });
+    assert!(said.contains("not implemented"), "{said}");
+}
+
+#[test]
 fn a_listener_that_cannot_be_told_is_an_error() {
     assert!(refused(&asking("/no/such/listener")).contains("cannot connect"));
     let mut without = asking("");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
@@ -12,11 +12,11 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
 };
 
-use super::{MountError, PreparedMount, Target, What, options};
+use super::{MountError, PreparedMount, Setting, Target, What, options, refuse, settings};
 use crate::mapping::IdMappings;
 
 /// A node that only the child can make, since it lies in the image.
@@ -49,7 +49,7 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 /// The device directory: a small detached tmpfs with the nodes every container has and those asked for. `listed` is what the
-/// configuration says of it; `console` makes a place for the terminal.
+/// configuration says of it, `label` what SELinux is to say; `console` makes a place for the terminal.
 ///
 /// It is made here, by the host's root, because a user namespace may make no device nodes. What lies outside of it is returned for the
 /// child.
@@ -57,19 +57,57 @@ pub fn devices(
     extra: &[LinuxDevice],
     mapping: Option<&IdMappings>,
     listed: Option<&Mount>,
+    label: Option<&str>,
     console: bool,
-) -> Result<(PreparedMount, Vec<PreparedNode>), MountError> {
+) -> Result<Prepared, MountError> {
+    let options = listed.map(said_of).transpose()?;
     let (inside, outside): (Vec<&LinuxDevice>, Vec<&LinuxDevice>) =
         extra.iter().partition(|device| device.path().starts_with("/dev"));
-    let directory = directory(&inside, mapping, listed, console).map_err(MountError::Devices)?;
+    let directory = directory(&inside, mapping, options.as_ref(), label, console)
+        .map_err(MountError::Devices)?;
     if mapping.is_some() && !outside.is_empty() {
         let reason = "in a user namespace devices lie below /dev alone";
         return Err(MountError::Devices(io::Error::new(io::ErrorKind::Unsupported, reason)));
     }
     let nodes = nodes(outside, true)?;
     let target = Target::new(Path::new("/dev"), true)?;
-    let mount = PreparedMount { what: What::Detached(directory), target, settings: Vec::new() };
-    Ok((mount, nodes))
+    let mut changes = options.map_or_else(Vec::new, |options| settings(&options, true));
+    let last = take_readonly(&mut changes);
+    let mount = PreparedMount { what: What::Detached(directory), target, settings: changes };
+    let target = Target::new(Path::new("/dev"), true)?;
+    let last =
+        last.map(|setting| PreparedMount { what: What::Present, target, settings: vec![setting] });
+    Ok(Prepared { mount, last, nodes })
+}
+
+/// What the device directory comes to.
+pub struct Prepared {
+    pub mount: PreparedMount,
+    /// That nothing can be written there comes once all is mounted that lies in it.
+    pub last: Option<PreparedMount>,
+    pub nodes: Vec<PreparedNode>,
+}
+
+/// The options of the directory. Those that would say nothing of it are refused.
+fn said_of(mount: &Mount) -> Result<options::Options, MountError> {
+    let kind = mount.typ().as_deref().unwrap_or_default();
+    if kind != "tmpfs" {
+        return Err(MountError::Kind { kind: kind.to_owned() });
+    }
+    let options = options::parse(mount.options().as_deref().unwrap_or_default());
+    let mapped = options.idmap.is_some() || mount.uid_mappings().is_some();
+    let wrong = [(options.copy_up, "tmpcopyup"), (mapped, "idmap")];
+    let wrong = wrong.into_iter().filter(|(said, _)| *said).map(|(_, name)| name);
+    refuse(mount, wrong, "is not for the device directory")?;
+    Ok(options)
+}
+
+/// Takes out of the changes what forbids to write to the mount itself.
+fn take_readonly(changes: &mut [Setting]) -> Option<Setting> {
+    let top = changes.iter_mut().find(|setting| !setting.recursive)?;
+    let said = top.set & libc::MOUNT_ATTR_RDONLY;
+    top.set &= !libc::MOUNT_ATTR_RDONLY;
+    (said != 0).then_some(Setting { set: said, ..Setting::default() })
 }
 
 /// Nodes for the child: to make, or only to look for.
@@ -111,7 +149,8 @@ fn numbers(device: &LinuxDevice) -> io::Result<(FileType, u64)> {
 fn directory(
     extra: &[&LinuxDevice],
     mapping: Option<&IdMappings>,
-    listed: Option<&Mount>,
+    listed: Option<&options::Options>,
+    label: Option<&str>,
     console: bool,
 ) -> io::Result<OwnedFd> {
     // Who is nobody outside owns nothing; the kernel then shows the owner as nobody inside.
@@ -124,13 +163,13 @@ fn directory(
     set("uid", &user(0).to_string())?;
     set("gid", &group(0).to_string())?;
     let mut flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    if let Some(mount) = listed {
-        let options = options::parse(mount.options().as_deref().unwrap_or_default());
+    if let Some(label) = label {
+        set("context", label)?;
+    }
+    if let Some(options) = listed {
+        configure(context.as_fd(), options)?;
         let said = options.top.set & !libc::MOUNT_ATTR_RDONLY & !libc::MOUNT_ATTR_NODEV;
         flags = MountAttrFlags::from_bits_retain(u32::try_from(said).unwrap_or(0));
-        for (key, value) in options.data.iter().filter_map(|option| option.split_once('=')) {
-            set(key, value)?;
-        }
     }
     fsconfig_create(context.as_fd())?;
     let directory = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
@@ -192,6 +231,20 @@ fn directory(
         own(&name, device.uid().unwrap_or(0), device.gid().unwrap_or(0))?;
     }
     Ok(directory)
+}
+
+/// What the configuration says of the file system itself.
+fn configure(context: BorrowedFd<'_>, options: &options::Options) -> io::Result<()> {
+    for option in &options.data {
+        match option.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(context, key, value)?,
+            None => fsconfig_set_flag(context, option.as_str())?,
+        }
+    }
+    for flag in &options.superblock {
+        fsconfig_set_flag(context, *flag)?;
+    }
+    Ok(())
 }
 
 /// The name of a device below `/dev`.
