@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use berth_runtime::cgroup::{Cgroup, CgroupError, Hierarchies};
+use berth_runtime::cgroup::{Cgroup, CgroupError};
 use berth_runtime::held::{Extras, PrepareError};
 use berth_runtime::{Container, ExecRequest, Stdio};
 use oci_spec::runtime::{Hook, Hooks, LinuxResources, Process, Spec};
@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, wai
 use serde_json::{Value, json};
 
 use crate::bundle::{self, Bundle};
+use crate::create::Made;
 use crate::flags::{Enter, Form, Global, Make};
 use crate::hooks::{self, Place};
 use crate::numbers::{self, processors};
@@ -35,7 +36,7 @@ fn refuse(state: &State, action: &'static str, status: &'static str) -> OciError
 /// The configuration with which a container was made.
 fn made_of(global: &Global, state: &State) -> Result<Bundle, OciError> {
     let path = state.folder(&global.root).join(state::CONFIGURATION);
-    bundle::read(&path, &state.bundle, &state.name, &Hierarchies::detect_all()?)
+    bundle::read(&path, &state.bundle, &state.name, crate::hierarchies()?)
 }
 
 /// Lets a container's program begin, and returns once it has.
@@ -45,10 +46,21 @@ pub(crate) fn start(global: &Global, name: &str, shelter: &Shelter<'_>) -> Resul
         "created" => {}
         status => return Err(refuse(&state, "start", status)),
     }
+    let bundle = made_of(global, &state)?;
+    let_in(global, &state, &bundle, shelter)
+}
+
+/// Lets the program of a container begin that is known to wait.
+fn let_in(
+    global: &Global,
+    state: &State,
+    bundle: &Bundle,
+    shelter: &Shelter<'_>,
+) -> Result<(), OciError> {
     if !state.program {
+        let name = &state.name;
         return Err(OciError::Invalid(format!("container `{name}` has no process to start")));
     }
-    let bundle = made_of(global, &state)?;
     if !hooks::named(bundle.hooks(), "startContainer").is_empty() {
         // They are programs of the container.
         shelter()?;
@@ -60,10 +72,10 @@ pub(crate) fn start(global: &Global, name: &str, shelter: &Shelter<'_>) -> Resul
         .map_err(|error| OciError::file("open", &gate)(error.into()))?;
     // Taken away first: of two who start it, one finds nothing to take.
     fs::rename(&gate, &opening).map_err(OciError::file("take away", &gate))?;
-    let begun = begin(&state, &bundle, &opening, &opened);
+    let begun = begin(state, bundle, &opening, &opened);
     if begun.is_err() {
-        end(&state);
-        destroy(global, &state, bundle.hooks())?;
+        end(state);
+        destroy(global, state, bundle.hooks())?;
     }
     begun
 }
@@ -193,7 +205,7 @@ pub(crate) fn kill(global: &Global, name: &str, signal: &str, all: bool) -> Resu
 }
 
 fn cgroup(state: &State) -> Result<Cgroup, OciError> {
-    Ok(Cgroup::at(&Hierarchies::detect_all()?, &state.cgroup))
+    Ok(Cgroup::at(crate::hierarchies()?, &state.cgroup))
 }
 
 /// Ends whatever is left in a cgroup that was made for the container, and removes it. One that was there before may hold others by
@@ -339,8 +351,8 @@ pub(crate) fn wait(container: &Container) -> Result<u8, OciError> {
 
 /// Makes a container, starts it, and unless it is to be left alone waits for its end and removes it. Its exit code is ours.
 pub(crate) fn run(global: &Global, asked: &Make, shelter: &Shelter<'_>) -> Result<u8, OciError> {
-    let container = create::make(global, asked, shelter)?;
-    let started = start(global, &asked.name, shelter);
+    let Made { container, state, bundle } = create::make(global, asked, shelter)?;
+    let started = let_in(global, &state, &bundle, shelter);
     if started.is_err() {
         // Nothing is left if it was the start that failed.
         delete(global, &asked.name, true)?;
@@ -350,8 +362,9 @@ pub(crate) fn run(global: &Global, asked: &Make, shelter: &Shelter<'_>) -> Resul
         return Ok(0);
     }
     let code = wait(&container);
-    if !asked.keep {
-        delete(global, &asked.name, true)?;
+    // Somebody may have removed it as soon as it had ended.
+    if !asked.keep && state.folder(&global.root).exists() {
+        destroy(global, &state, bundle.hooks())?;
     }
     code
 }

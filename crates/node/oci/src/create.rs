@@ -29,27 +29,30 @@ pub(crate) fn create(global: &Global, asked: &Make, shelter: &Shelter<'_>) -> Re
     make(global, asked, shelter).map(drop)
 }
 
-/// The same, for who also wants to wait for its end.
-pub(crate) fn make(
-    global: &Global,
-    asked: &Make,
-    shelter: &Shelter<'_>,
-) -> Result<Container, OciError> {
+/// A container that was made here.
+pub(crate) struct Made {
+    pub container: Container,
+    pub state: State,
+    pub bundle: Bundle,
+}
+
+/// The same, for who goes on with it.
+pub(crate) fn make(global: &Global, asked: &Make, shelter: &Shelter<'_>) -> Result<Made, OciError> {
     let place = fs::canonicalize(&asked.bundle).map_err(OciError::file("open", &asked.bundle))?;
-    let hierarchies = Hierarchies::detect_all()?;
-    let bundle = bundle::load(&place, &asked.name, &hierarchies)?;
+    let hierarchies = crate::hierarchies()?;
+    let bundle = bundle::load(&place, &asked.name, hierarchies)?;
     let watched = watch::is_enough(&bundle.spec);
     if !watched {
         // Starts this program anew, so nothing is made before.
         shelter()?;
     }
     let (folder, _lock) = state::claim(&global.root, &asked.name)?;
-    let made = begin(global, &folder, asked, (place, &hierarchies, &bundle, watched));
+    let made = begin(global, &folder, asked, (place, hierarchies, &bundle, watched));
     if made.is_err() {
         // The failure is what people need to hear; a name that stays taken will be told when it is used again.
         let _left = fs::remove_dir_all(&folder);
     }
-    made
+    made.map(|(container, state)| Made { container, state, bundle })
 }
 
 fn begin(
@@ -57,7 +60,7 @@ fn begin(
     folder: &Path,
     asked: &Make,
     (place, hierarchies, bundle, watched): (PathBuf, &Hierarchies, &Bundle, bool),
-) -> Result<Container, OciError> {
+) -> Result<(Container, State), OciError> {
     bundle.warnings.iter().for_each(|warning| global.warn(warning));
     if !bundle.rootfs.is_dir() {
         return Err(OciError::file("open", &bundle.rootfs)(
@@ -101,7 +104,7 @@ fn begin(
             act::after(global, bundle.hooks(), &state);
         }
     }
-    made
+    made.map(|container| (container, state))
 }
 
 /// What is worked out before anything is made that would have to be undone.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use berth_runtime::cgroup::{Cgroup, Hierarchies};
+use berth_runtime::cgroup::Cgroup;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Map, Value, json};
 
@@ -151,7 +151,7 @@ pub(crate) fn tell(
     let state = State::load(&global.root, name)?;
     let stopped = || OciError::State { action: "watch", name: name.to_owned(), status: "stopped" };
     let process = state.process().ok_or_else(stopped)?;
-    let cgroup = Cgroup::at(&Hierarchies::detect_all()?, &state.cgroup);
+    let cgroup = Cgroup::at(crate::hierarchies()?, &state.cgroup);
     let mut say = |value: &Value| {
         writeln!(output, "{value}")
             .and_then(|()| output.flush())

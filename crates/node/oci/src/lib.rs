@@ -20,7 +20,9 @@ mod watch;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
+use berth_runtime::cgroup::{CgroupError, Hierarchies};
 use flags::{Command, Global};
 
 /// The word after the program's name that leads here.
@@ -156,6 +158,15 @@ pub fn main(
             }
             if matches!(error, OciError::Usage(_)) { 2 } else { 1 }
         }
+    }
+}
+
+/// The cgroups of this host, which stay where they are while a command runs.
+fn hierarchies() -> Result<&'static Hierarchies, CgroupError> {
+    static FOUND: OnceLock<Hierarchies> = OnceLock::new();
+    match FOUND.get() {
+        Some(found) => Ok(found),
+        None => Hierarchies::detect_all().map(|found| FOUND.get_or_init(|| found)),
     }
 }
 

@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use berth_runtime::cgroup::{Cgroup, Hierarchies};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use berth_runtime::cgroup::Cgroup;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -146,7 +146,7 @@ impl State {
     }
 
     fn is_frozen(&self) -> bool {
-        Hierarchies::detect_all().is_ok_and(|it| Cgroup::at(&it, &self.cgroup).is_frozen())
+        crate::hierarchies().is_ok_and(|it| Cgroup::at(it, &self.cgroup).is_frozen())
     }
 
     /// A handle on its first process, which can be nobody else's.
@@ -183,5 +183,10 @@ impl State {
 pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), OciError> {
     let draft = path.with_added_extension("new");
     fs::write(&draft, text).map_err(OciError::file("write", &draft))?;
-    fs::rename(&draft, path).map_err(OciError::file("write", path))
+    // Replaced files are written to the disk at once by some file systems; exchanged ones are not.
+    match renameat_with(CWD, &draft, CWD, path, RenameFlags::EXCHANGE) {
+        Ok(()) => fs::remove_file(&draft).map_err(OciError::file("remove", &draft)),
+        // There is none yet, or it cannot be done there.
+        Err(_) => fs::rename(&draft, path).map_err(OciError::file("write", path)),
+    }
 }
