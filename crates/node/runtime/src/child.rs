@@ -346,7 +346,9 @@ fn streams(
                     | OpenTreeFlags::OPEN_TREE_CLOEXEC
                     | OpenTreeFlags::AT_EMPTY_PATH;
                 let tree = open_tree(&peer, c"", flags).map_err(Failure::at(Step::Terminal, 1))?;
-                attach(tree.as_fd(), c"/dev/console").map_err(Failure::at(Step::Terminal, 2))?;
+                Inside::new()
+                    .and_then(|inside| inside.attach(tree.as_fd(), c"/dev/console"))
+                    .map_err(Failure::at(Step::Terminal, 2))?;
             }
             // Moved out of the way of 0 to 2, which it may be itself if the caller had them closed.
             redirect([peer.into_raw_fd(); 3])
@@ -494,8 +496,7 @@ fn open_terminal(
     uid: u32,
     end: BorrowedFd<'_>,
 ) -> Result<OwnedFd, std::io::Error> {
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let controller = open(c"/dev/pts/ptmx", flags, Mode::empty())?;
+    let controller = Inside::new()?.terminal()?;
     rustix::pty::unlockpt(&controller)?;
     let peer = rustix::pty::ioctl_tiocgptpeer(
         &controller,

@@ -22,6 +22,8 @@ pub struct Inside(OwnedFd);
 const NULL_DEVICE: u64 = (1 << 8) | 3;
 /// `PROC_SUPER_MAGIC`, see statfs(2).
 const PROC: i64 = 0x9fa0;
+/// `DEVPTS_SUPER_MAGIC`, see the same.
+const TERMINALS: i64 = 0x1cd1;
 
 impl Inside {
     /// For a process that has entered the root.
@@ -117,6 +119,15 @@ impl Inside {
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_EMPTY_PATH;
         open_tree(&found, c"", flags)
+    }
+
+    /// The controlling side of a new terminal, and nothing that an image has put in its place.
+    pub fn terminal(&self) -> Result<OwnedFd, Errno> {
+        let controller = self.open(c"/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY)?;
+        if fstatfs(&controller)?.f_type != TERMINALS {
+            return Err(Errno::NODEV);
+        }
+        Ok(controller)
     }
 
     /// Writes a kernel setting, in `/proc` and nowhere else.

@@ -49,6 +49,7 @@ fn attempts(marker: &str, pid: &str, name: &str) -> Vec<Attempt> {
         ("unshare-user", none(), true),
         ("cgroup-write", none(), false),
         ("read-disk", disk(), false),
+        ("mount-disk", disk(), false),
         ("core-pattern", none(), true),
         ("modprobe-path", none(), false),
         ("uevent-helper", none(), false),
@@ -59,6 +60,7 @@ fn attempts(marker: &str, pid: &str, name: &str) -> Vec<Attempt> {
         ("host-descriptors", marker.to_owned(), false),
         ("trace", pid.to_owned(), false),
         ("read-memory", pid.to_owned(), false),
+        ("write-memory", pid.to_owned(), true),
         ("join-first", none(), false),
         ("load-module", none(), false),
         ("load-bpf", none(), true),
@@ -221,4 +223,32 @@ fn the_engines_program_stays_what_it_is(berth: &Berth, bind: &str) {
     let said = berth.kubectl(&["-n", "berth-run", "logs", "-f", "waiter"]).good();
     assert!(said.contains("engine-program: denied"), "{said}");
     assert!(before == sum(), "the engine's program was changed");
+}
+
+/// The table of the reference is true: what it names is there, and nothing that was asked for is left out.
+#[test]
+fn every_attempt_of_the_reference_is_made() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let table = std::fs::read_to_string(root.join("docs/reference/abuse.md")).unwrap();
+    let attempts: Vec<&str> = attempts("", "", "").into_iter().map(|(name, ..)| name).collect();
+    let own = std::fs::read_to_string(file!().replacen("bin/berth/", "", 1)).unwrap();
+    let mut number = 0;
+    for line in table.lines().filter(|line| line.starts_with("| ") && !line.contains("What is")) {
+        number += 1;
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [counted, _, expected, tests] = cells[..] else { panic!("{line}") };
+        assert_eq!(counted, number.to_string(), "{line}");
+        let denied = expected.starts_with("denied");
+        assert_eq!(denied, tests != "–", "what is denied has a test: {line}");
+        for test in tests.split(", ").map(|test| test.trim_matches('`')).filter(|_| denied) {
+            let Some((path, name)) = test.split_once("::") else {
+                assert!(attempts.contains(&test) || own.contains(&format!("\"{test}\"")), "{line}");
+                continue;
+            };
+            let source = std::fs::read_to_string(root.join(path));
+            let source = source.unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert!(source.contains(&format!("fn {name}(")), "{test} is not there");
+        }
+    }
+    assert_eq!(number, 44);
 }
