@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use berth_agent::{Agent, AgentError, Limits};
+use berth_agent::{Agent, AgentError, Folder, Limits};
 use berth_apiserver::{Aggregator, ApiServer, Identity, Options, Peer, Peering};
 use berth_authority::{Authority, AuthorityError, Issued, Kubeconfig, TokenKeys};
 use berth_cli::{ServeSettings, ServerState};
@@ -114,7 +114,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     start_logging();
     let data = settings.data.clone();
     let failed = |source| ServeError::Data { path: data.clone(), source };
-    let (limits, _only) = (limits(&settings)?, prepare(&settings)?);
+    let (node_settings, _only) = (node_settings(&settings)?, prepare(&settings)?);
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone()));
 
@@ -163,7 +163,7 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
         tokio::spawn(control(api.clone(), identity, settings_of_control, stop.clone()));
     let agent = Agent::start(
         client(&api, &format!("system:node:{node}"), &["system:nodes"]),
-        agent_settings(&settings, &node, limits).map_err(failed)?,
+        agent_settings(&settings, &node, node_settings).map_err(failed)?,
         stop.clone(),
     )
     .await?;
@@ -414,7 +414,7 @@ async fn control(
 fn agent_settings(
     settings: &ServeSettings,
     node: &str,
-    limits: Limits,
+    (limits, static_pods): (Limits, Option<Folder>),
 ) -> io::Result<berth_agent::Settings> {
     Ok(berth_agent::Settings {
         node: node.to_owned(),
@@ -427,17 +427,29 @@ fn agent_settings(
         domain: "cluster.local".to_owned(),
         insecure_registries: settings.insecure_registries.clone(),
         limits,
+        static_pods,
     })
 }
 
-/// What the node keeps for itself.
-fn limits(settings: &ServeSettings) -> Result<Limits, ServeError> {
-    let Some(path) = &settings.node_config else { return Ok(Limits::default()) };
-    let failed = |source| ServeError::Data { path: path.clone(), source };
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    let value = berth_objects::yaml::parse(&text)
-        .map_err(|error| failed(io::Error::other(error.to_string())))?;
-    Limits::parse(&value).map_err(|error| failed(io::Error::other(error)))
+/// What the node keeps for itself, and where its static pods come from.
+fn node_settings(settings: &ServeSettings) -> Result<(Limits, Option<Folder>), ServeError> {
+    let value = match &settings.node_config {
+        None => None,
+        Some(path) => {
+            let failed = |source| ServeError::Data { path: path.clone(), source };
+            let text = std::fs::read_to_string(path).map_err(failed)?;
+            let value = berth_objects::yaml::parse(&text)
+                .map_err(|error| failed(io::Error::other(error.to_string())))?;
+            Some(value)
+        }
+    };
+    let failed = |error| ServeError::Data {
+        path: settings.node_config.clone().unwrap_or_default(),
+        source: io::Error::other(error),
+    };
+    let limits = value.as_ref().map(Limits::parse).transpose().map_err(failed)?;
+    let folder = Folder::of(&value.unwrap_or_default(), &settings.data).map_err(failed)?;
+    Ok((limits.unwrap_or_default(), folder))
 }
 
 /// Keeps the settings for `berth reset`, which must find what a server made also when that runs no more; and to notice when

@@ -119,6 +119,7 @@ fn bare(instance: &str, network: &NodeNetwork) -> berth_agent::Settings {
         domain: String::new(),
         insecure_registries: Vec::new(),
         limits: berth_agent::Limits::default(),
+        static_pods: None,
     }
 }
 

@@ -19,6 +19,7 @@ mod pressure;
 mod reboot;
 mod servers;
 mod single;
+mod static_pods;
 mod streams;
 mod top;
 mod volumes;

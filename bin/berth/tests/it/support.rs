@@ -1,5 +1,7 @@
 //! A server of its own for each story: data directory, names and addresses that meet nobody else's.
 
+mod objects;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -8,6 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+pub use objects::{apply, condition, configuration, create, memory_total, merge};
 
 /// What a command printed and how it ended.
 pub struct Said {

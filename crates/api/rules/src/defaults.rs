@@ -157,7 +157,9 @@ pub(crate) use workload::autoscaler;
 fn core(kind: &str, object: &mut Value) {
     match kind {
         "Pod" => {
-            rows(object, POD);
+            // What a node runs of its own has no account, and so has its mirror.
+            let rows_of_kind = if crate::is_mirror(object) { &POD[..1] } else { POD };
+            rows(object, rows_of_kind);
             if let Some(spec) = object.get_mut("spec") {
                 pod_spec(spec);
                 requests(spec);

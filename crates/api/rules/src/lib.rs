@@ -8,6 +8,7 @@ mod convert;
 mod defaults;
 mod kinds;
 mod prepare;
+mod reference;
 pub mod usage;
 mod validate;
 
@@ -15,6 +16,7 @@ use berth_objects::{FieldError, Resource, Subresource};
 use serde_json::Value;
 
 pub use kinds::{find, resources};
+pub use reference::{MIRROR, is_mirror, reference};
 pub use validate::SYSTEM_PRIORITIES;
 
 /// Fills in what was left out.

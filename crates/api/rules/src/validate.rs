@@ -39,6 +39,7 @@ pub(crate) fn ephemeral(resource: &Resource, object: &Value, old: &Value) -> Err
     let mut errors = Errors::new();
     content(resource, object, false, &mut errors);
     pod::added(object, old, &mut errors);
+    crate::reference::as_it_is(object, "ephemeral containers", &mut errors);
     errors
 }
 
@@ -46,6 +47,7 @@ pub(crate) fn resize(resource: &Resource, object: &Value, old: &Value) -> Errors
     let mut errors = Errors::new();
     content(resource, object, false, &mut errors);
     pod::resized(object, old, &mut errors);
+    crate::reference::as_it_is(object, "a change of size", &mut errors);
     errors
 }
 
@@ -120,7 +122,10 @@ pub(crate) fn immutable(object: &Value, old: &Value, path: &[&str], errors: &mut
 
 fn core_update(kind: &str, object: &Value, old: &Value, errors: &mut Errors) {
     match kind {
-        "Pod" => pod::update(object, old, errors),
+        "Pod" => {
+            pod::update(object, old, errors);
+            crate::reference::kept(object, old, errors);
+        }
         "Service" => service::update(object, old, errors),
         "PersistentVolumeClaim" => storage::claim_update(object, old, errors),
         "ResourceQuota" => immutable(object, old, &["spec", "scopes"], errors),
@@ -184,6 +189,7 @@ fn core(resource: &Resource, (kind, creating): (&str, bool), object: &Value, err
             pod::spec(&spec, errors);
             if creating {
                 pod::fresh(&spec, errors);
+                crate::reference::fresh(object, errors);
             }
         }
         "PodTemplate" => {

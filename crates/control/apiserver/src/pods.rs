@@ -72,6 +72,10 @@ pub(crate) async fn bind(
     if node.is_empty() {
         return Err(Status::bad_request("target.name: Required value"));
     }
+    if berth_rules::is_mirror(&binding) {
+        let why = "a binding makes no mirror of a pod";
+        return Err(Status::forbidden(call.subject(), why));
+    }
     let now = berth_objects::time::seconds(call.shared.now());
     call.modify(|mut pod| {
         let uid = binding.uid();

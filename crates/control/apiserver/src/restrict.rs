@@ -35,6 +35,49 @@ fn refuse(call: &Call, object: &Value, why: &str) -> Status {
     Status::forbidden(subject, why)
 }
 
+/// A mirror is a node's own word on a pod that it runs without having been asked, and a node creates no other pods. Nobody else
+/// creates one, whatever they may do: what is said of mirrors is not true of their pods.
+pub(crate) async fn mirror(call: &Call, object: &Value) -> Result<(), Status> {
+    if (call.resource().group, call.resource().kind) != ("", "Pod") {
+        return Ok(());
+    }
+    let Some(own) = node(call) else {
+        return match berth_rules::is_mirror(object) {
+            true => Err(refuse(call, object, "only a node can create a mirror pod")),
+            false => Ok(()),
+        };
+    };
+    let refuse = |why: &str| Err(refuse(call, object, &format!("node \"{own}\" {why}")));
+    if !berth_rules::is_mirror(object) {
+        return refuse("can only create mirror pods");
+    }
+    if object.text(&["spec", "nodeName"]) != own {
+        return refuse("can only create pods with spec.nodeName set to itself");
+    }
+    if let Some(field) = berth_rules::reference(object) {
+        return refuse(&format!("can not create pods that reference other objects: {field}"));
+    }
+    let [owner] = object.list(&["metadata", "ownerReferences"]) else {
+        return refuse("can only create pods with a single owner reference set to itself");
+    };
+    let named = [("apiVersion", "v1"), ("kind", "Node"), ("name", own)];
+    if named.into_iter().any(|(field, wanted)| owner.text(&[field]) != wanted)
+        || !owner.flag(&["controller"])
+    {
+        return refuse("can only create pods with a controller owner reference set to itself");
+    }
+    if owner.flag(&["blockOwnerDeletion"]) {
+        return refuse("must not set blockOwnerDeletion on an owner reference");
+    }
+    let nodes = berth_rules::find("", "v1", "nodes")
+        .ok_or_else(|| Status::internal("nodes are not served"))?;
+    let known = call.shared.fetch(nodes, "", own).await?;
+    match known.is_some_and(|(known, _)| known.uid() == owner.text(&["uid"])) {
+        true => Ok(()),
+        false => refuse("is not the one that the owner reference has the UID of"),
+    }
+}
+
 /// Whether a label may be set by the node itself.
 fn is_own_label(label: &str) -> bool {
     let Some((domain, _)) = label.split_once('/') else { return true };

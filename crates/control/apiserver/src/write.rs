@@ -14,7 +14,7 @@ use crate::call::Call;
 use crate::registry::{ATTEMPTS, Change};
 use crate::{
     Body, accounts, aggregation, claims, classes, definitions, delete, flow, guard, limits,
-    priority, quota, runtimes, scale, standards,
+    priority, quota, restrict, runtimes, scale, standards,
 };
 
 /// Letters and digits that spell no words and are not mistaken for each other.
@@ -108,6 +108,7 @@ async fn create_once(call: &mut Call, mut object: Value) -> Result<Option<Value>
         aggregation::settle(call, &mut object, None);
     }
     guard::create(call, &mut object)?;
+    restrict::mirror(call, &object).await?;
     if let Some(inert) = berth_rules::inert(resource) {
         call.warn(vec![inert.to_owned()]);
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use berth_content::ContentStore;
 use berth_network::{Addresses, Exhausted};
@@ -23,9 +24,13 @@ use crate::directory::{self, PodDirectory, Record};
 use crate::event::Events;
 use crate::huge_pages;
 use crate::image::Images;
+use crate::node::Said;
 use crate::pod::worker::Worker;
 use crate::roster::Roster;
 use crate::settings::Settings;
+use crate::static_pods::{self, mirror};
+use crate::status::chain;
+use crate::tally::Tally;
 use crate::token::Tokens;
 use crate::usage::Meter;
 use crate::volume::Sources;
@@ -49,6 +54,10 @@ pub struct Shared {
     pub roster: Roster,
     addresses: Mutex<Addresses>,
     ids: Mutex<BTreeSet<u32>>,
+    /// What is counted.
+    pub tally: Tally,
+    /// What the API shows of static pods.
+    pub mirrors: mirror::Mirrors,
     /// UIDs of the pods that are here, by namespace and name.
     pub pods: Mutex<HashMap<(String, String), String>>,
 }
@@ -127,6 +136,47 @@ impl Shared {
     }
 }
 
+/// Takes over what an earlier agent left: its pods' records, by UID.
+fn left_behind(shared: &Shared) -> std::io::Result<HashMap<String, Record>> {
+    let data = &shared.settings.data;
+    let mut left = HashMap::new();
+    for uid in directory::known(data)? {
+        let directory = PodDirectory::of(data, &uid);
+        match directory.read() {
+            Ok(record) => {
+                shared.adopt(&record);
+                shared.tokens.adopt(&directory);
+                left.insert(uid, record);
+            }
+            Err(error) => {
+                // Interrupted before its first record: nothing was started yet.
+                warn!(%uid, %error, "a pod's directory has no readable record and is removed");
+                directory.remove()?;
+            }
+        }
+    }
+    Ok(left)
+}
+
+/// Registers the node, as often as it takes while the API does not answer.
+async fn registered(shared: &Shared, stop: &CancellationToken) -> Result<Said, kube::Error> {
+    const PAUSE: Duration = Duration::from_secs(1);
+    loop {
+        match crate::node::register(shared).await {
+            Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
+                return Err(kube::Error::Api(status));
+            }
+            Err(error) if stop.is_cancelled() => return Err(error),
+            Err(error) => {
+                warn!(error = %chain(&error), "the node cannot be registered yet, static pods run");
+                // Being told to stop is seen at the next attempt.
+                let _stopped = tokio::time::timeout(PAUSE, stop.cancelled()).await;
+            }
+            said => return said,
+        }
+    }
+}
+
 /// A node agent.
 pub struct Agent {
     shared: Arc<Shared>,
@@ -178,25 +228,20 @@ impl Agent {
             addresses: Mutex::new(Addresses::new(network, length)),
             ids: Mutex::default(),
             pods: Mutex::default(),
+            mirrors: mirror::Mirrors::default(),
+            tally: Tally::default(),
             settings: settings.clone(),
         });
-        let mut adopted = HashMap::new();
-        for uid in directory::known(&settings.data).map_err(data)? {
-            let directory = PodDirectory::of(&settings.data, &uid);
-            match directory.read() {
-                Ok(record) => {
-                    shared.adopt(&record);
-                    shared.tokens.adopt(&directory);
-                    adopted.insert(uid, record);
-                }
-                Err(error) => {
-                    // Interrupted before its first record: nothing was started yet.
-                    warn!(%uid, %error, "a pod's directory has no readable record and is removed");
-                    directory.remove().map_err(data)?;
-                }
-            }
-        }
-        let said = crate::node::register(&shared).await.map_err(AgentError::Register)?;
+        let adopted = left_behind(&shared).map_err(data)?;
+        let (left, adopted) = adopted.into_iter().partition(|(_, it)| it.manifest.is_some());
+        // They need nobody's answer, and whoever would answer may be one of them.
+        let keeper = static_pods::Keeper::start(shared.clone(), left).await;
+        tasks.spawn(keeper.run(stop.clone()));
+        let said = registered(&shared, &stop).await.map_err(AgentError::Register)?;
+        tasks.spawn({
+            let (shared, stop) = (shared.clone(), stop.clone());
+            async move { mirror::run(&shared, stop).await }
+        });
         let (lease, rules) = (shared.clone(), shared.clone());
         tasks.spawn({
             let stop = stop.clone();
@@ -280,6 +325,12 @@ struct Workers {
 impl Workers {
     async fn set(&mut self, pod: Pod, adopted: &mut HashMap<String, Record>) {
         let uid = pod.uid().unwrap_or_default();
+        // One that runs here is none, whatever it says of itself.
+        let runs = self.known.contains_key(&uid) || adopted.contains_key(&uid);
+        if !runs && mirror::is_mirror(&pod) {
+            self.shared.mirrors.put(pod);
+            return;
+        }
         let pod = Arc::new(pod);
         if let Some(sender) = self.known.get(&uid)
             && sender.send(Some(pod.clone())).is_ok()
@@ -304,6 +355,7 @@ impl Workers {
     }
 
     fn drop_pod(&mut self, uid: &str) {
+        self.shared.mirrors.remove(uid);
         if let Some(sender) = self.known.remove(uid) {
             // A worker that has finished needs no word.
             let _finished = sender.send(None);
@@ -319,6 +371,7 @@ impl Workers {
         for uid in gone {
             self.drop_pod(&uid);
         }
+        self.shared.mirrors.retain(listed);
     }
 
     /// Pods that were deleted while no agent ran.

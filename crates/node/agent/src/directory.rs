@@ -8,9 +8,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
 use crate::pod::resize::Sizes;
+
+/// Where a static pod comes from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The file.
+    pub file: PathBuf,
+    /// What the file made of it, with its status as it was told last: there may be no API to ask.
+    pub pod: Pod,
+}
 
 /// What must survive the agent. Written before each step that depends on it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,9 +49,29 @@ pub struct Record {
     pub sizes: Sizes,
     /// Containers by name.
     pub containers: BTreeMap<String, ContainerRecord>,
+    /// Its file, if it is a static pod. It is one by this alone.
+    #[serde(default)]
+    pub manifest: Option<Box<Manifest>>,
 }
 
 impl Record {
+    /// That of a pod of which nothing is here yet.
+    pub fn new(pod: &Pod) -> Self {
+        Self {
+            namespace: pod.namespace().unwrap_or_default(),
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            address: None,
+            user: None,
+            sandbox: false,
+            cgroup: None,
+            failed: None,
+            sizes: [].into(),
+            containers: [].into(),
+            manifest: None,
+        }
+    }
+
     /// Its cgroup, below that of all pods.
     pub fn cgroup(&self, instance: &str) -> PathBuf {
         self.cgroup.clone().unwrap_or_else(|| Path::new(instance).join(format!("pod{}", self.uid)))

@@ -13,13 +13,12 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::agent::Shared;
-use crate::roster::{Eviction, Member, Told, is_critical};
+use crate::roster::{Eviction, Member, Told};
+use crate::settings::GRACE;
 
 /// Upstream's words for it.
 const REASON: &str = "Terminated";
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
-/// How long containers may take where their pod does not say.
-const GRACE: i64 = 30;
 /// What the kernel and we need beyond the time that containers have.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -29,7 +28,7 @@ pub(crate) async fn leave(shared: &Arc<Shared>, within: Duration, critical: Dura
     info!(?within, ?critical, "the node goes down, its pods end");
     let begun = Instant::now();
     let first = within.saturating_sub(critical);
-    let mut ended = end(shared, begun + first, |member| !is_critical(&member.pod)).await;
+    let mut ended = end(shared, begun + first, |member| !member.critical).await;
     ended.append(&mut end(shared, begun + within, |_| true).await);
     let left: Vec<String> =
         shared.roster.members().iter().filter(|member| member.active).map(name).collect();

@@ -29,13 +29,16 @@ mod pressure;
 mod probe;
 mod reclaim;
 mod roster;
+mod static_pods;
 mod stats;
 mod status;
 mod stream;
+mod tally;
 mod usage;
 mod volume;
 
 pub use agent::{Agent, AgentError};
 pub use limits::{Limits, LimitsError};
 pub use settings::Settings;
+pub use static_pods::Folder;
 pub use volume::unmount_below;

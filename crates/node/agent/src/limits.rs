@@ -10,6 +10,7 @@ use std::time::Duration;
 use berth_client::demand::Amounts;
 
 pub use parse::LimitsError;
+pub(crate) use parse::duration;
 
 /// What can run short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

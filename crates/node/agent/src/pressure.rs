@@ -26,7 +26,8 @@ use crate::agent::Shared;
 use crate::directory::PodDirectory;
 use crate::event::Severity;
 use crate::limits::{Pressure, Signal};
-use crate::roster::{Eviction, Told, is_critical};
+use crate::roster::{Eviction, Told};
+use crate::settings::GRACE;
 use crate::status::chain;
 use crate::usage::Space;
 
@@ -43,8 +44,6 @@ const IMAGES: Duration = Duration::from_secs(30);
 const CLEAN: Duration = Duration::from_secs(10);
 /// How long an evicted pod is waited for before another goes.
 const VICTIM: Duration = Duration::from_secs(30);
-/// Grace of pods that do not say.
-const GRACE: i64 = 30;
 
 /// Keeps room on this node until told to stop.
 pub async fn run(shared: &Arc<Shared>, stop: CancellationToken) {
@@ -254,6 +253,7 @@ impl Keeper {
             let message = rank::message(shortage, &candidate);
             match self.shared.roster.evict(&candidate.uid, Eviction::now(EVICTED, message, grace)) {
                 Told::Done => {
+                    self.shared.tally.evicted(signal.as_str());
                     info!(pod = %candidate.name, signal = signal.as_str(), used = candidate.used, "evicted a pod");
                 }
                 // The others are not to go because this one takes its time.
@@ -287,7 +287,7 @@ impl Keeper {
         let members = self.shared.roster.members().into_iter();
         let limited = members.filter(|member| {
             let spec = member.pod.spec.as_ref();
-            member.active && spec.is_some_and(local::is_limited) && !is_critical(&member.pod)
+            member.active && spec.is_some_and(local::is_limited) && !member.critical
         });
         let limited: Vec<_> = limited.collect();
         if limited.is_empty() {
@@ -303,10 +303,12 @@ impl Keeper {
             });
             exceeding.collect::<Vec<_>>()
         });
-        for (uid, message) in found.await.into_iter().flatten() {
+        for (uid, (excess, message)) in found.await.into_iter().flatten() {
             info!(%uid, %message, "a pod uses more of the disk than it may");
             let eviction = Eviction::now(EVICTED, message, SignedDuration::ZERO);
-            if self.shared.roster.evict(&uid, eviction) != Told::Done {
+            if self.shared.roster.evict(&uid, eviction) == Told::Done {
+                self.shared.tally.evicted(excess.as_str());
+            } else {
                 debug!(%uid, "its worker is busy, it is told at the next look");
             }
         }

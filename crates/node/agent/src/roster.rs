@@ -48,6 +48,8 @@ impl Eviction {
 pub struct Member {
     /// As the API has it.
     pub pod: Arc<Pod>,
+    /// Nothing here may end it for the good of others: it is the node's own, or its priority is that of the system.
+    pub critical: bool,
     /// What is promised to it; nothing once it has ended.
     pub promised: Amounts,
     /// It counts for what may come in beside it: it has neither ended nor left the API.
@@ -67,8 +69,8 @@ impl Member {
     }
 }
 
-/// Whether nothing here may end a pod: its priority is that of the system, which admission gives to those who may have it.
-pub fn is_critical(pod: &Pod) -> bool {
+/// Whether a pod's priority is that of the system, which admission gives to those who may have it.
+pub fn is_system(pod: &Pod) -> bool {
     const SYSTEM: i32 = 2_000_000_000;
     pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0) >= SYSTEM
 }
@@ -134,7 +136,7 @@ impl Roster {
         }
         let mut wanted = member.promised.clone();
         wanted.insert("pods".to_owned(), 1);
-        for (name, wanted) in wanted.iter().filter(|_| !is_critical(&member.pod)) {
+        for (name, wanted) in wanted.iter().filter(|_| !member.critical) {
             let of = |amounts: &Amounts| amounts.get(name).copied().unwrap_or(0);
             let (used, capacity) = (of(&used), of(all));
             if *wanted > 0 && wanted.saturating_add(used) > capacity {
@@ -268,13 +270,13 @@ impl Roster {
     }
 
     /// Why a new pod is not taken in, if it is not. A node short of memory still takes pods that asked for their share of it.
-    pub fn refusal(&self, pod: &Pod) -> Option<(&'static str, String)> {
+    pub fn refusal(&self, pod: &Pod, critical: bool) -> Option<(&'static str, String)> {
         if self.is_leaving() {
             let message = "Pod was rejected as the node is shutting down.";
             return Some(("NodeShutdown", message.to_owned()));
         }
         let pressures = self.pressures.borrow().clone();
-        if pressures.is_empty() || is_critical(pod) {
+        if pressures.is_empty() || critical {
             return None;
         }
         let spec = pod.spec.as_ref()?;
@@ -318,7 +320,8 @@ mod tests {
         let mut system = small.clone();
         system["priority"] = json!(2_000_000_000);
         let refused = |spec: &Value| {
-            roster.refusal(&pod(spec.clone(), json!({}))).map(|(_, message)| message)
+            let pod = pod(spec.clone(), json!({}));
+            roster.refusal(&pod, is_system(&pod)).map(|(_, message)| message)
         };
         assert_eq!(refused(&small), None);
         roster.press([Pressure::Memory].into());
@@ -329,7 +332,7 @@ mod tests {
         assert_eq!((refused(&share), refused(&bearing), refused(&system)), (None, None, None));
         // An annotation is anybody's to write.
         let claims = pod(small.clone(), json!({"kubernetes.io/config.source": "file"}));
-        assert!(roster.refusal(&claims).is_some());
+        assert!(!is_system(&claims) && roster.refusal(&claims, false).is_some());
         roster.press([Pressure::Memory, Pressure::Disk].into());
         assert!(refused(&share).unwrap().contains("[MemoryPressure DiskPressure]"));
         assert!(refused(&bearing).is_some() && refused(&system).is_none());
@@ -345,6 +348,7 @@ mod tests {
             let promised = Amounts::from([("cpu".to_owned(), cpu)]);
             let containers = BTreeMap::new();
             let member = Member {
+                critical: is_system(&pod),
                 pod: Arc::new(pod),
                 promised,
                 charged: true,
@@ -388,6 +392,7 @@ mod tests {
         let mut member = Member {
             promised: demand::requests(pod.spec.as_ref().unwrap()),
             pod: Arc::new(pod),
+            critical: false,
             charged: true,
             active: true,
             over: false,

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use berth_network::NodeNetwork;
 
 use crate::limits::Limits;
+use crate::static_pods::Folder;
+
+/// How long a container may take to end when its pod does not say, in seconds.
+pub(crate) const GRACE: i64 = 30;
 
 /// Settings of a node agent, checked by whoever fills them.
 #[derive(Debug, Clone)]
@@ -30,4 +34,6 @@ pub struct Settings {
     pub insecure_registries: Vec<String>,
     /// How the node keeps room for itself.
     pub limits: Limits,
+    /// Where static pods come from, if from anywhere.
+    pub static_pods: Option<Folder>,
 }

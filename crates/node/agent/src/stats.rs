@@ -43,7 +43,14 @@ impl Document {
             Self::Summary { disks } => {
                 (summary::summary(shared, &read, disks).to_string(), "application/json")
             }
-            Self::Own => (text::own(&shared.settings.node, &read), TEXT),
+            Self::Own => {
+                let counts = text::Counts {
+                    evictions: shared.tally.evictions(),
+                    refusals: shared.tally.refusals(),
+                    mirrors: shared.mirrors.count(),
+                };
+                (text::own(&shared.settings.node, &read, &counts), TEXT)
+            }
             Self::Resource => (text::resource(&read), TEXT),
             Self::Containers => (text::containers(&read), TEXT),
         })

@@ -41,7 +41,7 @@ pub struct ServeArguments {
     /// Whose tokens name people: an AuthenticationConfiguration of `apiserver.config.k8s.io/v1` with OpenID Connect issuers
     #[arg(long, value_name = "FILE")]
     pub authentication_config: Option<PathBuf>,
-    /// What the node keeps for itself and when pods and images go: a KubeletConfiguration of `kubelet.config.k8s.io/v1beta1`
+    /// What the node keeps for itself, when pods and images go, where static pods are: a KubeletConfiguration of `kubelet.config.k8s.io/v1beta1`
     #[arg(long, value_name = "FILE")]
     pub node_config: Option<PathBuf>,
     /// Where the audit log is; otherwise in the data directory

@@ -27,7 +27,7 @@ impl Etcd {
         format!("http://127.0.0.1:{}", self.client)
     }
 
-    fn run(&mut self) {
+    pub fn run(&mut self) {
         let peer = format!("http://127.0.0.1:{}", self.peer);
         let child = Command::new("etcd")
             .arg("--data-dir")
@@ -48,7 +48,7 @@ impl Etcd {
         });
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use self::cases::{Case, Expect, cases};
-use crate::support::{Berth, until};
+use crate::support::{Berth, merge, until};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const SPACE: &str = "fields";
@@ -171,17 +171,6 @@ fn pod_of(case: &Case) -> Value {
 }
 
 /// Objects are merged, all else is replaced.
-fn merge(into: &mut Value, from: Value) {
-    match from {
-        Value::Object(from) if into.is_object() => {
-            for (key, value) in from {
-                merge(&mut into[key], value);
-            }
-        }
-        from => *into = from,
-    }
-}
-
 fn states(berth: &Berth) -> BTreeMap<String, Value> {
     let all = berth.get(&["pods", "-n", SPACE]);
     let all = all["items"].as_array().cloned().unwrap_or_default();

@@ -2,12 +2,11 @@
 //! node itself; and when the takers are deleted, nothing is left of them.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Berth, http_at, until};
+use crate::support::{Berth, configuration, create, http_at, memory_total, until};
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,31 +59,15 @@ fn pod(name: &str, line: &str, more: &Value) -> Value {
         "spec": {"terminationGracePeriodSeconds": 0, "containers": [main]}})
 }
 
-fn create(berth: &Berth, pods: &[Value]) {
-    let file = berth.data.join("pods.json");
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": pods});
-    std::fs::write(&file, list.to_string()).unwrap();
-    berth.kubectl(&["create", "-f", &file.display().to_string()]).good();
-}
-
 /// What pods may have together: little enough that the machine does not notice.
-fn configuration() -> std::path::PathBuf {
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
-    let total = total.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024;
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile.node.json");
-    let text = json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
-        "systemReserved": {"memory": (total - 700 * MIB).to_string()},
-        "podPidsLimit": 300,
-    });
-    std::fs::write(&path, text.to_string()).unwrap();
-    path
+fn small() -> std::path::PathBuf {
+    let reserved = json!({"memory": (memory_total() - 700 * MIB).to_string()});
+    configuration("hostile", &json!({"systemReserved": reserved, "podPidsLimit": 300}))
 }
 
 #[test]
 fn the_others_go_on_whatever_a_pod_takes() {
-    let file = configuration();
+    let file = small();
     let words = ["--node-config", file.to_str().unwrap()];
     let berth = Berth::with("greed", 222, &words);
     berth.berth(&["image", "bootstrap", "busybox"]).good();
@@ -97,19 +80,19 @@ fn the_others_go_on_whatever_a_pod_takes() {
         }),
     );
     good["metadata"]["labels"] = json!({"who": "good"});
-    create(&berth, &[good]);
+    create(&berth, &[good]).good();
     berth.kubectl(&["wait", "--for=condition=Ready", "pod/good", "--timeout=40s"]).good();
     let address = berth.get(&["pod", "good"])["status"]["podIP"].as_str().unwrap().to_owned();
     let address = SocketAddr::new(address.parse().unwrap(), 80);
 
     let takers = takers();
     let pods: Vec<Value> = takers.iter().map(|(name, line, more)| pod(name, line, more)).collect();
-    create(&berth, &pods);
+    create(&berth, &pods).good();
     watch(&berth, address);
     everybody_got_what_is_theirs(&berth);
     // Who comes now is served, too, if they say what they need: the node may be short of memory.
     let needs = json!({"resources": {"requests": {"memory": "16Mi"}}});
-    create(&berth, &[pod("late", "echo here; sleep 600", &needs)]);
+    create(&berth, &[pod("late", "echo here; sleep 600", &needs)]).good();
     let waited = berth.kubectl(&["wait", "--for=condition=Ready", "pod/late", "--timeout=40s"]);
     assert_eq!(waited.code, 0, "{}", berth.get(&["pod", "late"])["status"]);
     assert_eq!(berth.kubectl(&["logs", "late"]).good(), "here\n");

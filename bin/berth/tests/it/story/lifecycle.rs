@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Berth, until};
+use crate::support::{Berth, create, until};
 
 const SHORT: Duration = Duration::from_secs(20);
 const SPACE: &str = "life";
@@ -16,7 +16,7 @@ fn containers_begin_and_end_as_their_pods_say() {
     berth.kubectl(&["create", "namespace", SPACE]).good();
     berth.kubectl(&["create", "service", "clusterip", "my-db", "-n", SPACE, "--tcp=5432"]).good();
     for pod in [hooked(), failing(), gated(), probed(), overdue()] {
-        create(&berth, &pod);
+        create(&berth, &[pod]).good();
     }
     hooks_run_around_the_container(&berth);
     a_hook_that_fails_is_told_and_the_container_tried_again(&berth);
@@ -26,19 +26,13 @@ fn containers_begin_and_end_as_their_pods_say() {
     a_pod_that_takes_too_long_fails(&berth);
 }
 
-fn create(berth: &Berth, pod: &Value) {
-    let path = berth.data.join("pod.json");
-    std::fs::write(&path, pod.to_string()).unwrap();
-    berth.kubectl(&["create", "-n", SPACE, "-f", &path.display().to_string()]).good();
-}
-
 fn container(name: &str, line: &str) -> Value {
     json!({"name": name, "image": "busybox", "imagePullPolicy": "IfNotPresent",
         "command": ["sh", "-c", line]})
 }
 
 fn pod(name: &str, containers: &[Value]) -> Value {
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": SPACE},
         "spec": {"containers": containers, "terminationGracePeriodSeconds": 10}})
 }
 

@@ -7,29 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Berth, Said, until};
+use crate::support::{Berth, Said, apply, condition, configuration, memory_total, merge, until};
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(40);
-
-/// A configuration of the node in a file of its own.
-fn configuration(name: &str, fields: &Value) -> PathBuf {
-    let mut file = json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
-    });
-    file.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.node.json"));
-    fs::write(&path, file.to_string()).unwrap();
-    path
-}
-
-/// Applies objects given as JSON.
-fn apply(berth: &Berth, objects: &[Value]) -> Said {
-    let path = berth.data.with_extension("apply.json");
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-    fs::write(&path, list.to_string()).unwrap();
-    berth.kubectl(&["apply", "-f", path.to_str().unwrap()])
-}
 
 /// A pod of one container in the namespace `need`.
 fn pod(name: &str, line: &str, extra: Value) -> Value {
@@ -48,31 +29,18 @@ fn pod(name: &str, line: &str, extra: Value) -> Value {
     pod
 }
 
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (Value::Array(into), Value::Array(from)) if into.len() == from.len() => {
-            into.iter_mut().zip(from).for_each(|(into, from)| merge(into, from));
-        }
-        (into, from) => *into = from,
-    }
-}
-
 fn resources(requests: &Value, limits: &Value) -> Value {
     json!({"containers": [{"resources": {"requests": requests, "limits": limits}}]})
 }
 
-fn get(berth: &Berth, name: &str) -> Value {
-    berth.get(&["pod", name, "-n", "need"])
+/// What the node counts.
+fn counted(berth: &Berth, line: &str) {
+    let text = berth.kubectl(&["get", "--raw", "/api/v1/nodes/node/proxy/metrics"]).good();
+    assert!(text.lines().any(|known| known == line), "no {line} in\n{text}");
 }
 
-fn condition(object: &Value, kind: &str) -> Value {
-    let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    all.into_iter().find(|condition| condition["type"] == kind).unwrap_or(Value::Null)
+fn get(berth: &Berth, name: &str) -> Value {
+    berth.get(&["pod", name, "-n", "need"])
 }
 
 fn runs(berth: &Berth, name: &str) {
@@ -93,12 +61,6 @@ fn cgroup(berth: &Berth, level: &str, old: (&str, &str), new: &str) -> String {
     let unified = Path::new("/sys/fs/cgroup").join(&berth.instance).join(level);
     let text = fs::read_to_string(legacy.join(old.1));
     text.or_else(|_| fs::read_to_string(unified.join(new))).unwrap().trim().to_owned()
-}
-
-fn memory_total() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// Memory that is touched, and kept.
@@ -195,6 +157,8 @@ fn the_greedy_goes(berth: &Berth) {
     until("the other is refused", PATIENCE, || {
         get(berth, "direct")["status"]["reason"] == "Evicted"
     });
+    counted(berth, "kubelet_admission_rejections_total{reason=\"Evicted\"} 1");
+    counted(berth, "kubelet_evictions{eviction_signal=\"allocatableMemory.available\"} 1");
     let refused = &get(berth, "direct")["status"];
     assert_eq!(refused["message"], "Pod was rejected: The node had condition: [MemoryPressure]. ");
     let evicted = get(berth, "greedy");
@@ -308,6 +272,11 @@ fn disk_goes_to_those_who_keep_to_their_limits() {
         assert_eq!((&status["phase"], &status["message"]), (&json!("Failed"), &json!(message)));
     }
     runs(&berth, "modest");
+    for (signal, count) in
+        [("emptydirfs.limit", 1), ("ephemeralpodfs.limit", 1), ("ephemeralcontainerfs.limit", 1)]
+    {
+        counted(&berth, &format!("kubelet_evictions{{eviction_signal=\"{signal}\"}} {count}"));
+    }
 
     // One takes what is left of the disk, and gives it back with its end.
     let before = disk.available();

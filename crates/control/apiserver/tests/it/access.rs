@@ -202,6 +202,72 @@ async fn a_node_touches_its_own_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn only_a_node_creates_mirrors_and_only_of_its_own_pods() {
+    let client = Client::start().await;
+    let node = client.as_user(Identity::new("system:node:n1", &["system:nodes"]));
+    let (pods, nodes) = ("/api/v1/namespaces/default/pods", "/api/v1/nodes");
+    let made = node.post(nodes, &json!({"metadata": {"name": "n1"}})).await.expect(201);
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    let annotations =
+        json!({"kubernetes.io/config.mirror": "0a", "kubernetes.io/config.source": "file"});
+    let mirror = json!({
+        "metadata": {"name": "web-n1", "annotations": annotations, "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": uid, "controller": true}]},
+        "spec": {"nodeName": "n1", "containers": [{"name": "a", "image": "x"}]}});
+    let with = |pointer: &str, value: Value| {
+        let mut changed = mirror.clone();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        changed
+    };
+    let secret = json!([{"name": "a", "image": "x", "envFrom": [{"secretRef": {"name": "s"}}]}]);
+    let theirs =
+        json!([{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "1", "controller": true}]);
+    for (wrong, why) in [
+        (with("/metadata/annotations", json!({})), "can only create mirror pods"),
+        (with("/spec/nodeName", json!("n2")), "spec.nodeName set to itself"),
+        (with("/spec/containers", secret), "spec.containers[0].envFrom[0].secretRef"),
+        (with("/metadata/ownerReferences", json!([])), "a single owner reference"),
+        (with("/metadata/ownerReferences", theirs), "has the UID of"),
+        (with("/metadata/ownerReferences/0/kind", json!("Pod")), "a controller owner reference"),
+        (
+            with("/metadata/ownerReferences/0/controller", json!(false)),
+            "a controller owner reference",
+        ),
+    ] {
+        let refused = node.post(pods, &wrong).await.expect(403);
+        assert!(refused["message"].as_str().unwrap().contains(why), "{why}: {refused}");
+    }
+    // Whoever may do everything may not do this.
+    let refused = client.post(pods, &mirror).await.expect(403);
+    assert!(refused["message"].as_str().unwrap().contains("only a node"), "{refused}");
+    let made = node.post(pods, &mirror).await.expect(201);
+    assert!(made["spec"].get("serviceAccountName").is_none(), "{made}");
+    assert!(made["spec"].get("volumes").is_none(), "{made}");
+
+    let path = format!("{pods}/web-n1");
+    let say =
+        |value: Value| json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": value}}});
+    for value in [json!("0b"), Value::Null] {
+        let refused = client.merge(&path, &say(value)).await.expect(422);
+        assert!(
+            refused["message"].as_str().unwrap().contains("may not remove or update"),
+            "{refused}"
+        );
+    }
+    let added = json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "x"}]}});
+    let refused = client.merge(&format!("{path}/ephemeralcontainers"), &added).await.expect(422);
+    assert!(refused["message"].as_str().unwrap().contains("static pods do not"), "{refused}");
+    client.post(pods, &pod("plain", "")).await.expect(201);
+    let refused = client.merge(&format!("{pods}/plain"), &say(json!("0a"))).await.expect(422);
+    assert!(refused["message"].as_str().unwrap().contains("may not add"), "{refused}");
+    let mut binding = say(json!("0a"));
+    binding["metadata"]["name"] = "plain".into();
+    binding["target"] = json!({"name": "n1"});
+    client.post(&format!("{pods}/plain/binding"), &binding).await.expect(403);
+    node.delete(&format!("{path}?gracePeriodSeconds=0")).await.expect(200);
+}
+
+#[tokio::test]
 async fn acting_as_another_needs_the_right_for_each_part() {
     let client = Client::start().await;
     let ann = client.as_user(user("ann"));

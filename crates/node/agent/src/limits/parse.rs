@@ -60,6 +60,11 @@ struct File {
     image_oldest: Option<String>,
     max_pods: Option<u32>,
     pod_pids_limit: Option<i64>,
+    // Read by whoever looks after static pods.
+    #[serde(rename = "staticPodPath")]
+    _static_pod_path: Option<String>,
+    #[serde(rename = "fileCheckFrequency")]
+    _file_check_frequency: Option<String>,
 }
 
 fn wrong(field: &str, why: impl Into<String>) -> LimitsError {
@@ -224,7 +229,10 @@ fn thresholds(file: &File) -> Result<Vec<Threshold>, LimitsError> {
 }
 
 /// Times as Go writes them: `1m30s`, `500ms`, `0s`.
-fn duration(field: &str, text: &str) -> Result<Duration, LimitsError> {
+///
+/// # Errors
+/// Names the field.
+pub(crate) fn duration(field: &str, text: &str) -> Result<Duration, LimitsError> {
     let failed = || wrong(field, format!("`{text}` is no time, write for example 1m30s"));
     if text == "0" {
         return Ok(Duration::ZERO);

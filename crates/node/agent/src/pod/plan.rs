@@ -309,18 +309,7 @@ mod tests {
 
     impl World {
         fn new(goal: Goal) -> Self {
-            let record = Record {
-                namespace: "default".into(),
-                name: "pod".into(),
-                uid: "1".into(),
-                address: None,
-                user: None,
-                sandbox: false,
-                cgroup: None,
-                failed: None,
-                sizes: [].into(),
-                containers: [].into(),
-            };
+            let record = Record::new(&k8s_openapi::api::core::v1::Pod::default());
             let observed = Observed {
                 sandbox: false,
                 containers: [].into(),

@@ -3,6 +3,7 @@
 //! It owns the pod's record. Whatever happens (a new specification, an exit, a probe's verdict, the time) only wakes it; then
 //! it plans afresh from what is known.
 
+mod manifest;
 mod pull;
 mod resize;
 mod room;
@@ -38,6 +39,7 @@ use crate::directory::{Ended, Failed, PodDirectory, Record};
 use crate::event::Severity;
 use crate::probe::{self, Finding, Kind};
 use crate::roster::Eviction;
+use crate::settings::GRACE;
 use crate::status::{chain, has_foreign, status};
 use crate::usage::{Resident, Running};
 
@@ -51,8 +53,6 @@ enum Happening {
 
 /// Annotation by which `berth stop` ends a pod without removing it.
 const STOP: &str = "berth.dev/stop";
-/// How long a container may take to end when its pod does not say.
-const GRACE: i64 = 30;
 /// Longer times than this mean never; upstream's own bound.
 const LONGEST: i64 = i32::MAX as i64;
 /// How long the making of a running pod's volumes may take, and the first and longest pause before another attempt.
@@ -77,7 +77,8 @@ pub struct Worker {
     /// Hooks that run, by container.
     hooks: HashMap<String, AbortOnDropHandle<()>>,
     listener: Option<JoinHandle<()>>,
-    reported: Value,
+    /// What was told last, and of which object.
+    reported: (String, Value),
     retry: Option<Timestamp>,
     /// Tells that what volumes are made from has changed.
     wake: Arc<Notify>,
@@ -112,18 +113,8 @@ impl Worker {
         let admitted = adopted.is_some();
         let instance = shared.settings.instance.clone();
         let room = shared.roster.room();
-        let mut record = adopted.unwrap_or_else(|| Record {
-            namespace: last.namespace().unwrap_or_default(),
-            name: last.name_any(),
-            uid: last.uid().unwrap_or_default(),
-            address: None,
-            user: None,
-            sandbox: false,
-            cgroup: None,
-            failed: room::failed_before(&last),
-            sizes: [].into(),
-            containers: [].into(),
-        });
+        let mut record = adopted
+            .unwrap_or_else(|| Record { failed: room::failed_before(&last), ..Record::new(&last) });
         keep_place(&mut record, &instance);
         let wake = shared.sources.wake_of(&last.uid().unwrap_or_default());
         let workshop = Workshop { shared, directory };
@@ -156,7 +147,7 @@ impl Worker {
             probes: HashMap::new(),
             hooks: HashMap::new(),
             listener: worker_listener,
-            reported: Value::Null,
+            reported: (String::new(), Value::Null),
             retry: None,
             wake,
             stale,
@@ -180,7 +171,9 @@ impl Worker {
     /// Works until the pod is gone from the node.
     pub async fn run(mut self) {
         let mut followed = true;
-        self.shared().roster.listed().await;
+        if !self.is_static() {
+            self.shared().roster.listed().await;
+        }
         loop {
             self.take_pod();
             let wake = self.reconcile().await;
@@ -232,6 +225,7 @@ impl Worker {
     /// Takes in what the pod is to be now.
     fn take_pod(&mut self) {
         let Some(pod) = self.pod.borrow_and_update().clone() else { return };
+        let pod = if self.is_static() { self.keep_manifest(pod) } else { pod };
         self.stale |=
             pod.labels() != self.last.labels() || pod.annotations() != self.last.annotations();
         self.last = pod;
@@ -880,7 +874,7 @@ impl Worker {
         self.workshop.remove(&mut self.record).await?;
         // Before the API says so: whoever is bound here in its place finds the room free.
         self.leave_roster().await;
-        if self.pod.borrow().is_some() {
+        if self.pod.borrow().is_some() && !self.is_static() {
             let api: Api<Pod> =
                 Api::namespaced(self.shared().client.clone(), &self.record.namespace);
             let parameters = DeleteParams {
@@ -910,11 +904,13 @@ impl Worker {
         let goal = self.goal();
         let address = self.shared().settings.address.to_string();
         let status = status(&self.last, &goal, &self.record, &self.observed, &address);
-        if status == self.reported {
+        self.keep_status(&status);
+        let Some(uid) = self.shown_as() else { return };
+        if (&uid, &status) == (&self.reported.0, &self.reported.1) {
             return;
         }
         let api: Api<Pod> = Api::namespaced(self.shared().client.clone(), &self.record.namespace);
-        let mut body = json!({ "metadata": { "uid": self.record.uid }, "status": status });
+        let mut body = json!({ "metadata": { "uid": uid }, "status": status });
         // A list is replaced as a whole: what others wrote meanwhile must not be lost.
         if has_foreign(&self.last) {
             body["metadata"]["resourceVersion"] = json!(self.last.metadata.resource_version);
@@ -923,7 +919,7 @@ impl Worker {
             .patch_status(&self.record.name, &PatchParams::default(), &Patch::Merge(&body))
             .await
         {
-            Ok(_) => self.reported = status,
+            Ok(_) => self.reported = (uid, status),
             Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => {
                 debug!(pod = %self.record.name, code = answer.code, "status not taken");
             }

@@ -7,6 +7,7 @@ use berth_client::demand::{Amounts, amounts};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::directory::PodDirectory;
+use crate::tally::Excess;
 use crate::usage::walk;
 
 const STORAGE: &str = "ephemeral-storage";
@@ -131,7 +132,7 @@ pub fn amount_of(amounts: &Amounts, name: &str) -> u64 {
 }
 
 /// Why a pod must go that uses more than it may, if it does, in the words people know.
-pub fn exceeded(spec: &PodSpec, local: &LocalUse) -> Option<String> {
+pub fn exceeded(spec: &PodSpec, local: &LocalUse) -> Option<(Excess, String)> {
     for volume in spec.volumes.iter().flatten() {
         let Some(size) = volume.empty_dir.as_ref().and_then(|empty| empty.size_limit.as_ref())
         else {
@@ -141,9 +142,9 @@ pub fn exceeded(spec: &PodSpec, local: &LocalUse) -> Option<String> {
         let used = local.volumes.get(&volume.name).map_or(0, |held| held.bytes);
         if most > 0 && i128::from(used) > i128::from(most) {
             let (name, size) = (&volume.name, &size.0);
-            return Some(format!(
-                "Usage of EmptyDir volume \"{name}\" exceeds the limit \"{size}\". "
-            ));
+            let message =
+                format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{size}\". ");
+            return Some((Excess::Volume, message));
         }
     }
     let limits: Vec<(&Container, i64)> =
@@ -162,15 +163,19 @@ pub fn exceeded(spec: &PodSpec, local: &LocalUse) -> Option<String> {
             [(container, _)] => texts(container),
             _ => sum,
         };
-        return Some(format!(
+        let message = format!(
             "Pod ephemeral local storage usage exceeds the total limit of containers {only}. "
-        ));
+        );
+        return Some((Excess::Pod, message));
     }
     limits.into_iter().find_map(|(container, limit)| {
         let used = local.containers.get(&container.name).map_or(0, |held| held.bytes);
         (i128::from(used) > i128::from(limit)).then(|| {
             let (name, limit) = (&container.name, texts(container));
-            format!("Container {name} exceeded its local ephemeral storage limit \"{limit}\". ")
+            let message = format!(
+                "Container {name} exceeded its local ephemeral storage limit \"{limit}\". "
+            );
+            (Excess::Container, message)
         })
     })
 }
@@ -226,7 +231,9 @@ mod tests {
     #[test]
     fn each_limit_has_its_words() {
         let mib = |count: u64| Held { bytes: count << 20, files: 1 };
-        let of = |spec: Value, local: &LocalUse| exceeded(pod(spec).spec.as_ref().unwrap(), local);
+        let of = |spec: Value, local: &LocalUse| {
+            exceeded(pod(spec).spec.as_ref().unwrap(), local).map(|(_, message)| message)
+        };
         let local = LocalUse {
             containers: [("a".to_owned(), mib(3)), ("b".to_owned(), mib(1))].into(),
             volumes: [("cache".to_owned(), mib(5))].into(),

@@ -11,7 +11,7 @@ use crate::agent::Shared;
 use crate::directory::PodDirectory;
 use crate::groups::most_processes;
 use crate::limits::Signal;
-use crate::roster::{Member, is_critical};
+use crate::roster::Member;
 use crate::usage::{NodeUse, Space};
 use kube::ResourceExt;
 
@@ -135,7 +135,7 @@ fn candidate(shared: &Shared, signal: Signal, read: &NodeUse, member: &Member) -
         uid,
         name: format!("{}/{}", member.pod.namespace().unwrap_or_default(), member.pod.name_any()),
         priority: spec.priority.unwrap_or(0),
-        critical: is_critical(&member.pod),
+        critical: member.critical,
         request,
         used: amount,
         containers,

@@ -35,6 +35,16 @@ impl Page {
     }
 }
 
+impl Page {
+    /// Counters of one name by one label.
+    fn counts(&mut self, name: &str, help: &str, label: &str, counts: &[(String, u64)]) {
+        self.begin(name, "counter", help);
+        for (value, count) in counts {
+            self.value(name, &[(label, value)], count);
+        }
+    }
+}
+
 /// Nanoseconds as seconds.
 struct Seconds(u64);
 
@@ -192,8 +202,19 @@ pub fn containers(read: &NodeUse) -> String {
     page.0
 }
 
+/// What the agent counts of what it does.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Evictions by signal.
+    pub evictions: Vec<(String, u64)>,
+    /// Refusals by reason.
+    pub refusals: Vec<(String, u64)>,
+    /// Static pods.
+    pub mirrors: usize,
+}
+
 /// `/metrics`: the agent itself.
-pub fn own(node: &str, read: &NodeUse) -> String {
+pub fn own(node: &str, read: &NodeUse, counts: &Counts) -> String {
     let mut page = Page::default();
     page.begin("kubelet_node_name", "gauge", "The node's name; the value is always 1");
     page.value("kubelet_node_name", &[("node", node)], 1);
@@ -201,6 +222,11 @@ pub fn own(node: &str, read: &NodeUse) -> String {
     page.one("kubelet_running_pods", "gauge", "Pods with a container that runs", pods);
     page.begin("kubelet_running_containers", "gauge", "Containers by state");
     page.value("kubelet_running_containers", &[("container_state", "running")], all(read).count());
+    let help = "Pods evicted, by the signal of what was short";
+    page.counts("kubelet_evictions", help, "eviction_signal", &counts.evictions);
+    let help = "Pods not taken in, by reason";
+    page.counts("kubelet_admission_rejections_total", help, "reason", &counts.refusals);
+    page.one("kubelet_mirror_pods", "gauge", "Static pods that the API is to show", counts.mirrors);
     page.one(
         "process_resident_memory_bytes",
         "gauge",
@@ -278,7 +304,16 @@ mod tests {
             &containers,
             "container_network_receive_bytes_total{interface=\"eth0\",namespace=\"default\",pod=\"web\"} 0",
         );
-        has(&own("n", &read()), "kubelet_running_containers{container_state=\"running\"} 1");
+        let counts = Counts {
+            evictions: vec![("memory.available".to_owned(), 2)],
+            refusals: vec![("OutOfcpu".to_owned(), 1)],
+            mirrors: 3,
+        };
+        let own = own("n", &read(), &counts);
+        has(&own, "kubelet_running_containers{container_state=\"running\"} 1");
+        has(&own, "kubelet_evictions{eviction_signal=\"memory.available\"} 2");
+        has(&own, "kubelet_admission_rejections_total{reason=\"OutOfcpu\"} 1");
+        has(&own, "kubelet_mirror_pods 3");
         for text in [resource, containers] {
             // Each name is introduced once, before its values.
             let mut names: Vec<&str> =

@@ -9,7 +9,7 @@ use super::Worker;
 use crate::directory::Failed;
 use crate::event::Severity;
 use crate::pod::plan::is_finished;
-use crate::roster::{Eviction, Member};
+use crate::roster::{Eviction, Member, is_system};
 
 impl Worker {
     /// The pod as those see it who look after all of them.
@@ -22,6 +22,7 @@ impl Worker {
         let known = self.record.containers.iter();
         Member {
             pod: self.last.clone(),
+            critical: self.is_static() || is_system(&self.last),
             promised,
             charged,
             // Until nothing of it is left, what it used is not free.
@@ -56,11 +57,14 @@ impl Worker {
         }
         self.promise();
         let (shared, member) = (self.shared(), self.member());
-        let refusal =
-            shared.roster.refusal(&self.last).map(|(reason, message)| (reason.to_owned(), message));
+        let refusal = shared
+            .roster
+            .refusal(&self.last, member.critical)
+            .map(|(reason, message)| (reason.to_owned(), message));
         let all = &shared.capacity.allocatable;
         let refusal = refusal.or_else(|| shared.roster.enter(member, &self.evict, all).err());
         if let Some((reason, message)) = refusal {
+            shared.tally.refused(&reason);
             self.event(Severity::Warning, &reason, message.clone());
             self.fail(Failed { reason, message, disrupted: false, by: None });
         } else {
