@@ -113,6 +113,7 @@ fn bare(instance: &str, network: &NodeNetwork) -> berth_agent::Settings {
         address: std::net::Ipv4Addr::LOCALHOST,
         data: PathBuf::new(),
         images: PathBuf::new(),
+        device_plugins: PathBuf::new(),
         program: PathBuf::new(),
         instance: instance.to_owned(),
         network: network.clone(),
@@ -142,6 +143,7 @@ fn read_settings(path: &Path) -> Result<(String, NodeNetwork), TeardownError> {
         audit_policy: None,
         authentication_config: None,
         node_config: None,
+        device_plugins: None,
         audit_log: None,
         insecure_registries: Vec::new(),
     };

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::Worker;
 use crate::directory::Failed;
 use crate::event::Severity;
+use crate::pod::observe::View;
 use crate::pod::plan::is_finished;
 use crate::roster::{Eviction, Member};
 
@@ -39,12 +40,17 @@ impl Worker {
     }
 
     pub(super) async fn join_roster(&self) {
+        let running = self.observed.containers.values().any(View::is_running);
+        if !running && is_finished(&self.goal(), &self.record, &self.observed) {
+            self.shared().devices.release(&self.record.uid);
+        }
         if self.shared().roster.set(self.member(), &self.evict) {
             self.weigh().await;
         }
     }
 
     pub(super) async fn leave_roster(&self) {
+        self.shared().devices.release(&self.record.uid);
         self.shared().roster.remove(&self.record.uid);
         self.weigh().await;
     }
@@ -60,6 +66,15 @@ impl Worker {
             shared.roster.refusal(&self.last).map(|(reason, message)| (reason.to_owned(), message));
         let all = &shared.capacity.allocatable;
         let refusal = refusal.or_else(|| shared.roster.enter(member, &self.evict, all).err());
+        let refusal = match refusal {
+            None => {
+                let allotted = shared.devices.allot(&self.last, |uid| shared.is_here(uid)).await;
+                allotted.err().map(|why| {
+                    ("UnexpectedAdmissionError".to_owned(), format!("Pod was rejected: {why}"))
+                })
+            }
+            refused => refused,
+        };
         if let Some((reason, message)) = refusal {
             self.event(Severity::Warning, &reason, message.clone());
             self.fail(Failed { reason, message, disrupted: false, by: None });
