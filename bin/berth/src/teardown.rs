@@ -89,6 +89,8 @@ fn remove(data: &Path) -> Result<(), TeardownError> {
         "dns.kubeconfig",
         "dns.pid",
         "dns.server",
+        "devices.json",
+        "device-plugins/kubelet.sock",
     ] {
         remove_if_there(&data.join(name), false)?;
     }

@@ -282,6 +282,20 @@ fn what_a_plugin_offers_is_handed_out_and_kept() {
     ready(&berth, "third");
     assert_eq!(exec(&berth, "third", "echo $WIDGETS"), "one\n");
 
+    // Who has ended has none, and whoever waits for that may come at once.
+    for count in 0..3 {
+        let name = format!("short-{count}");
+        let short = with_widgets(&name, 1, "restartPolicy: Never")
+            .replace("trap \"exit 0\" TERM; while :; do sleep 0.05; done", "true");
+        if count == 0 {
+            berth.kubectl(&["delete", "pod", "third"]).good();
+        }
+        apply(&berth, &short);
+        assert_eq!(ended(&berth, &name), "");
+    }
+    apply(&berth, &with_widgets("third", 1, ""));
+    ready(&berth, "third");
+
     // Another agent knows who has what; until the plugin is back there is none to be had.
     berth.kill_server();
     berth.start();
@@ -289,6 +303,7 @@ fn what_a_plugin_offers_is_handed_out_and_kept() {
     until("plugins can register again", SHORT, || plugin.register("v1beta1").is_ok());
     until_widgets(&berth, "2", "2");
     plugin.started();
+    assert_eq!(exec(&berth, "third", "echo $WIDGETS"), "one\n");
     exec(&berth, "first", "kill 1");
     until("it is started again", SHORT, || {
         let pod = berth.get(&["pod", "first"]);

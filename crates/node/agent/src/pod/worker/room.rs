@@ -39,11 +39,15 @@ impl Worker {
         }
     }
 
-    pub(super) async fn join_roster(&self) {
+    /// Lets go of devices that nobody uses any more. Before it is told that the pod has ended: another may come at once.
+    pub(super) fn release_devices(&self) {
         let running = self.observed.containers.values().any(View::is_running);
         if !running && is_finished(&self.goal(), &self.record, &self.observed) {
             self.shared().devices.release(&self.record.uid);
         }
+    }
+
+    pub(super) async fn join_roster(&self) {
         if self.shared().roster.set(self.member(), &self.evict) {
             self.weigh().await;
         }
