@@ -421,6 +421,10 @@ fn agent_settings(
         address: own_address(),
         data: settings.data.clone(),
         images: settings.data.join("images"),
+        device_plugins: settings
+            .device_plugins
+            .clone()
+            .unwrap_or_else(|| settings.data.join("device-plugins")),
         program: std::env::current_exe()?,
         instance: settings.instance.clone(),
         network: network(settings),

@@ -89,6 +89,8 @@ fn remove(data: &Path) -> Result<(), TeardownError> {
         "dns.kubeconfig",
         "dns.pid",
         "dns.server",
+        "devices.json",
+        "device-plugins/kubelet.sock",
     ] {
         remove_if_there(&data.join(name), false)?;
     }
@@ -113,6 +115,7 @@ fn bare(instance: &str, network: &NodeNetwork) -> berth_agent::Settings {
         address: std::net::Ipv4Addr::LOCALHOST,
         data: PathBuf::new(),
         images: PathBuf::new(),
+        device_plugins: PathBuf::new(),
         program: PathBuf::new(),
         instance: instance.to_owned(),
         network: network.clone(),
@@ -143,6 +146,7 @@ fn read_settings(path: &Path) -> Result<(String, NodeNetwork), TeardownError> {
         audit_policy: None,
         authentication_config: None,
         node_config: None,
+        device_plugins: None,
         audit_log: None,
         insecure_registries: Vec::new(),
     };

@@ -6,6 +6,7 @@ mod backup;
 mod bad_input;
 mod crash;
 mod debug;
+mod devices;
 mod engines;
 mod etcd;
 mod fields;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::capacity::Capacity;
+use crate::devices::Devices;
 use crate::directory::{self, PodDirectory, Record};
 use crate::event::Events;
 use crate::huge_pages;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub meter: Meter,
     /// What there is.
     pub capacity: Capacity,
+    /// What device plugins offer, and who has it.
+    pub devices: Arc<Devices>,
     /// Who is here.
     pub roster: Roster,
     addresses: Mutex<Addresses>,
@@ -124,6 +127,12 @@ impl Shared {
 
     pub fn release_ids(&self, first: u32) {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&first);
+    }
+
+    /// Whether a pod is on this node as far as the API is concerned.
+    pub fn is_here(&self, uid: &str) -> bool {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.values().any(|known| known == uid)
     }
 
     fn adopt(&self, record: &Record) {
@@ -216,6 +225,7 @@ impl Agent {
         crate::groups::establish(&hierarchies, &settings, &capacity)?;
         let shared = Arc::new(Shared {
             capacity,
+            devices: Arc::new(Devices::open(&settings.data)),
             roster: Roster::default(),
             meter: Meter::new(hierarchies.clone(), &settings.instance),
             hierarchies,
@@ -233,6 +243,7 @@ impl Agent {
             settings: settings.clone(),
         });
         let adopted = left_behind(&shared).map_err(data)?;
+        shared.devices.retain(|uid| adopted.contains_key(uid));
         let (left, adopted) = adopted.into_iter().partition(|(_, it)| it.manifest.is_some());
         // They need nobody's answer, and whoever would answer may be one of them.
         let keeper = static_pods::Keeper::start(shared.clone(), left).await;
@@ -247,22 +258,7 @@ impl Agent {
             let stop = stop.clone();
             async move { crate::node::keep(&lease, said, stop).await }
         });
-        tasks.spawn({
-            let (shared, stop) = (shared.clone(), stop.clone());
-            async move { crate::reclaim::run(&shared, stop).await }
-        });
-        tasks.spawn({
-            let (shared, stop) = (shared.clone(), stop.clone());
-            async move { shared.tokens.run(&shared.sources, &stop).await }
-        });
-        tasks.spawn({
-            let (shared, stop) = (shared.clone(), stop.clone());
-            async move { crate::pressure::run(&shared, stop).await }
-        });
-        tasks.spawn({
-            let (shared, stop) = (shared.clone(), stop.clone());
-            async move { crate::usage::run(&shared, stop).await }
-        });
+        look_after(&mut tasks, &shared, &stop);
         let traffic = crate::traffic::Traffic::install(rules).await?;
         tasks.spawn({
             let stop = stop.clone();
@@ -314,6 +310,32 @@ impl Agent {
         self.tasks.shutdown().await;
         info!("node agent stopped, containers go on");
     }
+}
+
+/// The tasks that go on beside the pods.
+fn look_after(tasks: &mut JoinSet<()>, shared: &Arc<Shared>, stop: &CancellationToken) {
+    tasks.spawn({
+        let (shared, stop) = (shared.clone(), stop.clone());
+        async move { crate::reclaim::run(&shared, stop).await }
+    });
+    tasks.spawn({
+        let (shared, stop) = (shared.clone(), stop.clone());
+        async move { shared.tokens.run(&shared.sources, &stop).await }
+    });
+    tasks.spawn({
+        let (shared, stop) = (shared.clone(), stop.clone());
+        async move { crate::pressure::run(&shared, stop).await }
+    });
+    tasks.spawn({
+        let (shared, stop) = (shared.clone(), stop.clone());
+        async move { crate::usage::run(&shared, stop).await }
+    });
+    tasks.spawn({
+        let (shared, stop) = (shared.clone(), stop.clone());
+        async move {
+            shared.devices.clone().serve(&shared.settings.device_plugins, stop).await;
+        }
+    });
 }
 
 struct Workers {

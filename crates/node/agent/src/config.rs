@@ -3,6 +3,7 @@
 //! Whatever a pod does not ask for is denied: few capabilities, no new privileges, the default system call filter, masked
 //! kernel paths, read-only `/proc/sys`.
 
+pub mod labels;
 mod privilege;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
+use self::labels::Labels;
 pub use self::privilege::sealed_memory;
+use crate::devices::Device;
 use crate::environment::expand;
 use crate::groups;
 use crate::huge_pages;
@@ -81,6 +84,12 @@ pub struct Ingredients<'a> {
     pub image: &'a Image,
     pub environment: Vec<String>,
     pub mounts: Vec<Mounted>,
+    /// What it has besides the usual devices.
+    pub devices: &'a [Device],
+    /// Annotations of its configuration.
+    pub annotations: &'a BTreeMap<String, String>,
+    /// What security modules hold it to.
+    pub labels: Labels,
     /// Where profiles of the node are.
     pub profiles: &'a Path,
     /// The memory that the pod's containers share, where it is not the host's.
@@ -97,8 +106,8 @@ pub struct Prepared {
 
 /// Makes the configuration.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
-    let Ingredients { pod, container, image, environment, mounts, profiles, shared_memory } =
-        ingredients;
+    let Ingredients { pod, container, image, environment, mounts, .. } = ingredients;
+    let Ingredients { devices, annotations, labels, profiles, shared_memory, .. } = ingredients;
     let pod_spec = pod.spec.as_ref().ok_or_else(|| Cause::config("the pod has no spec"))?;
     let context = container.security_context.as_ref();
     let privileged = is_privileged(container);
@@ -119,6 +128,8 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
         },
         "oomScoreAdj": out_of_memory_score(pod_spec, container).max(privilege::lowest_score()),
     });
+    process["apparmorProfile"] = json!(labels.profile);
+    process["selinuxLabel"] = json!(labels.process);
     if let Some(limits) = limits(pod)? {
         process["rlimits"] = limits;
     }
@@ -132,10 +143,13 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
             "readonly": context.and_then(|context| context.read_only_root_filesystem).unwrap_or(false),
         },
         "process": process,
+        "annotations": annotations,
         "mounts": all_mounts(pod_spec, &mounts, privileged, shared_memory),
         "linux": {
             "maskedPaths": if masks { MASKED.as_slice() } else { &[] },
             "readonlyPaths": if masks { READONLY.as_slice() } else { &[] },
+            "mountLabel": labels.files,
+            "devices": devices.iter().map(Device::to_oci).collect::<Vec<_>>(),
         },
     });
     if let Some(profile) = profile {
@@ -148,6 +162,21 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<Prepared, Cause> {
     let spec = serde_json::from_value(configuration)
         .map_err(|error| Cause::config(format!("the configuration is not valid: {error}")))?;
     Ok(Prepared { spec, user, filter })
+}
+
+/// Variables that come with devices: they stand above those of the image, and those of the pod above them.
+pub fn with_given(
+    mut environment: Vec<String>,
+    container: &Container,
+    given: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let said = |name: &str| container.env.iter().flatten().any(|variable| variable.name == name);
+    for (name, value) in given.iter().filter(|(name, _)| !said(name)) {
+        let is_it = |entry: &String| entry.split('=').next() == Some(name);
+        environment.retain(|entry| !is_it(entry));
+        environment.push(format!("{name}={value}"));
+    }
+    environment
 }
 
 /// Whether each container has a pid namespace of its own, to which settings of processes belong.
@@ -458,6 +487,7 @@ fn limits(pod: &Pod) -> Result<Option<Value>, Cause> {
 pub fn resources(
     pod: &Pod,
     container: &Container,
+    more: &[Device],
 ) -> Result<oci_spec::runtime::LinuxResources, Cause> {
     let requirements = container.resources.as_ref();
     let pids = pod
@@ -485,13 +515,13 @@ pub fn resources(
         value["hugepageLimits"] = huge_pages::limits(pod, container);
     }
     if !is_privileged(container) {
-        value["devices"] = devices();
+        value["devices"] = devices(more);
     }
     serde_json::from_value(value).map_err(|error| Cause::config(error.to_string()))
 }
 
 /// Every device denied but those in the container's own `/dev`.
-fn devices() -> Value {
+fn devices(more: &[Device]) -> Value {
     let allow = |kind: &str, major: i64, minor: Option<i64>, access: &str| {
         let mut rule = json!({ "allow": true, "type": kind, "major": major, "access": access });
         if let Some(minor) = minor {
@@ -499,8 +529,8 @@ fn devices() -> Value {
         }
         rule
     };
-    json!([
-        { "allow": false, "access": "rwm" },
+    let usual = [
+        json!({ "allow": false, "access": "rwm" }),
         allow("c", 1, Some(3), "rwm"),
         allow("c", 1, Some(5), "rwm"),
         allow("c", 1, Some(7), "rwm"),
@@ -509,7 +539,8 @@ fn devices() -> Value {
         allow("c", 5, Some(0), "rwm"),
         allow("c", 5, Some(2), "rwm"),
         allow("c", 136, None, "rwm"),
-    ])
+    ];
+    usual.into_iter().chain(more.iter().map(Device::rule)).collect()
 }
 
 fn quantity<'a>(
@@ -568,6 +599,18 @@ pub fn resource_field(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_of_devices_stand_between_the_image_and_the_pod() {
+        let container: Container =
+            serde_json::from_value(json!({"name": "a", "env": [{"name": "OWN", "value": "pod"}]}))
+                .unwrap();
+        let known = ["OWN=pod", "IMAGE=old", "PATH=/bin"].map(str::to_owned).to_vec();
+        let given = [("OWN", "x"), ("IMAGE", "new"), ("MORE", "1")];
+        let given = given.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let wanted = ["OWN=pod", "PATH=/bin", "IMAGE=new", "MORE=1"];
+        assert_eq!(with_given(known, &container, &given), wanted);
+    }
 
     #[test]
     fn users_are_those_of_the_pod_or_the_image_with_all_their_groups() {

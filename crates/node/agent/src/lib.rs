@@ -15,6 +15,7 @@ mod agent;
 mod capacity;
 mod command;
 mod config;
+mod devices;
 mod directory;
 mod environment;
 mod event;

@@ -136,10 +136,15 @@ fn status(shared: &Shared, said: &mut Said) -> Value {
     let system = rustix::system::uname();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let os = read("/etc/os-release");
+    let (mut capacity, mut allocatable) =
+        (shared.capacity.whole.clone(), shared.capacity.allocatable.clone());
+    let (devices, healthy) = shared.devices.amounts();
+    capacity.extend(devices);
+    allocatable.extend(healthy);
     let pretty = os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
     json!({
-        "capacity": quantities(&shared.capacity.whole),
-        "allocatable": quantities(&shared.capacity.allocatable),
+        "capacity": quantities(&capacity),
+        "allocatable": quantities(&allocatable),
         "conditions": conditions(shared, said),
         "addresses": [
             { "type": "InternalIP", "address": settings.address.to_string() },
@@ -172,6 +177,7 @@ const REPEAT: u32 = 30;
 /// Renews the lease, and says how the node is whenever that changes, until told to stop.
 pub(crate) async fn keep(shared: &Shared, mut said: Said, stop: CancellationToken) {
     let mut pressures = shared.roster.pressures();
+    let mut devices = shared.devices.changes();
     let mut rhythm = tokio::time::interval(RENEW);
     rhythm.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     rhythm.tick().await;
@@ -181,6 +187,7 @@ pub(crate) async fn keep(shared: &Shared, mut said: Said, stop: CancellationToke
         let changed = tokio::select! {
             _ = rhythm.tick() => false,
             Ok(()) = pressures.changed() => true,
+            Ok(()) = devices.changed() => true,
             () = stop.cancelled() => return,
         };
         if !changed {

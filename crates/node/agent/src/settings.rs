@@ -22,6 +22,8 @@ pub struct Settings {
     pub data: PathBuf,
     /// Directory of the image store.
     pub images: PathBuf,
+    /// Directory of the sockets of device plugins.
+    pub device_plugins: PathBuf,
     /// The berth binary, to execute as the shims' parent.
     pub program: PathBuf,
     /// Prefix of cgroups and name of the nftables table.

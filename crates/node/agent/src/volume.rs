@@ -2,8 +2,10 @@
 //!
 //! What is made from objects of the API is made anew when they change, while the pod runs.
 
+mod block;
 mod files;
 mod follow;
+mod nfs;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,8 +19,8 @@ use std::path::{Component, Path, PathBuf};
 use berth_client::demand::amounts;
 use berth_runtime::{LAYER, LAYERS, SUB_PATH};
 use k8s_openapi::api::core::v1::{
-    Container, DownwardAPIVolumeFile, PersistentVolume, PersistentVolumeClaim, Pod,
-    ProjectedVolumeSource, Volume, VolumeMount,
+    Container, DownwardAPIVolumeFile, PersistentVolume, PersistentVolumeClaim,
+    PersistentVolumeSpec, Pod, ProjectedVolumeSource, Volume, VolumeMount,
 };
 use kube::api::Api;
 use kube::{Client, ResourceExt};
@@ -29,6 +31,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
 
+use self::block::Block;
+pub use self::block::devices;
 use self::files::Files;
 pub use self::follow::Sources;
 use crate::agent::Shared;
@@ -73,6 +77,8 @@ pub enum Source {
     Files(PathBuf),
     /// In the layers of an image, lowest first.
     Layers(Vec<PathBuf>),
+    /// A device rather than files.
+    Block(Block),
 }
 
 impl Mounted {
@@ -125,11 +131,12 @@ pub async fn prepare(
         // Once for a pod: what its containers set afterwards is theirs to set.
         let marker = directory.etc(&format!("volume-{}", volume.name));
         let is_new = !marker.exists();
-        let (path, ours) = prepare_one(&shared.client, pod, volume, directory, is_new).await?;
+        let (source, ours) = prepare_one(&shared.client, pod, volume, directory, is_new).await?;
         let failed = |error: io::Error| disk(&volume.name, &error);
         if let Some(group) = group
             && is_new
             && ours
+            && let Source::Path(path) = &source
         {
             let path = path.clone();
             let given = tokio::task::spawn_blocking(move || give_to_group(&path, group, always));
@@ -138,7 +145,7 @@ pub async fn prepare(
         if is_new {
             fs::write(&marker, "").map_err(failed)?;
         }
-        prepared.insert(volume.name.clone(), Source::Path(path));
+        prepared.insert(volume.name.clone(), source);
     }
     shared.sources.follow(&shared.client, &pod.uid().unwrap_or_default(), read);
     Ok(prepared)
@@ -196,14 +203,14 @@ fn disk(volume: &str, error: &io::Error) -> Cause {
     Cause::create(format!("cannot prepare volume `{volume}`: {error}"))
 }
 
-/// The directory of a volume that containers may write to, and whether it is one that belongs to pods.
+/// What containers may write to of a volume, and whether it is a directory that belongs to pods.
 async fn prepare_one(
     client: &Client,
     pod: &Pod,
     volume: &Volume,
     directory: &PodDirectory,
     is_new: bool,
-) -> Result<(PathBuf, bool), Cause> {
+) -> Result<(Source, bool), Cause> {
     let path = directory.volume(&volume.name);
     let namespace = pod.namespace().unwrap_or_default();
     let failed = |error: io::Error| disk(&volume.name, &error);
@@ -228,20 +235,57 @@ async fn prepare_one(
         if is_new {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
         }
-        return Ok((path, true));
+        return Ok((Source::Path(path), true));
     }
     if let Some(host) = &volume.host_path {
-        return Ok((host_path(&host.path, host.type_.as_deref())?, false));
+        return Ok((Source::Path(host_path(&host.path, host.type_.as_deref())?), false));
     }
-    if let Some(claim) = &volume.persistent_volume_claim {
-        return claimed(client, &namespace, &claim.claim_name, None).await;
+    if let Some(source) = &volume.nfs {
+        nfs::mount(pod, &volume.name, source, &[], &path).await?;
+        return Ok((Source::Path(path), false));
     }
-    if volume.ephemeral.is_some() {
-        let name = format!("{}-{}", pod.name_any(), volume.name);
-        return claimed(client, &namespace, &name, Some(pod)).await;
+    let (name, readonly, owner) = if let Some(claim) = &volume.persistent_volume_claim {
+        (claim.claim_name.clone(), claim.read_only.unwrap_or(false), None)
+    } else if volume.ephemeral.is_some() {
+        (format!("{}-{}", pod.name_any(), volume.name), false, Some(pod))
+    } else {
+        let name = &volume.name;
+        let why = format!("volume `{name}` is of a kind this node does not support yet");
+        return Err(Cause::config(why));
+    };
+    let (bound, spec) = claimed(client, &namespace, &name, owner).await?;
+    if let Some(mut source) = spec.nfs.clone() {
+        source.read_only = Some(readonly || source.read_only.unwrap_or(false));
+        let options = spec.mount_options.unwrap_or_default();
+        nfs::mount(pod, &volume.name, &source, &options, &path).await?;
+        return Ok((Source::Path(path), false));
     }
-    let name = &volume.name;
-    Err(Cause::config(format!("volume `{name}` is of a kind this node does not support yet")))
+    persistent(&name, &bound, spec, readonly)
+}
+
+/// What containers may write to of a PersistentVolume.
+fn persistent(
+    claim: &str,
+    volume: &str,
+    spec: PersistentVolumeSpec,
+    readonly: bool,
+) -> Result<(Source, bool), Cause> {
+    if spec.volume_mode.as_deref() == Some("Block") {
+        let path = spec.local.map(|local| local.path).or(spec.host_path.map(|host| host.path));
+        if let Some(path) = path {
+            return Ok((Source::Block(Block::of(volume, &path, readonly)?), false));
+        }
+    } else if let Some(local) = spec.local {
+        let path = PathBuf::from(local.path);
+        // The directory of a provisioned volume is made by the node it belongs to, when it is first used.
+        fs::create_dir_all(&path).map_err(|error| disk(claim, &error))?;
+        return Ok((Source::Path(path), true));
+    } else if let Some(host) = spec.host_path {
+        return Ok((Source::Path(host_path(&host.path, host.type_.as_deref())?), false));
+    }
+    Err(Cause::config(format!(
+        "PersistentVolume `{volume}` is of a kind this node does not support yet"
+    )))
 }
 
 /// The memory that all containers of a pod may use together, if each has a limit.
@@ -446,13 +490,13 @@ fn host_path(path: &str, kind: Option<&str>) -> Result<PathBuf, Cause> {
     Ok(path)
 }
 
-/// The directory of a claim, which must belong to `owner` if there is one.
+/// The PersistentVolume of a claim, which must belong to `owner` if there is one.
 async fn claimed(
     client: &Client,
     namespace: &str,
     name: &str,
     owner: Option<&Pod>,
-) -> Result<(PathBuf, bool), Cause> {
+) -> Result<(String, PersistentVolumeSpec), Cause> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let failed = |error: kube::Error| {
         Cause::config(format!("cannot read claim `{name}`: {}", crate::status::chain(&error)))
@@ -471,18 +515,7 @@ async fn claimed(
         .ok_or_else(|| Cause::config(format!("PersistentVolumeClaim `{name}` is not bound yet")))?;
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let spec = volumes.get(&volume).await.map_err(failed)?.spec.unwrap_or_default();
-    if let Some(local) = spec.local {
-        let path = PathBuf::from(local.path);
-        // The directory of a provisioned volume is made by the node it belongs to, when it is first used.
-        fs::create_dir_all(&path).map_err(|error| disk(name, &error))?;
-        return Ok((path, true));
-    }
-    if let Some(host) = spec.host_path {
-        return Ok((host_path(&host.path, host.type_.as_deref())?, false));
-    }
-    Err(Cause::config(format!(
-        "PersistentVolume `{volume}` is of a kind this node does not support yet"
-    )))
+    Ok((volume, spec))
 }
 
 /// How deep a volume's directories are given to a group.
@@ -568,6 +601,12 @@ pub fn mounts(
         let (path, ours) = match source {
             Source::Path(path) => (path, false),
             Source::Files(path) => (path, true),
+            Source::Block(_) => {
+                return Err(Cause::config(format!(
+                    "volume `{}` has volumeMode Block, but is specified in volumeMounts",
+                    mount.name
+                )));
+            }
             Source::Layers(layers) => {
                 let normal = |path: &String| {
                     Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))

@@ -178,7 +178,8 @@ impl Container {
         refuse_asking(request.seccomp.as_ref())?;
         let spec = request.spec;
         let user = request.namespaces.user.as_ref().map(AsFd::as_fd);
-        let root = request.rootfs.mount(user.zip(request.mapping))?;
+        let root =
+            request.rootfs.mount(user.zip(request.mapping), libc::MS_PRIVATE, label(spec))?;
         let process = spec.process().as_ref().ok_or(ProcessError::NoCommand)?;
         let process = PreparedProcess::new(process, root.as_fd(), request.user, request.seccomp)?;
         let birth = Birth::of(spec, &process, request.processes)?;
@@ -228,7 +229,7 @@ impl Container {
         let user = request.namespaces.user.as_ref().map(AsFd::as_fd);
         let spread =
             if held.propagation == libc::MS_SHARED { libc::MS_PRIVATE } else { held.propagation };
-        let root = request.rootfs.mount_spread(user.zip(request.mapping), spread)?;
+        let root = request.rootfs.mount(user.zip(request.mapping), spread, label(spec))?;
         let process = spec.process().as_ref().ok_or(ProcessError::NoCommand)?;
         let process = PreparedProcess::new(process, root.as_fd(), request.user, request.seccomp)?;
         let birth = Birth { held: true, ..Birth::of(spec, &process, request.processes)? };
@@ -344,6 +345,12 @@ pub(crate) fn enter(target: i32, kinds: i32, mapped: bool) -> Result<(), Failure
     if mapped { child::join_user(target) } else { Ok(()) }
 }
 
+/// The SELinux label of the container's files.
+fn label(spec: &Spec) -> Option<&str> {
+    let linux = spec.linux().as_ref()?;
+    linux.mount_label().as_deref().filter(|label| !label.is_empty())
+}
+
 /// `users` are the user namespace from which every mount is seen, and the one for mounts that ask for it.
 fn prepare_root(
     spec: &Spec,
@@ -355,7 +362,7 @@ fn prepare_root(
     let linux = spec.linux().as_ref();
     let extra = linux.and_then(|linux| linux.devices().clone()).unwrap_or_default();
     let listed = spec.mounts().as_deref().unwrap_or_default();
-    let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|it| !it.is_empty());
+    let label = label(spec);
     let view = View { every: users.0, asked: users.1, label };
     let of_devices = mounts::of_devices(listed)?;
     // A change of what is there comes in its place.

@@ -14,16 +14,18 @@ use rustix::io::Errno;
 const FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Removes a directory and all in it; one that is not there is no error. Links are removed, not followed.
+/// Removes a directory and all in it; one that is not there is no error. Links are removed, not followed, and what is mounted
+/// below stays.
 ///
 /// # Errors
-/// When something cannot be removed.
+/// When something cannot be removed; `EXDEV` when something is mounted there.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     let top = match open(path, FLAGS, Mode::empty()) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
+    let device = rustix::fs::fstat(&top)?.st_dev;
     let mut moved = 0_u64;
     loop {
         let folders = empty(top.as_fd())?;
@@ -32,6 +34,10 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         }
         for name in folders {
             let folder = openat(&top, name.as_c_str(), FLAGS, Mode::empty())?;
+            // What is mounted there is not ours to remove.
+            if rustix::fs::fstat(&folder)?.st_dev != device {
+                return Err(Errno::XDEV.into());
+            }
             for inner in empty(folder.as_fd())? {
                 // A name of its own, also if an earlier attempt was interrupted.
                 loop {
@@ -81,6 +87,26 @@ fn empty(folder: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mounted_below_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = folder.path().join("top/volumes/mounted");
+        std::fs::create_dir_all(&mounted).unwrap();
+        let (nothing, flags) = (None::<&std::ffi::CStr>, rustix::mount::MountFlags::empty());
+        rustix::mount::mount("tmpfs", &mounted, "tmpfs", flags, nothing).unwrap();
+        std::fs::create_dir(mounted.join("deep")).unwrap();
+        std::fs::write(mounted.join("file"), "kept").unwrap();
+        std::fs::write(mounted.join("deep/file"), "kept").unwrap();
+        let outcome = remove_tree(&folder.path().join("top"));
+        let moved = folder.path().join("top/.removed-1");
+        let kept = if moved.exists() { moved } else { mounted };
+        let found = std::fs::read_to_string(kept.join("file"));
+        let deep = std::fs::read_to_string(kept.join("deep/file"));
+        rustix::mount::unmount(&kept, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert!(outcome.is_err(), "{outcome:?}");
+        assert_eq!((found.unwrap(), deep.unwrap()), ("kept".to_owned(), "kept".to_owned()));
+    }
 
     #[test]
     fn what_is_deeper_than_any_path_is_removed() {

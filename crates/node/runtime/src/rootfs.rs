@@ -58,24 +58,22 @@ pub enum RootfsError {
 const NOTHING: &CStr = c"";
 
 impl Rootfs {
-    /// Mounts the root filesystem, detached, as seen from `user` and its mapping if given.
+    /// Mounts the root filesystem, detached, as seen from `user` and its mapping if given. What is mounted in a plain directory outside
+    /// shows inside if `propagation` is `MS_SLAVE` rather than `MS_PRIVATE`. With a `label` of SELinux the files of layers have that;
+    /// those of a plain directory have what they have.
     ///
     /// # Errors
     /// See [`RootfsError`].
-    pub fn mount(&self, user: Option<(BorrowedFd<'_>, IdMapping)>) -> Result<OwnedFd, RootfsError> {
-        self.mount_spread(user, libc::MS_PRIVATE)
-    }
-
-    /// The same, and what is mounted in a plain directory outside shows inside if `propagation` is `MS_SLAVE` rather than `MS_PRIVATE`.
-    pub(crate) fn mount_spread(
+    pub(crate) fn mount(
         &self,
         user: Option<(BorrowedFd<'_>, IdMapping)>,
         propagation: u64,
+        label: Option<&str>,
     ) -> Result<OwnedFd, RootfsError> {
         match self {
             Self::Directory(path) => directory(path, user.map(|(user, _)| user), propagation)
                 .map_err(|source| layer(path, source)),
-            Self::Overlay { lower, upper, work } => overlay(lower, upper, work, user),
+            Self::Overlay { lower, upper, work } => overlay(lower, upper, work, user, label),
         }
     }
 }
@@ -97,6 +95,7 @@ fn overlay(
     upper: &Path,
     work: &Path,
     user: Option<(BorrowedFd<'_>, IdMapping)>,
+    label: Option<&str>,
 ) -> Result<OwnedFd, RootfsError> {
     for directory in [upper, work] {
         match std::fs::create_dir(directory) {
@@ -113,7 +112,7 @@ fn overlay(
         std::os::unix::fs::chown(upper, Some(root), Some(root))
             .map_err(|source| layer(upper, source))?;
     }
-    stack(lower, Some((upper, work)), user.map(|(user, _)| user))
+    stack(lower, Some((upper, work)), user.map(|(user, _)| user), label)
 }
 
 /// Layers, lowest first, as one detached tree that nobody can write to.
@@ -127,7 +126,7 @@ pub(crate) fn read_only(
     match lower {
         // An overlay that nobody writes to wants two.
         [only] => clone_tree(only, false, user).map_err(|source| layer(only, source)),
-        _ => stack(lower, None, user),
+        _ => stack(lower, None, user, None),
     }
 }
 
@@ -135,6 +134,7 @@ fn stack(
     lower: &[PathBuf],
     writable: Option<(&Path, &Path)>,
     user: Option<BorrowedFd<'_>>,
+    label: Option<&str>,
 ) -> Result<OwnedFd, RootfsError> {
     let unheard = |error: rustix::io::Errno| RootfsError::Overlay {
         layers: lower.len(),
@@ -167,6 +167,9 @@ fn stack(
     // A writable layer may become an image layer, which knows neither redirects nor metadata-only copies.
     for option in ["redirect_dir", "metacopy"] {
         fsconfig_set_string(context.as_fd(), option, "off").map_err(failed)?;
+    }
+    if let Some(label) = label {
+        fsconfig_set_string(context.as_fd(), "context", label).map_err(failed)?;
     }
     if writable.is_some() {
         // What a container wrote is gone with it, so nothing is synced for it at its end.

@@ -46,6 +46,8 @@ pub struct ServeSettings {
     pub authentication_config: Option<PathBuf>,
     /// File with what the node keeps for itself; the built-in limits if absent.
     pub node_config: Option<PathBuf>,
+    /// Directory of the sockets of device plugins; within the data directory if absent.
+    pub device_plugins: Option<PathBuf>,
     /// The audit log; within the data directory if absent.
     pub audit_log: Option<PathBuf>,
     /// Where the cluster's state is kept; in a file of the data directory if absent.

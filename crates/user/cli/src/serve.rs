@@ -44,6 +44,10 @@ pub struct ServeArguments {
     /// What the node keeps for itself, when pods and images go, where static pods are: a KubeletConfiguration of `kubelet.config.k8s.io/v1beta1`
     #[arg(long, value_name = "FILE")]
     pub node_config: Option<PathBuf>,
+    /// Where device plugins register and have their sockets; otherwise in the data directory. Most plugins are made for
+    /// `/var/lib/kubelet/device-plugins`
+    #[arg(long, value_name = "DIR")]
+    pub device_plugins: Option<PathBuf>,
     /// Where the audit log is; otherwise in the data directory
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
@@ -130,6 +134,7 @@ pub async fn serve(arguments: ServeArguments, data: &Path, host: &dyn Host) -> R
         audit_policy: arguments.audit_policy,
         authentication_config: arguments.authentication_config,
         node_config: arguments.node_config,
+        device_plugins: arguments.device_plugins,
         audit_log: arguments.audit_log,
         insecure_registries: arguments.registry.insecure_registry,
     };

@@ -294,6 +294,7 @@ fn container(container: &Place<'_>, volumes: &[&str], errors: &mut Errors) {
                 .invalid("subPathExpr and subPath are mutually exclusive", errors);
         }
     }
+    devices(container, volumes, errors);
     security::container(&container.field("securityContext"), errors);
     for hook in ["postStart", "preStop"] {
         handler(&container.field("lifecycle").field(hook), errors);
@@ -385,9 +386,32 @@ fn resources(resources: &Place<'_>, errors: &mut Errors) {
     for (_, limit) in resources.field("limits").entries() {
         quantity(&limit, errors);
     }
+    for side in ["requests", "limits"] {
+        for (name, amount) in resources.field(side).entries() {
+            if is_extended(name)
+                && amount.text().parse::<Quantity>().is_ok_and(|amount| amount.milli() % 1000 != 0)
+            {
+                amount.invalid("must be an integer", errors);
+            }
+        }
+    }
     for (name, request) in resources.field("requests").entries() {
         let wanted = quantity(&request, errors);
-        let limit = resources.value.text(&["limits", name]).parse().ok();
+        let limit: Option<Quantity> = resources.value.text(&["limits", name]).parse().ok();
+        if is_extended(name) || name.starts_with("hugepages-") {
+            let limits = resources.field("limits");
+            match (wanted, limit) {
+                (Some(_), None) => {
+                    let why = "Limit must be set for non overcommitable resources";
+                    errors.push(FieldError::required(&limits.field(name).path, why));
+                }
+                (Some(wanted), Some(limit)) if wanted != limit => {
+                    request.invalid(format!("must be equal to {name} limit of {limit}"), errors);
+                }
+                _ => {}
+            }
+            continue;
+        }
         if let (Some(wanted), Some(limit)) = (wanted, limit)
             && wanted > limit
         {
@@ -395,6 +419,11 @@ fn resources(resources: &Place<'_>, errors: &mut Errors) {
                 .invalid(format!("must be less than or equal to {name} limit of {limit}"), errors);
         }
     }
+}
+
+/// What only some nodes have, in whole pieces, and is not shared: devices.
+fn is_extended(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(domain, _)| !domain.ends_with("kubernetes.io"))
 }
 
 /// Resources of the pod as a whole: at least what its containers ask for, and no container may use more.
@@ -433,6 +462,31 @@ fn whole(spec: &Place<'_>, errors: &mut Errors) {
             }
         }
     }
+}
+
+/// Devices are volumes that are not mounted.
+fn devices(container: &Place<'_>, volumes: &[&str], errors: &mut Errors) {
+    let devices = container.field("volumeDevices");
+    let mounts = container.field("volumeMounts");
+    for device in devices.items() {
+        let (name, path) = (device.field("name"), device.field("devicePath"));
+        if name.required(errors) && !volumes.contains(&name.text()) {
+            errors.push(FieldError::not_found(&name.path, name.value));
+        }
+        if mounts.items().any(|mount| mount.field("name").text() == name.text()) {
+            name.invalid("must not already exist in volumeMounts", errors);
+        }
+        if path.required(errors) {
+            if path.text().split('/').any(|part| part == "..") {
+                path.invalid("must not contain '..'", errors);
+            }
+            if mounts.items().any(|it| it.field("mountPath").text() == path.text()) {
+                path.invalid("must not already exist as a path in volumeMounts", errors);
+            }
+        }
+    }
+    devices.unique("devicePath", errors);
+    devices.unique("name", errors);
 }
 
 fn probe(probe: &Place<'_>, name: &str, errors: &mut Errors) {
@@ -550,6 +604,56 @@ mod tests {
             assert!(found.contains(part), "{part}\n{found}");
         }
         assert!(check(json!({"spec": {}})).contains("spec.containers: Required value"));
+    }
+
+    #[test]
+    fn devices_are_whole_and_not_mounted() {
+        let made = |container: Value| {
+            let mut container = container;
+            container["name"] = "a".into();
+            container["image"] = "x".into();
+            check(json!({"spec": {"containers": [container],
+                "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "v"}}]}}))
+        };
+        let resources = |requests: Value, limits: Value| {
+            made(json!({"resources": {"requests": requests, "limits": limits}}))
+        };
+        let widgets = |count: &str| json!({"example.com/widget": count});
+        assert_eq!(resources(widgets("2"), widgets("2")), "");
+        for (requests, limits, part) in [
+            (widgets("1"), widgets("2"), "must be equal to example.com/widget limit of 2"),
+            (widgets("1"), json!({}), "Limit must be set for non overcommitable resources"),
+            (widgets("500m"), widgets("500m"), "must be an integer"),
+            (
+                json!({"hugepages-2Mi": "2Mi"}),
+                json!({"hugepages-2Mi": "4Mi"}),
+                "must be equal to hugepages-2Mi",
+            ),
+        ] {
+            let found = resources(requests, limits);
+            assert!(found.contains(part), "{part}: {found}");
+        }
+        let device = |name: &str, path: &str| json!({"name": name, "devicePath": path});
+        assert_eq!(made(json!({"volumeDevices": [device("v", "/dev/it")]})), "");
+        for (devices, mounts, part) in [
+            (json!([device("w", "/dev/it")]), json!([]), "volumeDevices[0].name: Not found"),
+            (json!([device("v", "")]), json!([]), "volumeDevices[0].devicePath: Required"),
+            (json!([device("v", "/dev/../x")]), json!([]), "must not contain '..'"),
+            (json!([device("v", "/dev/a"), device("v", "/dev/b")]), json!([]), "Duplicate"),
+            (
+                json!([device("v", "/it")]),
+                json!([{"name": "v", "mountPath": "/x"}]),
+                "already exist in volumeMounts",
+            ),
+            (
+                json!([device("v", "/it")]),
+                json!([{"name": "w", "mountPath": "/it"}]),
+                "already exist as a path",
+            ),
+        ] {
+            let found = made(json!({"volumeDevices": devices, "volumeMounts": mounts}));
+            assert!(found.contains(part), "{part}: {found}");
+        }
     }
 
     #[test]

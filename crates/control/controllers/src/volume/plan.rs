@@ -77,7 +77,7 @@ pub fn plan(observed: &Observed) -> Vec<Step> {
             Some(volume) if is_reserved(volume, claim) => {
                 steps.extend((phase != Some("Bound")).then_some(Step::Phase("Bound")));
             }
-            Some(volume) if is_free(volume, claim) => {
+            Some(volume) if is_free(volume, claim) && is_of_mode(volume, claim) => {
                 steps.push(Step::Reserve { volume: name });
                 steps.extend((phase != Some("Bound")).then_some(Step::Phase("Bound")));
             }
@@ -95,7 +95,9 @@ pub fn plan(observed: &Observed) -> Vec<Step> {
         steps.extend([Step::Bind { volume: name }, Step::Phase("Bound")]);
         return steps;
     }
-    let ours = observed.class.as_ref().is_some_and(|class| class.provisioner == PROVISIONER);
+    // What is provisioned is a directory.
+    let ours = observed.class.as_ref().is_some_and(|class| class.provisioner == PROVISIONER)
+        && !is_block(claim);
     match &observed.node {
         Some(node) if ours => {
             let uid = claim.uid().unwrap_or_default();
@@ -144,17 +146,27 @@ fn find(observed: &Observed) -> Option<&Arc<PersistentVolume>> {
     })
 }
 
+/// Whether both are a device, or both a file system.
+fn is_of_mode(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let volume = volume.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref());
+    is_block(claim) == (volume == Some("Block"))
+}
+
+fn is_block(claim: &PersistentVolumeClaim) -> bool {
+    let mode = claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref());
+    mode == Some("Block")
+}
+
 fn fits(observed: &Observed, volume: &PersistentVolume) -> bool {
     let claim = observed.claim.spec.clone().unwrap_or_default();
     let spec = volume.spec.clone().unwrap_or_default();
     let has = spec.access_modes.unwrap_or_default();
     let modes = claim.access_modes.iter().flatten().all(|mode| has.contains(mode));
-    let mode = |mode: Option<String>| mode.unwrap_or("Filesystem".to_owned());
     let labels = volume.labels();
     is_free(volume, &observed.claim)
         && spec.storage_class_name.unwrap_or_default() == observed.class_name
         && modes
-        && mode(spec.volume_mode) == mode(claim.volume_mode)
+        && is_of_mode(volume, &observed.claim)
         && capacity(volume) >= wanted(&observed.claim)
         && claim.selector.as_ref().is_none_or(|selector| selects(selector, labels))
 }

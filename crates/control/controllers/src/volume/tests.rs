@@ -95,6 +95,28 @@ fn a_volume_that_will_do_is_preferred_and_the_smallest_of_them() {
 }
 
 #[test]
+fn a_device_is_bound_to_who_wants_one_and_never_provisioned() {
+    let mut observed = observed();
+    let device = json!({ "volumeMode": "Block" });
+    observed.volumes = vec![volume("device", "2Gi", device.clone())];
+    assert!(text(&observed).contains("provision"), "it wants a file system");
+    let mut claim = observed.claim.as_ref().clone();
+    claim.spec.as_mut().unwrap().volume_mode = Some("Block".to_owned());
+    observed.claim = Arc::new(claim.clone());
+    assert_eq!(text(&observed), "protect\nreserve device\nbind to device\nsay Bound");
+    observed.volumes = vec![volume("files", "2Gi", json!({ "volumeMode": "Filesystem" }))];
+    assert_eq!(text(&observed), "protect");
+    // Also not if it is asked for by name.
+    for (name, wanted) in [("files", "protect"), ("device", "protect\nreserve device\nsay Bound")] {
+        observed.volumes =
+            vec![volume("files", "2Gi", json!({})), volume("device", "2Gi", device.clone())];
+        claim.spec.as_mut().unwrap().volume_name = Some(name.to_owned());
+        observed.claim = Arc::new(claim.clone());
+        assert_eq!(text(&observed), wanted);
+    }
+}
+
+#[test]
 fn waits_without_a_node_or_with_a_foreign_class() {
     let mut observed = observed();
     observed.node = None;

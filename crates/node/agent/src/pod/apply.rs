@@ -25,6 +25,7 @@ use super::{ephemeral, refuse};
 use crate::agent::Shared;
 use crate::command::Target;
 use crate::config::{self, Cause, Ingredients};
+use crate::devices::{Device, Given};
 use crate::directory::{PodDirectory, Record};
 use crate::environment::{self, Facts};
 use crate::groups;
@@ -208,8 +209,8 @@ impl Workshop {
         let instance = known.instance(&container.name);
         let facts = self.facts(record);
         let layers = self.hold(record, container, &images)?;
-        let resources = config::resources(pod, container)?;
-        let prepared = self.furnish(pod, container, &images, &instance, &facts).await?;
+        let (prepared, devices) = self.furnish(pod, container, &images, &instance, &facts).await?;
+        let resources = config::resources(pod, container, &devices)?;
         let scratch = self.directory.scratch(&instance);
         fs::create_dir_all(&scratch).map_err(|error| {
             Cause::create(format!("cannot make the container's directory: {error}"))
@@ -272,7 +273,7 @@ impl Workshop {
         images: &Images,
         instance: &str,
         facts: &Facts,
-    ) -> Result<config::Prepared, Cause> {
+    ) -> Result<(config::Prepared, Vec<Device>), Cause> {
         let shares_host = pod.spec.as_ref().and_then(|spec| spec.host_ipc).unwrap_or(false);
         if !shares_host {
             // A pod that an older version made has none yet.
@@ -298,13 +299,36 @@ impl Workshop {
         })?;
         let profiles = &self.shared.settings.data.join("seccomp");
         let shared_memory = &self.directory.shared_memory();
-        let ingredients =
-            Ingredients { pod, container, image, environment, mounts, profiles, shared_memory };
+        let mut devices = volume::devices(pod, container, &volumes)?;
+        let given = self.shared.devices.furnish(pod, &container.name).await;
+        let given = given.map_err(Cause::create)?;
+        devices.extend(given_devices(pod, container, &given)?);
+        mounts.extend(given.mounts.iter().map(|(destination, source, readonly)| Mounted {
+            source: source.clone(),
+            layers: vec![],
+            inside: None,
+            destination: destination.clone(),
+            readonly: *readonly,
+            propagation: Propagation::Private,
+        }));
+        let environment = config::with_given(environment, container, &given.variables);
+        let ingredients = Ingredients {
+            pod,
+            container,
+            image,
+            environment,
+            mounts,
+            devices: &devices,
+            annotations: &given.annotations,
+            labels: config::labels::of(pod, container)?,
+            profiles,
+            shared_memory,
+        };
         let prepared = config::prepare(ingredients)?;
         self.remember(container, instance, &prepared).map_err(|error| {
             Cause::create(format!("cannot write the container's configuration: {error}"))
         })?;
-        Ok(prepared)
+        Ok((prepared, devices))
     }
 
     fn cgroup(&self, record: &Record, instance: &str) -> PathBuf {
@@ -454,6 +478,17 @@ impl Workshop {
         let directory = self.directory.clone();
         self.blocking(move || directory.remove()).await
     }
+}
+
+/// The devices that plugins give a container.
+fn given_devices(pod: &Pod, container: &Container, given: &Given) -> Result<Vec<Device>, Cause> {
+    let device = |(at, path, access): &(PathBuf, PathBuf, String)| {
+        let found = Device::of(path, at, access).map_err(|error| {
+            Cause::create(format!("cannot use the device `{}`: {error}", path.display()))
+        })?;
+        Ok(found.owned(pod, container))
+    };
+    given.devices.iter().map(device).collect()
 }
 
 /// Either side of a shim's start.

@@ -1,7 +1,7 @@
 //! What a pod asks for and this node cannot do. It is refused by the name of the field: a pod that runs without what it asked for
 //! is worse than one that does not run.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Client;
 use kube::api::Api;
@@ -36,13 +36,7 @@ fn of_pod(spec: &PodSpec) -> Option<String> {
             ));
         }
     }
-    let app_armor = context.app_armor_profile.as_ref();
-    if app_armor.is_some_and(|profile| profile.type_ == "Localhost") {
-        return unsupported("securityContext.appArmorProfile: Localhost");
-    }
-    (context.se_linux_options.is_some() && has_se_linux())
-        .then(|| unsupported("securityContext.seLinuxOptions"))
-        .flatten()
+    None
 }
 
 /// The runtimes of this node, as a RuntimeClass names them.
@@ -82,9 +76,6 @@ fn of_container(container: &Container) -> Option<String> {
     let name = &container.name;
     let unsupported =
         |field: &str| Some(format!("spec.containers[{name}].{field} is not supported"));
-    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-        return unsupported("volumeDevices");
-    }
     let mut rules = container.restart_policy_rules.iter().flatten();
     if let Some(rule) = rules.find(|rule| rule.action != "Restart") {
         return unsupported(&format!("restartPolicyRules.action: {}", rule.action));
@@ -93,21 +84,7 @@ fn of_container(container: &Container) -> Option<String> {
     if resources.is_some_and(|all| all.claims.as_ref().is_some_and(|claims| !claims.is_empty())) {
         return unsupported("resources.claims");
     }
-    of_context(container.security_context.as_ref()?).and_then(|field| unsupported(&field))
-}
-
-fn of_context(context: &SecurityContext) -> Option<String> {
-    let app_armor = context.app_armor_profile.as_ref();
-    if app_armor.is_some_and(|profile| profile.type_ == "Localhost") {
-        return Some("securityContext.appArmorProfile: Localhost".to_owned());
-    }
-    (context.se_linux_options.is_some() && has_se_linux())
-        .then(|| "securityContext.seLinuxOptions".to_owned())
-}
-
-/// Without it in the kernel its labels mean nothing anywhere.
-fn has_se_linux() -> bool {
-    std::path::Path::new("/sys/fs/selinux/enforce").exists()
+    None
 }
 
 #[cfg(test)]
@@ -135,8 +112,8 @@ mod tests {
             assert_eq!(refused(pod, main.clone()), Some(format!("{wanted} on this node")));
         }
         let mut main = main;
-        main["volumeDevices"] = json!([{"name": "d", "devicePath": "/dev/x"}]);
-        let wanted = "spec.containers[main].volumeDevices is not supported on this node";
+        main["resources"] = json!({"claims": [{"name": "x"}]});
+        let wanted = "spec.containers[main].resources.claims is not supported on this node";
         assert_eq!(refused(pod, main).as_deref(), Some(wanted));
     }
 }

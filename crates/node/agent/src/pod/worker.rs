@@ -898,6 +898,7 @@ impl Worker {
 
     /// Patches the status where it differs from what was reported last.
     async fn report(&mut self) {
+        self.release_devices();
         if self.pod.borrow().is_none() {
             return;
         }

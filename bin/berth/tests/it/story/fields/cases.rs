@@ -485,13 +485,6 @@ fn containers() -> Vec<Case> {
             )]),
         },
         refused(
-            "no-block-devices",
-            &["Container.volumeDevices"],
-            json!({"volumes": [{"name": "it", "persistentVolumeClaim": {"claimName": "claim"}}],
-            "main": {"volumeDevices": [{"name": "it", "devicePath": "/dev/it"}]}}),
-            "volumeDevices is not supported",
-        ),
-        refused(
             "all-again",
             &["Container.restartPolicyRules=RestartAllContainers"],
             json!({"main": {"restartPolicy": "Never", "restartPolicyRules": [
@@ -654,26 +647,48 @@ fn security() -> Vec<Case> {
         ),
         refused(
             "confined",
-            &["PodSecurityContext.appArmorProfile=Localhost"],
+            &["PodSecurityContext.appArmorProfile=Localhost without AppArmor in the kernel"],
             pod(json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "x"}})),
-            "appArmorProfile: Localhost",
+            "AppArmor is not enabled on the host",
         ),
         refused(
             "confined-so",
-            &["SecurityContext.appArmorProfile=Localhost"],
+            &["SecurityContext.appArmorProfile=Localhost without AppArmor in the kernel"],
             main(json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "x"}})),
-            "appArmorProfile: Localhost",
+            "AppArmor is not enabled on the host",
+        ),
+        refused(
+            "confined-as-usual",
+            &["PodSecurityContext.appArmorProfile=RuntimeDefault without AppArmor in the kernel"],
+            pod(json!({"appArmorProfile": {"type": "RuntimeDefault"}})),
+            "AppArmor is not enabled on the host",
         ),
         says(
-            "labelled",
+            "unconfined-so",
             &[
-                "PodSecurityContext.seLinuxOptions",
-                "SecurityContext.seLinuxOptions",
-                "PodSecurityContext.seLinuxChangePolicy",
+                "PodSecurityContext.appArmorProfile=Unconfined",
+                "SecurityContext.appArmorProfile=Unconfined",
             ],
-            pod(
-                json!({"seLinuxOptions": {"level": "s0:c1,c2"}, "seLinuxChangePolicy": "Recursive"}),
-            ),
+            pod(json!({"appArmorProfile": {"type": "Unconfined"}})),
+            "echo there",
+            "there\n",
+        ),
+        refused(
+            "labelled",
+            &["PodSecurityContext.seLinuxOptions=without SELinux in the kernel"],
+            pod(json!({"seLinuxOptions": {"level": "s0:c1,c2"}})),
+            "SELinux is not enabled on the host",
+        ),
+        refused(
+            "labelled-so",
+            &["SecurityContext.seLinuxOptions=without SELinux in the kernel"],
+            main(json!({"seLinuxOptions": {"level": "s0:c1,c2"}})),
+            "SELinux is not enabled on the host",
+        ),
+        says(
+            "relabelled",
+            &["PodSecurityContext.seLinuxChangePolicy"],
+            pod(json!({"seLinuxChangePolicy": "Recursive"})),
             "echo there",
             "there\n",
         ),
@@ -952,8 +967,26 @@ fn volumes() -> Vec<Case> {
             "for privileged containers only",
         ),
     ];
+    let nfs = |host: bool| {
+        let volume = json!({"nfs": {"server": "192.0.2.1", "path": "/"}});
+        let mut patch = mounted(volume, json!({}));
+        patch["hostUsers"] = host.into();
+        patch
+    };
+    all.push(refused(
+        "of-nfs",
+        &["Volume.nfs=without nfs-common on the node"],
+        nfs(true),
+        "install nfs-common",
+    ));
+    all.push(refused(
+        "of-nfs-mapped",
+        &["Volume.nfs=in a user namespace"],
+        nfs(false),
+        "say hostUsers: true",
+    ));
+    all.push(held("crates/node/agent/src/volume/nfs.rs", &["Volume.nfs"]));
     for (name, field, source) in [
-        ("of-nfs", &["Volume.nfs"], json!({"nfs": {"server": "192.0.2.1", "path": "/"}})),
         ("of-driver", &["Volume.csi"], json!({"csi": {"driver": "x.example"}})),
         (
             "of-iscsi",
@@ -1070,15 +1103,21 @@ fn elsewhere() -> Vec<Case> {
             &["PodSpec.resources", "Container.resizePolicy"],
         ),
         held("crates/node/agent/src/image.rs", &["PodSpec.imagePullSecrets"]),
+        held("bin/berth/tests/it/story/devices.rs", &["Container.volumeDevices"]),
         nothing("without meaning: nothing acts on workloads yet", &["PodSpec.workloadRef"]),
         nothing(
             "rejected by the API where the pod is for Linux",
             &["PodSecurityContext.windowsOptions", "SecurityContext.windowsOptions"],
         ),
         nothing("**refused**", &["VolumeProjection.podCertificate"]),
-        nothing(
-            "`RuntimeDefault` and `Unconfined`: no profile is loaded",
-            &["PodSecurityContext.appArmorProfile", "SecurityContext.appArmorProfile"],
+        held(
+            "crates/node/agent/src/config/labels.rs",
+            &[
+                "PodSecurityContext.appArmorProfile",
+                "SecurityContext.appArmorProfile",
+                "PodSecurityContext.seLinuxOptions",
+                "SecurityContext.seLinuxOptions",
+            ],
         ),
     ]
 }

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::Worker;
 use crate::directory::Failed;
 use crate::event::Severity;
+use crate::pod::observe::View;
 use crate::pod::plan::is_finished;
 use crate::roster::{Eviction, Member, is_system};
 
@@ -39,6 +40,14 @@ impl Worker {
         }
     }
 
+    /// Lets go of devices that nobody uses any more. Before it is told that the pod has ended: another may come at once.
+    pub(super) fn release_devices(&self) {
+        let running = self.observed.containers.values().any(View::is_running);
+        if !running && is_finished(&self.goal(), &self.record, &self.observed) {
+            self.shared().devices.release(&self.record.uid);
+        }
+    }
+
     pub(super) async fn join_roster(&self) {
         if self.shared().roster.set(self.member(), &self.evict) {
             self.weigh().await;
@@ -46,6 +55,7 @@ impl Worker {
     }
 
     pub(super) async fn leave_roster(&self) {
+        self.shared().devices.release(&self.record.uid);
         self.shared().roster.remove(&self.record.uid);
         self.weigh().await;
     }
@@ -63,6 +73,15 @@ impl Worker {
             .map(|(reason, message)| (reason.to_owned(), message));
         let all = &shared.capacity.allocatable;
         let refusal = refusal.or_else(|| shared.roster.enter(member, &self.evict, all).err());
+        let refusal = match refusal {
+            None => {
+                let allotted = shared.devices.allot(&self.last, |uid| shared.is_here(uid)).await;
+                allotted.err().map(|why| {
+                    ("UnexpectedAdmissionError".to_owned(), format!("Pod was rejected: {why}"))
+                })
+            }
+            refused => refused,
+        };
         if let Some((reason, message)) = refusal {
             shared.tally.refused(&reason);
             self.event(Severity::Warning, &reason, message.clone());
