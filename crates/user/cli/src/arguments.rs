@@ -43,6 +43,23 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Whether the command does much by itself, rather than wait for the server: such work is spread over the processors.
+    #[must_use]
+    pub fn is_laborious(&self) -> bool {
+        matches!(
+            self.command,
+            Command::Serve(_)
+                | Command::Build(_)
+                | Command::Up(_)
+                | Command::Image(_)
+                | Command::Pull(_)
+                | Command::Push(_)
+                | Command::System(_)
+        )
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
