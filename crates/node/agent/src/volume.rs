@@ -510,12 +510,36 @@ async fn claimed(
         let why = format!("PersistentVolumeClaim `{name}` was not created for this pod");
         return Err(Cause::config(why));
     }
-    let volume = claim.spec.and_then(|spec| spec.volume_name).filter(|name| !name.is_empty());
-    let volume = volume
+    let named = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
+    let volume = named
+        .filter(|name| !name.is_empty())
         .ok_or_else(|| Cause::config(format!("PersistentVolumeClaim `{name}` is not bound yet")))?;
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let spec = volumes.get(&volume).await.map_err(failed)?.spec.unwrap_or_default();
+    bound(&claim, name, &spec, &volume)?;
     Ok((volume, spec))
+}
+
+/// Whether a claim and a volume are each other's. A claim names what volume its author likes, and a pod its node, so that nobody may
+/// have looked at either before.
+fn bound(
+    claim: &PersistentVolumeClaim,
+    name: &str,
+    spec: &PersistentVolumeSpec,
+    volume: &str,
+) -> Result<(), Cause> {
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    if phase != Some("Bound") {
+        let why = format!("PersistentVolumeClaim `{name}` is not bound yet");
+        return Err(Cause::config(why));
+    }
+    let uid = claim.uid();
+    let of_claim = spec.claim_ref.as_ref().and_then(|it| it.uid.clone());
+    if uid.is_none() || of_claim != uid {
+        let why = format!("PersistentVolume `{volume}` is not bound to the claim `{name}`");
+        return Err(Cause::config(why));
+    }
+    Ok(())
 }
 
 /// How deep a volume's directories are given to a group.
@@ -710,6 +734,31 @@ fn sub_path(volume: &Path, below: &str) -> Result<String, Cause> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_is_opened_by_its_own_claim_alone() {
+        let claim = |phase: &str, uid: &str| -> PersistentVolumeClaim {
+            serde_json::from_value(serde_json::json!({
+                "metadata": { "name": "mine", "uid": uid }, "spec": { "volumeName": "pv" },
+                "status": { "phase": phase },
+            }))
+            .unwrap()
+        };
+        let volume = |more: serde_json::Value| -> PersistentVolumeSpec {
+            serde_json::from_value(more).unwrap()
+        };
+        let of_one = volume(serde_json::json!({ "claimRef": { "name": "mine", "uid": "one" } }));
+        assert!(bound(&claim("Bound", "one"), "mine", &of_one, "pv").is_ok());
+        for (claim, volume) in [
+            (claim("Pending", "one"), of_one.clone()),
+            (claim("Lost", "one"), of_one.clone()),
+            (claim("Bound", "two"), of_one),
+            (claim("Bound", "one"), volume(serde_json::json!({}))),
+            (claim("Bound", "one"), volume(serde_json::json!({ "claimRef": { "name": "mine" } }))),
+        ] {
+            assert!(bound(&claim, "mine", &volume, "pv").is_err(), "{claim:?} {volume:?}");
+        }
+    }
 
     #[test]
     fn a_sub_path_cannot_leave_its_volume() {

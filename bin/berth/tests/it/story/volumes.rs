@@ -73,6 +73,7 @@ fn volumes_follow_what_they_are_made_from() {
 
     as_they_were_made(&berth);
     they_follow(&berth);
+    nobody_elses_volume_is_opened(&berth);
 
     // An agent that was away catches up.
     berth.kill_server();
@@ -94,6 +95,54 @@ fn volumes_follow_what_they_are_made_from() {
     until("the claim is gone", SHORT, || {
         berth.kubectl(&["get", "pvc", "-o", "name"]).good().is_empty()
     });
+}
+
+/// A claim of another namespace that names the volume, and a pod that names the node, so that nobody looked at either.
+const THIEF: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: elsewhere}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: mine, namespace: elsewhere}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 1Mi}}
+  storageClassName: CLASS
+  volumeName: VOLUME
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: thief, namespace: elsewhere}
+spec:
+  nodeName: NODE
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: busybox
+    imagePullPolicy: Never
+    command: [sleep, infinity]
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: mine}}]
+"#;
+
+fn nobody_elses_volume_is_opened(berth: &Berth) {
+    let ask = |words: &[&str], path: &str| {
+        berth.kubectl(&[words, &["-o", &format!("jsonpath={path}")]].concat()).good()
+    };
+    let volume = ask(&["get", "pvc", "reader-data"], "{.spec.volumeName}");
+    let class = ask(&["get", "pvc", "reader-data"], "{.spec.storageClassName}");
+    let node = ask(&["get", "pod", "reader"], "{.spec.nodeName}");
+    let text = THIEF.replace("VOLUME", &volume).replace("CLASS", &class).replace("NODE", &node);
+    let file = berth.data.join("thief.yaml");
+    std::fs::write(&file, text).unwrap();
+    berth.kubectl(&["apply", "-f", file.to_str().unwrap()]).good();
+    let waiting = "{.status.containerStatuses[0].state.waiting.message}";
+    let thief = ["get", "pod", "thief", "-n", "elsewhere"];
+    until("the thief is told", SHORT, || ask(&thief, waiting).contains("`mine` is not bound yet"));
+    berth.kubectl(&["delete", "namespace", "elsewhere"]).good();
+    assert_eq!(ask(&["get", "pvc", "reader-data"], "{.status.phase}"), "Bound");
 }
 
 fn exec(berth: &Berth, container: &str, script: &str) -> String {
