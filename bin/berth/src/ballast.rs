@@ -68,7 +68,9 @@ impl Room for Disk {
     fn is_short(&self) -> bool {
         // Writes come all the time, leases at least, so this is where a full disk is noticed.
         let left = available(&self.0).and_then(|left| {
-            if left < NEEDED && path(&self.0).exists() {
+            // A container that filled it for a moment is no reason to go without from then on.
+            let kept = path(&self.0).exists();
+            if left < NEEDED && kept || left > PLENTY && !kept {
                 trim(&self.0)?;
             }
             Ok(left)

@@ -9,6 +9,7 @@ mod placement;
 mod pod;
 pub(crate) mod rbac;
 mod registration;
+mod restart;
 mod scaling;
 mod schedule;
 mod security;

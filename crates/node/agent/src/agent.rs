@@ -30,6 +30,7 @@ use crate::pod::worker::Worker;
 use crate::roster::Roster;
 use crate::settings::Settings;
 use crate::static_pods::{self, mirror};
+use crate::stats::Recent;
 use crate::status::chain;
 use crate::tally::Tally;
 use crate::token::Tokens;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub roster: Roster,
     addresses: Mutex<Addresses>,
     ids: Mutex<BTreeSet<u32>>,
+    /// What was told last of the use of disks, held while that is found out.
+    pub summary: Arc<tokio::sync::Mutex<Recent>>,
     /// What is counted.
     pub tally: Tally,
     /// What the API shows of static pods.
@@ -240,6 +243,7 @@ impl Agent {
             pods: Mutex::default(),
             mirrors: mirror::Mirrors::default(),
             tally: Tally::default(),
+            summary: Arc::default(),
             settings: settings.clone(),
         });
         let adopted = left_behind(&shared).map_err(data)?;

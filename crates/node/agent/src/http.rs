@@ -12,7 +12,6 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::api::core::v1::HTTPGetAction;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -167,7 +166,7 @@ impl Get {
     async fn ask_once(&self) -> Result<(Answer, Option<String>), GetError> {
         let failed = |error: &dyn std::error::Error| GetError::Exchange(self.url(), chain(error));
         let place = self.authority();
-        let stream = TcpStream::connect((self.host.trim_matches(['[', ']']), self.port))
+        let stream = crate::lookup::connect(&self.host, self.port)
             .await
             .map_err(|error| GetError::Connect(place.clone(), error))?;
         let stream: Box<dyn Duplex> = if self.secure {
@@ -243,7 +242,7 @@ fn escape(path: &str) -> String {
 /// When the service does not say that it serves.
 pub async fn grpc_health(host: &str, port: u16, service: &str, agent: &str) -> Result<(), String> {
     let text = |error: &dyn std::error::Error| chain(error);
-    let stream = TcpStream::connect((host, port)).await;
+    let stream = crate::lookup::connect(host, port).await;
     let stream = stream.map_err(|error| format!("cannot connect to {host}:{port}: {error}"))?;
     let handshake = conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| text(&error))?;

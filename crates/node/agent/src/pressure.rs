@@ -1,6 +1,7 @@
 //! What happens when the node runs short of memory, disk or process numbers.
 //!
-//! The machine is read every second, which costs a handful of small files. What nobody needs goes first: images, and what
+//! The machine is read every second, which costs a handful of small files; memory and disks by a task each, so that no walk through
+//! a disk holds up who looks after memory. What nobody needs goes first: images, and what
 //! ended pods left. Only then a pod goes, one at a time, and only one whose end gives something back: on a disk that others
 //! have filled, what runs goes on ([decision 48](../../../../docs/decisions/0048-evict-what-helps.md)).
 
@@ -26,6 +27,7 @@ use crate::agent::Shared;
 use crate::directory::PodDirectory;
 use crate::event::Severity;
 use crate::limits::{Pressure, Signal};
+use crate::rhythm::Rhythm;
 use crate::roster::{Eviction, Told};
 use crate::settings::GRACE;
 use crate::status::chain;
@@ -45,22 +47,39 @@ const CLEAN: Duration = Duration::from_secs(10);
 /// How long an evicted pod is waited for before another goes.
 const VICTIM: Duration = Duration::from_secs(30);
 
+/// What one keeper looks after. Disks are walked, which takes as long as it takes; memory runs out in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Memory and process numbers.
+    Memory,
+    /// Disks.
+    Disks,
+}
+
+impl Part {
+    fn pressures(self) -> &'static [Pressure] {
+        match self {
+            Self::Memory => &[Pressure::Memory, Pressure::Processes],
+            Self::Disks => &[Pressure::Disk],
+        }
+    }
+}
+
 /// Keeps room on this node until told to stop.
 pub async fn run(shared: &Arc<Shared>, stop: CancellationToken) {
-    let mut keeper = Keeper::new(shared.clone());
-    let mut rhythm = tokio::time::interval(RHYTHM);
-    rhythm.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = rhythm.tick() => {}
-            () = stop.cancelled() => return,
+    let keep = async |part: Part| {
+        let mut keeper = Keeper::new(shared.clone(), part);
+        let mut rhythm = Rhythm::new(RHYTHM, stop.clone());
+        while rhythm.next().await {
+            keeper.turn().await;
         }
-        keeper.turn().await;
-    }
+    };
+    tokio::join!(keep(Part::Memory), keep(Part::Disks));
 }
 
 struct Keeper {
     shared: Arc<Shared>,
+    part: Part,
     watch: Watch,
     images: Seen,
     /// The pod that was evicted last, and until when it is waited for.
@@ -74,6 +93,8 @@ struct Keeper {
     said: BTreeSet<Signal>,
     unread: Vec<String>,
     stuck: bool,
+    /// When pods are ranked next: for disks they are walked for it.
+    next_rank: Instant,
     /// All pods together are held to the memory they may have.
     held: bool,
 }
@@ -85,11 +106,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 impl Keeper {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<Shared>, part: Part) -> Self {
         let now = Instant::now();
         let before = shared.roster.pressures().borrow().clone();
+        let own = |pressure: &Pressure| part.pressures().contains(pressure);
+        let before = before.into_iter().filter(own).collect();
         Self {
             shared,
+            part,
             watch: Watch::after(&before, now),
             images: Seen::default(),
             victim: None,
@@ -99,22 +123,25 @@ impl Keeper {
             said: BTreeSet::new(),
             unread: Vec::new(),
             stuck: false,
+            next_rank: now,
             held: false,
         }
     }
 
     async fn turn(&mut self) {
-        if !self.held {
+        if self.part == Part::Memory && !self.held {
             self.hold().await;
         }
         let Some(verdict) = self.look().await else { return };
-        let disk = |it: &Shortage| it.threshold.signal.pressure() == Pressure::Disk;
-        if !verdict.due.iter().any(disk) {
-            // With the next shortage of disk what nobody needs goes first again.
+        if verdict.due.is_empty() {
+            // With the next shortage what nobody needs goes first again.
             self.cleaned = None;
-        }
-        if !verdict.due.is_empty() {
+            self.next_rank = Instant::now();
+        } else {
             self.relieve(verdict).await;
+        }
+        if self.part == Part::Memory {
+            return;
         }
         let now = Instant::now();
         if now >= self.next_walk {
@@ -148,8 +175,9 @@ impl Keeper {
 
     /// Reads the machine and says what it is short of.
     async fn look(&mut self) -> Option<Verdict> {
-        let shared = self.shared.clone();
-        let (readings, failures): (Readings, _) = blocking(move || observe::read(&shared)).await?;
+        let (shared, part) = (self.shared.clone(), self.part);
+        let (readings, failures): (Readings, _) =
+            blocking(move || observe::read(&shared, part)).await?;
         if failures != self.unread {
             for failure in &failures {
                 warn!(error = %failure, "it is not known how much is left");
@@ -157,7 +185,7 @@ impl Keeper {
             self.unread = failures;
         }
         let verdict = self.watch.look(&self.shared.settings.limits, &readings, Instant::now());
-        self.shared.roster.press(verdict.pressures.clone());
+        self.shared.roster.press_of(part.pressures(), &verdict.pressures);
         let short: BTreeSet<Signal> = verdict.due.iter().map(|it| it.threshold.signal).collect();
         for shortage in &verdict.due {
             if !self.said.contains(&shortage.threshold.signal) {
@@ -189,22 +217,27 @@ impl Keeper {
             return;
         }
         self.victim = None;
-        let disk = |verdict: &Verdict| {
-            let mut signals = verdict.due.iter().map(|it| it.threshold.signal.pressure());
-            signals.any(|pressure| pressure == Pressure::Disk)
-        };
         let mut verdict = verdict;
-        if disk(&verdict) && self.cleaned.is_none_or(|last| last.elapsed() >= CLEAN) {
+        let disks = self.part == Part::Disks;
+        if disks && self.cleaned.is_none_or(|last| last.elapsed() >= CLEAN) {
             self.clean().await;
             self.cleaned = Some(Instant::now());
             let Some(after) = self.look().await else { return };
             verdict = after;
+        }
+        let begun = Instant::now();
+        if begun < self.next_rank {
+            return;
         }
         for shortage in &verdict.due {
             if self.evict_for(shortage).await {
                 self.stuck = false;
                 return;
             }
+        }
+        if disks {
+            // A disk that others have filled stays so, and is not to be read all the time.
+            self.next_rank = Instant::now() + WALK.max(begun.elapsed() * WALK_SHARE);
         }
         if !verdict.due.is_empty() && !self.stuck {
             self.stuck = true;

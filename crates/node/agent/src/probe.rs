@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::command::{self, Target};
 use crate::http::{Get, grpc_health};
+use crate::lookup;
 
 /// What servers see of who asks.
 const AGENT: &str = "kube-probe/1.35";
@@ -158,7 +158,7 @@ async fn ask(
         } else if let Some(tcp) = &probe.tcp_socket {
             let port = port(container, &tcp.port)?;
             let host = tcp.host.clone().unwrap_or_else(|| target.address.clone());
-            let connected = TcpStream::connect((host.as_str(), port)).await;
+            let connected = lookup::connect(&host, port).await;
             connected.map(drop).map_err(|error| format!("cannot connect to {host}:{port}: {error}"))
         } else if let Some(grpc) = &probe.grpc {
             let port =

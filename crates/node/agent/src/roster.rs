@@ -244,9 +244,17 @@ impl Roster {
 
     /// Says what the node is short of now.
     pub fn press(&self, pressures: BTreeSet<Pressure>) {
+        self.press_of(&Pressure::ALL, &pressures);
+    }
+
+    /// The same by one who knows only of some of it.
+    pub fn press_of(&self, known_of: &[Pressure], pressures: &BTreeSet<Pressure>) {
         self.pressures.send_if_modified(|known| {
-            let changed = *known != pressures;
-            *known = pressures;
+            let others = known.iter().filter(|pressure| !known_of.contains(pressure));
+            let own = pressures.iter().filter(|pressure| known_of.contains(pressure));
+            let now: BTreeSet<Pressure> = others.chain(own).copied().collect();
+            let changed = *known != now;
+            *known = now;
             changed
         });
     }
@@ -337,7 +345,9 @@ mod tests {
         // An annotation is anybody's to write.
         let claims = pod(small.clone(), json!({"kubernetes.io/config.source": "file"}));
         assert!(!is_system(&claims) && roster.refusal(&claims, false).is_some());
-        roster.press([Pressure::Memory, Pressure::Disk].into());
+        // Each says what he knows, and nothing of what he does not.
+        roster.press_of(&[Pressure::Disk], &[Pressure::Disk, Pressure::Processes].into());
+        roster.press_of(&[Pressure::Processes], &[].into());
         assert!(refused(&share).unwrap().contains("[MemoryPressure DiskPressure]"));
         assert!(refused(&bearing).is_some() && refused(&system).is_none());
     }

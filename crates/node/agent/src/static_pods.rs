@@ -31,6 +31,7 @@ use crate::directory::{Manifest, PodDirectory, Record};
 use crate::event::Severity;
 use crate::pod::worker::Worker;
 use crate::settings::GRACE;
+use crate::status::DISRUPTED;
 
 /// Annotations of static pods, in a kubelet's words.
 const HASH: &str = "kubernetes.io/config.hash";
@@ -58,7 +59,8 @@ pub struct Keeper {
 
 impl Keeper {
     /// Starts what the files say, and takes over what an earlier agent left.
-    pub async fn start(shared: Arc<Shared>, records: HashMap<String, Record>) -> Self {
+    pub async fn start(shared: Arc<Shared>, mut records: HashMap<String, Record>) -> Self {
+        records.values_mut().for_each(forgive);
         let folder = shared.settings.static_pods.clone();
         let bell = folder.as_ref().and_then(|folder| {
             if let Err(error) = folder.make() {
@@ -182,10 +184,8 @@ impl Keeper {
         for uid in new {
             let Some(Here { file, pod, .. }) = self.here.get(&uid).cloned() else { continue };
             let record = self.record(&uid, Manifest { file, pod: (*pod).clone() });
-            let composed = self.composed(&uid).filter(|composed| composed.status.is_some());
-            let first = composed.unwrap_or(pod);
-            let (sender, receiver) = watch::channel(Some(first.clone()));
-            let worker = Worker::new(self.shared.clone(), receiver, first, Some(record)).await;
+            let (sender, receiver) = watch::channel(Some(pod.clone()));
+            let worker = Worker::new(self.shared.clone(), receiver, pod, Some(record)).await;
             self.workers.insert(uid.clone(), sender);
             let task = self.running.spawn(worker.run());
             self.tasks.insert(task.id(), uid);
@@ -199,8 +199,7 @@ impl Keeper {
         let directory = PodDirectory::of(&self.shared.settings.data, uid);
         let left = self.records.remove(uid).or_else(|| directory.read().ok());
         let mut record = left.unwrap_or_else(|| Record::new(&manifest.pod));
-        // That it went with the machine, or for its good, is over: the file says that it runs.
-        record.failed = record.failed.filter(|failed| failed.reason == "DeadlineExceeded");
+        forgive(&mut record);
         record.manifest.get_or_insert_with(|| Box::new(manifest));
         record
     }
@@ -232,18 +231,16 @@ impl Keeper {
         self.here.remove(&uid).is_some()
     }
 
-    /// The pod as its worker is to see it, with what the API knows of its status.
+    /// The pod as its worker is to see it: its status is what the API shows, of which the worker takes what others wrote.
     fn composed(&self, uid: &str) -> Option<Arc<Pod>> {
         let here = self.here.get(uid)?;
         let mirror = self.shared.mirrors.of(&here.pod);
-        let status = mirror.as_ref().and_then(|mirror| mirror.status.clone());
-        // One that is new says nothing yet, and the worker knows.
-        let status = status.filter(|status| status.start_time.is_some());
         let mut pod = (*here.pod).clone();
+        pod.status = None;
         if let Some(mirror) = mirror {
             pod.metadata.resource_version = mirror.metadata.resource_version;
+            pod.status = mirror.status;
         }
-        pod.status = status;
         Some(Arc::new(pod))
     }
 
@@ -265,6 +262,18 @@ impl Keeper {
             (uid.clone(), Shown { pod: (*here.pod).clone(), ending: here.ending })
         });
         self.shared.mirrors.show(shown.collect());
+    }
+}
+
+/// That a pod went with the machine is over when there is an agent again: its file says that it runs.
+fn forgive(record: &mut Record) {
+    if record.failed.as_ref().is_none_or(|failed| failed.reason == "DeadlineExceeded") {
+        return;
+    }
+    record.failed = None;
+    let status = record.manifest.as_mut().and_then(|manifest| manifest.pod.status.as_mut());
+    if let Some(conditions) = status.and_then(|status| status.conditions.as_mut()) {
+        conditions.retain(|condition| condition.type_ != DISRUPTED);
     }
 }
 

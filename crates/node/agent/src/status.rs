@@ -3,7 +3,7 @@
 use berth_client::demand::Quality;
 pub use berth_report::chain;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus};
 use serde_json::{Value, json};
 
 use crate::directory::{ContainerRecord, Ended, Record};
@@ -145,7 +145,7 @@ fn further(pod: &Pod, observed: &Observed) -> Vec<Value> {
 }
 
 /// The condition of a pod that ends for the good of others. Whoever evicts a pod by the API writes it, too.
-const DISRUPTED: &str = "DisruptionTarget";
+pub const DISRUPTED: &str = "DisruptionTarget";
 
 /// A change of size that waits, and one that is under way.
 fn resizing(pod: &Pod, progress: &Progress) -> Vec<Value> {
@@ -173,6 +173,18 @@ const OWN: [&str; 7] = [
     "PodResizePending",
     "PodResizeInProgress",
 ];
+
+/// A status that is known here, with what others have written into the one that the API shows. Of that nothing else counts.
+pub fn with_foreign(own: Option<&PodStatus>, shown: &Pod) -> PodStatus {
+    let mut status = own.cloned().unwrap_or_default();
+    let mut conditions = status.conditions.take().unwrap_or_default();
+    let own = |kind: &str| OWN.contains(&kind) || kind == DISRUPTED;
+    conditions.retain(|condition| own(&condition.type_));
+    // An eviction of what the API shows disrupts nothing.
+    conditions.extend(foreign(shown).filter(|condition| condition.type_ != DISRUPTED).cloned());
+    status.conditions = Some(conditions);
+    status
+}
 
 /// Conditions that somebody else has written.
 fn foreign(pod: &Pod) -> impl Iterator<Item = &PodCondition> {
@@ -363,5 +375,32 @@ mod tests {
         assert!(closed_gate(&closed).unwrap().ends_with("is not \"True\", but False"));
         let open = pod(json!([condition("example.com/ok", "True"), condition("Other", "False")]));
         assert_eq!((closed_gate(&open), foreign(&open).count()), (None, 2));
+    }
+
+    #[test]
+    fn only_conditions_of_others_are_taken_from_what_the_api_shows() {
+        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status});
+        let pod = |start: &str, conditions: Value| -> Pod {
+            let status = json!({"startTime": start, "phase": "Failed", "conditions": conditions});
+            serde_json::from_value(json!({"status": status})).unwrap()
+        };
+        let own = pod(
+            "2026-01-02T00:00:00Z",
+            json!([condition("Ready", "True"), condition("example.com/gate", "False")]),
+        );
+        let shown = pod(
+            "2000-01-01T00:00:00Z",
+            json!([
+                condition("Ready", "False"),
+                condition("DisruptionTarget", "True"),
+                condition("example.com/gate", "True")
+            ]),
+        );
+        let taken = with_foreign(own.status.as_ref(), &shown);
+        assert_eq!(taken.start_time, own.status.unwrap().start_time);
+        let conditions = taken.conditions.unwrap();
+        let conditions: Vec<_> =
+            conditions.iter().map(|it| format!("{}={}", it.type_, it.status)).collect();
+        assert_eq!(conditions, ["Ready=True", "example.com/gate=True"]);
     }
 }

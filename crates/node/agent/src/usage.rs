@@ -20,6 +20,7 @@ pub use disk::{Disks, Space, walk};
 pub use machine::{Machine, Traffic};
 
 use crate::agent::Shared;
+use crate::rhythm::Rhythm;
 
 /// How often processor times are kept.
 const RHYTHM: Duration = Duration::from_secs(10);
@@ -256,13 +257,8 @@ fn mean(now: u64, before: u64, window: Duration) -> Rate {
 
 /// Keeps processor times until told to stop.
 pub async fn run(shared: &Arc<Shared>, stop: CancellationToken) {
-    let mut rhythm = tokio::time::interval(RHYTHM);
-    rhythm.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = rhythm.tick() => {}
-            () = stop.cancelled() => return,
-        }
+    let mut rhythm = Rhythm::new(RHYTHM, stop);
+    while rhythm.next().await {
         let shared = shared.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || shared.meter.sample()).await {
             tracing::warn!(%error, "processor times were not kept");

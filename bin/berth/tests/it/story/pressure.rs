@@ -575,9 +575,31 @@ fn a_node_short_of_process_numbers_takes_nobody_in() {
         let message = scheduled["message"].as_str().unwrap_or_default();
         message.contains("untolerated taint {node.kubernetes.io/pid-pressure: }")
     });
+    whoever_is_refused_comes_back_slowly(&berth);
     // A mistake in the file ends the start, with its name.
     let wrong = configuration("wrong", &json!({"evictionHard": {"memory": "1Gi"}}));
     let words = ["serve", "--listen", "127.0.0.1:0", "--node-config", wrong.to_str().unwrap()];
     let said = berth.berth(&words).bad(1);
     assert!(said.contains("`evictionHard.memory`: can be one of memory.available"), "{said}");
+}
+
+fn whoever_is_refused_comes_back_slowly(berth: &Berth) {
+    let template = pod("stubborn", "true", json!({"tolerations": [{"operator": "Exists"}]}));
+    let labels = json!({"app": "stubborn"});
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "ReplicaSet",
+        "metadata": {"name": "stubborn", "namespace": "need"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": template["spec"]}},
+    });
+    let began = std::time::Instant::now();
+    apply(berth, &[set]).good();
+    let made = || {
+        let all = berth.get(&["pods", "-n", "need", "-l", "app=stubborn"]);
+        all["items"].as_array().unwrap().len()
+    };
+    until("it was refused twice and tried again", PATIENCE, || made() >= 3);
+    // After one second and after two, each from a time that is known to the second.
+    assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(made(), 3);
 }

@@ -113,7 +113,7 @@ fn pods_come_back_after_the_machine_went_down() {
 }
 
 /// What a power cut leaves: the disk. No process ends in order, and the kernel forgets everything.
-fn power_off(berth: &mut Berth) {
+pub fn power_off(berth: &mut Berth) {
     berth.kill_server();
     let data = berth.data.display().to_string();
     for entry in fs::read_dir("/proc").unwrap().flatten() {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::etcd::Etcd;
+use super::reboot::power_off;
 use crate::support::{Berth, apply, condition, configuration, free_port, http, merge, until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -370,6 +371,39 @@ fn without_its_file_it_ends(berth: &Berth, folder: &Path) {
     until("the other is gone", PATIENCE, || mirror(berth, "kube-system", "polite-node").is_none());
     assert_eq!(said(folder), "begun\nended\n", "it had the time it asked for");
     assert_eq!(fs::read_dir(berth.data.join("pods")).unwrap().count(), 0);
+}
+
+#[test]
+fn it_comes_back_with_the_machine() {
+    let (mut berth, folder) = begin("again", 234, &[]);
+    berth.berth(&["image", "bootstrap", "busybox"]).good();
+    put(&folder, "web.yaml", &web("here").to_string());
+    let first = shown(&berth, "default", "web-node", |_| true);
+    let said = berth.berth(&["system", "shutdown", "--within", "4", "--critical", "3"]).good();
+    assert_eq!(said, "1 pods of node have ended\n");
+    let ended = mirror(&berth, "default", "web-node").unwrap();
+    assert_eq!(
+        (&ended["status"]["phase"], &ended["status"]["reason"]),
+        (&json!("Failed"), &json!("Terminated"))
+    );
+    assert_eq!(condition(&ended, "DisruptionTarget")["status"], "True");
+    berth.stop_server();
+    berth.start();
+    let again = shown(&berth, "default", "web-node", |it| it["status"]["phase"] == "Running");
+    assert_eq!(
+        (&again["status"]["reason"], condition(&again, "DisruptionTarget")),
+        (&Value::Null, Value::Null)
+    );
+    assert_eq!(again["metadata"]["uid"], first["metadata"]["uid"], "its mirror is the same");
+    power_off(&mut berth);
+    berth.start();
+    let last = shown(&berth, "default", "web-node", |it| {
+        it["status"]["containerStatuses"][0]["restartCount"] == 2
+    });
+    assert_eq!(original(&last), original(&first));
+    assert_eq!(serves(&berth), "here");
+    fs::remove_file(folder.join("web.yaml")).unwrap();
+    until("it is gone", PATIENCE, || mirror(&berth, "default", "web-node").is_none());
 }
 
 #[test]

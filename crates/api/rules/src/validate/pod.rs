@@ -3,7 +3,7 @@
 use berth_objects::{FieldError, Object, Quantity};
 use serde_json::{Value, json};
 
-use super::{Errors, Place, names, placement, quantity, security};
+use super::{Errors, Place, names, placement, quantity, restart, security};
 use crate::defaults::quality;
 
 pub(crate) fn spec(spec: &Place<'_>, errors: &mut Errors) {
@@ -41,6 +41,7 @@ pub(crate) fn spec(spec: &Place<'_>, errors: &mut Errors) {
         }
     }
     ephemeral(spec, errors);
+    restart::check(spec, errors);
     host_ports(spec, errors);
     host_namespaces(spec, errors);
     network(spec, errors);

@@ -73,6 +73,7 @@ pub fn plan(observed: &Observed) -> Vec<Step> {
     let mut pods: Vec<_> = observed.active.iter().chain(&observed.orphans).collect();
     if pods.len() < wanted {
         let missing = (wanted - pods.len()).min(BURST);
+        let missing = if observed.pause.is_some() { 0 } else { missing };
         steps.extend(std::iter::repeat_n(Step::Create, missing));
     } else if pods.len() > wanted {
         let excess = (pods.len() - wanted).min(BURST);

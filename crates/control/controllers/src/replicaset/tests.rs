@@ -175,3 +175,40 @@ fn stopping_after_any_step_reaches_the_same_end() {
         }
     }
 }
+
+#[test]
+fn pods_that_nodes_refuse_are_made_again_later_and_later() {
+    let refused = |ago: i64| {
+        let status = json!({ "phase": "Failed", "reason": "Evicted", "containerStatuses": [
+            { "name": "a", "state": { "waiting": {} } }] });
+        let pod = pod(&format!("r{ago}"), status);
+        change(&pod, |pod| {
+            pod.metadata.creation_timestamp =
+                Some(Time(Timestamp::from_second(NOW - ago).unwrap()));
+        })
+    };
+    let after = |wanted: i32, ages: &[i64]| {
+        let pods: Vec<_> = ages.iter().map(|ago| refused(*ago)).collect();
+        let observed = observe(Arc::new(set(wanted)), &pods, now());
+        let next = observed.next.map_or(0, |next| next.as_secs());
+        (plan(&observed).len(), next)
+    };
+    assert_eq!(after(1, &[]), (1, 0));
+    assert_eq!(after(1, &[0]), (0, 2), "the second it was made in counts");
+    assert_eq!(after(1, &[2]), (1, 0));
+    assert_eq!(after(1, &[0, 2]), (0, 3));
+    assert_eq!(after(1, &[0, 2, 5]), (0, 5));
+    assert_eq!(after(3, &[0, 0, 0]), (0, 2), "three that were wanted are one round");
+    assert_eq!(after(3, &[0, 0, 0, 2]), (0, 3));
+    let many: Vec<i64> = (0..40).collect();
+    assert_eq!(after(1, &many), (0, 301));
+    assert_eq!(after(1, &[0, 1000, 1001, 1002]), (0, 2), "what was long ago is forgiven");
+    // One that ran and failed is made again at once.
+    let ran = json!({ "phase": "Failed", "containerStatuses": [
+        { "name": "a", "state": { "terminated": { "exitCode": 1 } } }] });
+    let observed = observe(Arc::new(set(1)), &[pod("ran", ran)], now());
+    assert_eq!((plan(&observed).len(), observed.next), (1, None));
+    // Who has all the pods it wants waits for nothing.
+    let observed = observe(Arc::new(set(1)), &[refused(0), up("web", 10)], now());
+    assert_eq!((plan(&observed).len(), observed.next), (0, None));
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_client::demand::Quality;
@@ -350,20 +350,20 @@ impl Workshop {
         fs::write(&termination, "")?;
         fs::set_permissions(&termination, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
         let path = container.termination_message_path.clone().filter(|path| !path.is_empty());
-        let mut files = vec![
-            (self.directory.etc("hosts"), PathBuf::from("/etc/hosts")),
-            (self.directory.etc("hostname"), PathBuf::from("/etc/hostname")),
-            (self.directory.etc("resolv.conf"), PathBuf::from("/etc/resolv.conf")),
-        ];
-        files.extend(path.map(|path| (termination, PathBuf::from(path))));
-        for (source, destination) in files {
+        // Who may write nothing of his own may not write these either; else they are his, as in docker, and counted.
+        let context = container.security_context.as_ref();
+        let sealed = context.and_then(|context| context.read_only_root_filesystem).unwrap_or(false);
+        let etc = |name: &str| (self.directory.etc(name), Path::new("/etc").join(name), sealed);
+        let mut files = vec![etc("hosts"), etc("hostname"), etc("resolv.conf")];
+        files.extend(path.map(|path| (termination, PathBuf::from(path), false)));
+        for (source, destination, readonly) in files {
             if !mounts.iter().any(|mount| mount.destination == destination) {
                 mounts.push(Mounted {
                     source,
                     layers: vec![],
                     inside: None,
                     destination,
-                    readonly: false,
+                    readonly,
                     propagation: Propagation::Private,
                 });
             }

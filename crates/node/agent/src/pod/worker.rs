@@ -911,7 +911,7 @@ impl Worker {
             return;
         }
         let api: Api<Pod> = Api::namespaced(self.shared().client.clone(), &self.record.namespace);
-        let mut body = json!({ "metadata": { "uid": uid }, "status": status });
+        let mut body = json!({ "metadata": { "uid": uid }, "status": self.as_patch(&status) });
         // A list is replaced as a whole: what others wrote meanwhile must not be lost.
         if has_foreign(&self.last) {
             body["metadata"]["resourceVersion"] = json!(self.last.metadata.resource_version);

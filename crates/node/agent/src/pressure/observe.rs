@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
+use super::Part;
 use super::local::{self, LocalUse, amount_of};
 use super::plan::{Reading, Readings};
 use super::rank::Candidate;
@@ -15,8 +16,8 @@ use crate::roster::Member;
 use crate::usage::{NodeUse, Space};
 use kube::ResourceExt;
 
-/// How much is left. What cannot be read is said once and left out.
-pub fn read(shared: &Shared) -> (Readings, Vec<String>) {
+/// How much is left of memory and process numbers, or of disks. What cannot be read is said once and left out.
+pub fn read(shared: &Shared, part: Part) -> (Readings, Vec<String>) {
     let mut readings = Readings::new();
     let mut failures = Vec::new();
     let mut take = |part: &str, read: io::Result<Vec<(Signal, Reading)>>| match read {
@@ -24,9 +25,12 @@ pub fn read(shared: &Shared) -> (Readings, Vec<String>) {
         Err(error) => failures.push(format!("{part}: {error}")),
     };
     let settings = &shared.settings;
+    if part == Part::Disks {
+        take("disk", disk(&settings.data, Signal::Disk, Signal::DiskFiles));
+        take("disk of images", disk(&settings.images, Signal::ImageDisk, Signal::ImageFiles));
+        return (readings, failures);
+    }
     take("memory", memory());
-    take("disk", disk(&settings.data, Signal::Disk, Signal::DiskFiles));
-    take("disk of images", disk(&settings.images, Signal::ImageDisk, Signal::ImageFiles));
     take("processes", processes());
     // Without a reservation pods may have all there is, and the machine's own figure says it.
     if settings.limits.reserved().contains_key("memory") {

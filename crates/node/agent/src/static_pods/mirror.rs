@@ -121,14 +121,23 @@ impl Mirrors {
 
     /// The API no longer has the mirror of this UID.
     pub fn remove(&self, uid: &str) {
-        self.lock().known.retain(|_, mirror| mirror.uid().as_deref() != Some(uid));
-        self.changed();
+        self.keep(|mirror| mirror.uid().as_deref() != Some(uid));
     }
 
     /// The API has no others than these.
     pub fn retain(&self, uids: &HashSet<String>) {
-        self.lock().known.retain(|_, it| it.uid().is_some_and(|uid| uids.contains(&uid)));
-        self.changed();
+        self.keep(|mirror| mirror.uid().is_some_and(|uid| uids.contains(&uid)));
+    }
+
+    fn keep(&self, stays: impl Fn(&Pod) -> bool) {
+        let mut state = self.lock();
+        let before = state.known.len();
+        state.known.retain(|_, mirror| stays(mirror));
+        let fewer = state.known.len() < before;
+        drop(state);
+        if fewer {
+            self.changed();
+        }
     }
 
     /// Says which static pods there are.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::Worker;
+use crate::status::with_foreign;
 
 impl Worker {
     /// Whether the pod comes from a file of this node. What the API says of it counts for nothing here.
@@ -22,12 +23,15 @@ impl Worker {
         self.shared().mirrors.of(&self.last)?.metadata.uid
     }
 
-    /// Takes a new version of the pod in: with the status that is known here, where the API knows none, and for an agent that
-    /// comes after this one, if the pod is to end.
+    /// Takes a new version of the pod in: with the status that is known here, to which others may have added in the API; and for
+    /// an agent that comes after this one, if the pod is to end.
     pub(super) fn keep_manifest(&mut self, mut pod: Arc<Pod>) -> Arc<Pod> {
-        if pod.status.is_none() {
-            Arc::make_mut(&mut pod).status.clone_from(&self.last.status);
-        }
+        let known = self.last.status.as_ref();
+        let status = match &pod.status {
+            Some(_) => Some(with_foreign(known, &pod)),
+            None => known.cloned(),
+        };
+        Arc::make_mut(&mut pod).status = status;
         if let Some(manifest) = &mut self.record.manifest {
             let (known, new) = (&mut manifest.pod.metadata, &pod.metadata);
             if known.deletion_timestamp != new.deletion_timestamp {
@@ -55,6 +59,17 @@ impl Worker {
         manifest.pod.status = Some(status.clone());
         Arc::make_mut(&mut self.last).status = Some(status);
         self.write();
+    }
+
+    /// A status as a change of what the API shows. Other pods that have failed do not run again, and have nothing to take back.
+    pub(super) fn as_patch(&self, status: &Value) -> Value {
+        let mut patch = status.clone();
+        if let (Some(fields), true) = (patch.as_object_mut(), self.is_static()) {
+            for field in ["reason", "message"] {
+                fields.entry(field).or_insert(Value::Null);
+            }
+        }
+        patch
     }
 
     fn write(&self) {
