@@ -73,6 +73,8 @@ pub enum Propagation {
 pub enum Source {
     /// On the node, in a directory that containers may have written to.
     Path(PathBuf),
+    /// The same, and this pod only reads it.
+    ReadOnly(PathBuf),
     /// On the node, in files that this agent alone writes.
     Files(PathBuf),
     /// In the layers of an image, lowest first.
@@ -260,7 +262,12 @@ async fn prepare_one(
         nfs::mount(pod, &volume.name, &source, &options, &path).await?;
         return Ok((Source::Path(path), false));
     }
-    persistent(&name, &bound, spec, readonly)
+    let (source, ours) = persistent(&name, &bound, spec, readonly)?;
+    Ok(match source {
+        // Who only reads it gives it to nobody.
+        Source::Path(path) if readonly => (Source::ReadOnly(path), false),
+        source => (source, ours),
+    })
 }
 
 /// What containers may write to of a PersistentVolume.
@@ -613,7 +620,7 @@ pub fn mounts(
         .collect();
     let mut mounted = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
-        let source = volumes
+        let source_of = volumes
             .get(&mount.name)
             .ok_or_else(|| Cause::config(format!("there is no volume `{}`", mount.name)))?;
         let below = mount
@@ -622,8 +629,8 @@ pub fn mounts(
             .map(|path| expand(path, &known))
             .or(mount.sub_path.clone())
             .filter(|path| !path.is_empty());
-        let (path, ours) = match source {
-            Source::Path(path) => (path, false),
+        let (path, ours) = match source_of {
+            Source::Path(path) | Source::ReadOnly(path) => (path, false),
             Source::Files(path) => (path, true),
             Source::Block(_) => {
                 return Err(Cause::config(format!(
@@ -661,7 +668,9 @@ pub fn mounts(
             inside,
             destination: PathBuf::from(&mount.mount_path),
             // What is made from objects is nobody's to change.
-            readonly: ours || mount.read_only.unwrap_or(false),
+            readonly: ours
+                || matches!(source_of, Source::ReadOnly(_))
+                || mount.read_only.unwrap_or(false),
             propagation: propagation(container, mount)?,
         });
     }

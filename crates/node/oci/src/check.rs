@@ -38,7 +38,7 @@ pub(crate) fn raw(value: &Value) -> Result<(), OciError> {
             return Err(OciError::Unsupported(format!("`{}` of the bundle", &field[1..])));
         }
     }
-    labels(value, Modules::here())?;
+    labels(value, Modules::here)?;
     for foreign in ["windows", "solaris", "vm", "zos", "freebsd"] {
         if value.get(foreign).is_some_and(is_said) {
             return Err(OciError::Unsupported(format!("a container for `{foreign}`")));
@@ -57,13 +57,17 @@ pub(crate) fn raw(value: &Value) -> Result<(), OciError> {
 }
 
 /// The rule on labels: a container that is not confined as it was asked for is worse than none.
-pub(crate) fn labels(value: &Value, modules: Modules) -> Result<(), OciError> {
-    for (field, enabled, module) in [
-        ("/process/apparmorProfile", modules.app_armor, "AppArmor"),
-        ("/process/selinuxLabel", modules.se_linux, "SELinux"),
-        ("/linux/mountLabel", modules.se_linux, "SELinux"),
+pub(crate) fn labels(value: &Value, modules: impl Fn() -> Modules) -> Result<(), OciError> {
+    for (field, module) in [
+        ("/process/apparmorProfile", "AppArmor"),
+        ("/process/selinuxLabel", "SELinux"),
+        ("/linux/mountLabel", "SELinux"),
     ] {
-        if !enabled && value.pointer(field).is_some_and(is_said) {
+        if !value.pointer(field).is_some_and(is_said) {
+            continue;
+        }
+        let modules = modules();
+        if !(if module == "AppArmor" { modules.app_armor } else { modules.se_linux }) {
             let reason = format!("`{}` of the bundle without {module} in the kernel", &field[1..]);
             return Err(OciError::Unsupported(reason));
         }
@@ -347,7 +351,7 @@ mod tests {
     fn labels_are_taken_where_their_module_is() {
         let (none, both) = ((false, false), (true, true));
         let taken = |value: &Value, (app_armor, se_linux)| {
-            labels(value, Modules { app_armor, se_linux }).map_err(|error| error.to_string())
+            labels(value, || Modules { app_armor, se_linux }).map_err(|error| error.to_string())
         };
         for (value, module) in [
             (json!({"process": {"apparmorProfile": "x"}}), "AppArmor"),

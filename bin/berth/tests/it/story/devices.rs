@@ -174,6 +174,16 @@ fn a_claim_of_a_device_is_a_device_in_the_container() {
     assert!(said.starts_with("mine") && said.contains("Operation not permitted"), "{said}");
     assert_eq!(two.read(0, 4), "mine");
 
+    // Neither is a directory.
+    let line = "touch /data/berth-never 2>&1 || true";
+    let frozen = pod("frozen", "{claimName: files, readOnly: true}", line, "").replace(
+        "volumeDevices: [{name: data, devicePath: /dev/data}]",
+        "volumeMounts: [{name: data, mountPath: /data}]",
+    );
+    apply(&berth, &frozen);
+    let said = ended(&berth, "frozen");
+    assert!(said.contains("Read-only file system"), "{said}");
+
     // A directory is no device, and a device no directory.
     apply(&berth, &pod("wrong", "{claimName: files}", "true", ""));
     let mounted = pod("mounted", "{claimName: disk}", "true", "").replace(

@@ -52,7 +52,7 @@ profile berth-default flags=(attach_disconnected, mediate_deleted) {
 /// What the container asks for. The profile of the node's own is loaded by the program `apparmor_parser`, once.
 pub fn of(pod: &Pod, container: &Container) -> Result<Labels, Cause> {
     static LOADED: Mutex<bool> = Mutex::new(false);
-    let labels = asked(pod, container, Modules::here())?;
+    let labels = asked(pod, container, Modules::here)?;
     if labels.profile.as_deref() == Some(DEFAULT) {
         let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !*loaded {
@@ -67,7 +67,8 @@ pub fn of(pod: &Pod, container: &Container) -> Result<Labels, Cause> {
     Ok(labels)
 }
 
-fn asked(pod: &Pod, container: &Container, modules: Modules) -> Result<Labels, Cause> {
+/// What is in use is only looked at for those who ask.
+fn asked(pod: &Pod, container: &Container, modules: impl Fn() -> Modules) -> Result<Labels, Cause> {
     let own = container.security_context.as_ref();
     let shared = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let profile = own.and_then(|own| own.app_armor_profile.as_ref());
@@ -76,13 +77,13 @@ fn asked(pod: &Pod, container: &Container, modules: Modules) -> Result<Labels, C
     let options = options.or(shared.and_then(|shared| shared.se_linux_options.as_ref()));
     let privileged = super::is_privileged(container);
     let profile = profile.map(|profile| named(profile, privileged)).transpose()?.flatten();
-    if profile.is_some() && !modules.app_armor {
+    if profile.is_some() && !modules().app_armor {
         return Err(Cause::config(
             "appArmorProfile: Cannot enforce AppArmor: AppArmor is not enabled on the host",
         ));
     }
     let Some(options) = options else { return Ok(Labels { profile, ..Labels::default() }) };
-    if !modules.se_linux {
+    if !modules().se_linux {
         return Err(Cause::config("seLinuxOptions: SELinux is not enabled on the host"));
     }
     let process = label(options, "system_r", if privileged { "spc_t" } else { "container_t" });
@@ -147,7 +148,7 @@ mod tests {
         let container = json!({"name": "a", "securityContext": container});
         let pod = serde_json::from_value(pod).unwrap();
         let container = serde_json::from_value(container).unwrap();
-        asked(&pod, &container, modules).map_err(|cause| cause.message)
+        asked(&pod, &container, || modules).map_err(|cause| cause.message)
     }
 
     #[test]
