@@ -59,32 +59,51 @@ fn request(request: libc::c_uint, pid: Pid, data: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Has a process stand still at its next chance, for who wants to let go of it.
+///
+/// # Errors
+/// `ESRCH` when it is gone or is not traced by the caller.
+pub fn interrupt(pid: Pid) -> io::Result<()> {
+    request(libc::PTRACE_INTERRUPT, pid, 0)
+}
+
 /// Waits for the next event of a process that the calling thread has seized.
 ///
 /// # Errors
 /// When it is not the calling thread's to wait for.
 pub fn wait(pid: Pid) -> io::Result<Event> {
-    let next = WaitIdOptions::EXITED | WaitIdOptions::STOPPED;
     loop {
-        // Looked at and left there: an end is for its parent.
-        let seen = retry_on_intr(|| waitid(WaitId::Pid(pid), next | WaitIdOptions::NOWAIT));
-        if !matches!(seen, Ok(Some(status)) if status.trapped()) {
-            return match seen {
-                // Reaped by the kernel, where the caller ignores the ends of its children.
-                Ok(_) | Err(Errno::CHILD) => Ok(Event::Ended),
-                Err(error) => Err(error.into()),
-            };
-        }
-        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
-        let taken = waitid(WaitId::Pid(pid), options)?;
-        // Nothing is taken of one that was killed between the two.
-        if let Some(status) = taken.and_then(|status| status.trapping_signal()) {
-            return Ok(match (status >> 8, status & 0x7f) {
-                (libc::PTRACE_EVENT_EXEC, _) => Event::Executed,
-                (libc::PTRACE_EVENT_STOP, signal) if signal != libc::SIGTRAP => Event::Stopped,
-                (libc::PTRACE_EVENT_STOP, _) => Event::Signalled(0),
-                (_, signal) => Event::Signalled(signal),
-            });
+        if let Some(event) = observe(pid, WaitIdOptions::empty())? {
+            return Ok(event);
         }
     }
+}
+
+/// The same, of what has happened by now.
+///
+/// # Errors
+/// As above.
+pub fn look(pid: Pid) -> io::Result<Option<Event>> {
+    observe(pid, WaitIdOptions::NOHANG)
+}
+
+fn observe(pid: Pid, how: WaitIdOptions) -> io::Result<Option<Event>> {
+    let next = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+    // Looked at and left there: an end is for its parent.
+    match retry_on_intr(|| waitid(WaitId::Pid(pid), next | how)) {
+        Ok(Some(status)) if status.trapped() => {}
+        // Reaped by the kernel, where the caller ignores the ends of its children.
+        Ok(Some(_)) | Err(Errno::CHILD) => return Ok(Some(Event::Ended)),
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let taken = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)?;
+    // Nothing is taken of one that was killed between the two.
+    let status = taken.and_then(|status| status.trapping_signal());
+    Ok(status.map(|status| match (status >> 8, status & 0x7f) {
+        (libc::PTRACE_EVENT_EXEC, _) => Event::Executed,
+        (libc::PTRACE_EVENT_STOP, signal) if signal != libc::SIGTRAP => Event::Stopped,
+        (libc::PTRACE_EVENT_STOP, _) => Event::Signalled(0),
+        (_, signal) => Event::Signalled(signal),
+    }))
 }

@@ -6,7 +6,8 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use berth_unpack::{DiffId, Digest};
 use serde::{Deserialize, Serialize};
@@ -106,14 +107,21 @@ impl ContentStore {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 outcome => outcome.on_disk("read", &path)?,
             };
-            if text.is_empty() {
+            match serde_json::from_slice(&text).map_err(io::Error::from) {
+                Ok(lease) => leases.push((name, lease)),
                 // Written as the power failed.
-                continue;
+                Err(_) if is_of_an_earlier_boot(&path) => {}
+                Err(error) => return Err(error).on_disk("understand", &path),
             }
-            let lease = serde_json::from_slice(&text).map_err(io::Error::from);
-            leases.push((name, lease.on_disk("understand", &path)?));
         }
         leases.sort_by(|one, other| one.0.cmp(&other.0));
         Ok(leases)
     }
+}
+
+/// Whether a file was last written to before the machine was started.
+fn is_of_an_earlier_boot(path: &Path) -> bool {
+    let up = u64::try_from(rustix::system::sysinfo().uptime).unwrap_or(0);
+    let boot = SystemTime::now() - Duration::from_secs(up);
+    fs::metadata(path).and_then(|it| it.modified()).is_ok_and(|written| written < boot)
 }

@@ -10,7 +10,6 @@ use berth_runtime::cgroup::{Cgroup, CgroupError};
 use berth_runtime::held::{Extras, PrepareError};
 use berth_runtime::{Container, ExecRequest, Stdio};
 use oci_spec::runtime::{Hook, Hooks, LinuxResources, Process, Spec};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde_json::{Value, json};
@@ -21,7 +20,7 @@ use crate::flags::{Enter, Form, Global, Make};
 use crate::hooks::{self, Place};
 use crate::numbers::{self, processors};
 use crate::state::{self, State};
-use crate::watch::Watch;
+use crate::watch::{self, Watch};
 use crate::{OciError, Shelter, create};
 
 /// The longest that what was killed may take to be gone.
@@ -88,27 +87,21 @@ fn begin(state: &State, bundle: &Bundle, opening: &Path, gate: &OwnedFd) -> Resu
         let enter = |hook: &Hook, stdio| enter(state, bundle, process.as_fd(), hook, stdio);
         hooks::call("startContainer", first, &value, Place::Within(&enter))?;
     }
-    fs::remove_file(opening).map_err(OciError::file("remove", opening))?;
-    let watch = if state.watched { Some(Watch::new(state.pid)?) } else { None };
+    let watch = if state.watched { Some(Watch::new(state)?) } else { None };
     rustix::io::write(gate, b"1").map_err(|error| OciError::file("open", opening)(error.into()))?;
     match watch {
-        Some(watch) => watch.follow()?,
-        None => until_closed(gate)?,
+        Some(watch) => watch.follow(gate)?,
+        None if watch::is_closed(gate, watch::PATIENCE)? => {}
+        None => {
+            let late = std::io::ErrorKind::TimedOut;
+            return Err(OciError::file("wait for", "the program")(late.into()));
+        }
     }
+    // From here on it is told to run, and others may enter.
+    fs::remove_file(opening).map_err(OciError::file("remove", opening))?;
     let last = hooks::named(bundle.hooks(), "poststart");
     let value = state.to_value_as("running", state.pid);
     hooks::call("poststart", last, &value, Place::Outside(&state.bundle))
-}
-
-/// The gate closes behind the program that takes the place of who waited.
-fn until_closed(gate: &OwnedFd) -> Result<(), OciError> {
-    let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
-    let mut closed = [PollFd::new(gate, PollFlags::empty())];
-    let ready = rustix::io::retry_on_intr(|| poll(&mut closed, Some(&patience)));
-    match ready.map_err(|error| OciError::file("wait for", "the program")(error.into()))? {
-        0 => Err(OciError::file("wait for", "the program")(std::io::ErrorKind::TimedOut.into())),
-        _ => Ok(()),
-    }
 }
 
 /// Starts a hook that the container brings: as its process will be, with the same user, capabilities, filter and cgroup.

@@ -5,15 +5,35 @@
 //! mount that nobody can write to, for which it has to be started once more; or, where nobody else is in the container yet, its
 //! process is followed into its program and killed before the first instruction if that is ours.
 
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
 use berth_runtime::CreateError;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::CapabilitySet;
 
+use crate::state::State;
 use crate::{OciError, hooks};
 use berth_sys::trace::{self, Event};
+
+/// The longest that a program may take to be executed, as from a disk that does not answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one waits before one looks what else has become of the process.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Whether the gate closes within a time, behind the program that takes the place of who waited.
+pub(crate) fn is_closed(gate: &OwnedFd, patience: Duration) -> Result<bool, OciError> {
+    let patience = Timespec::try_from(patience).ok();
+    let mut closed = [PollFd::new(gate, PollFlags::empty())];
+    let ready = rustix::io::retry_on_intr(|| poll(&mut closed, patience.as_ref()));
+    ready
+        .map(|ready| ready > 0)
+        .map_err(|error| OciError::file("wait for", "the program")(error.into()))
+}
 
 /// Whether watching is enough for a container: it has processes of its own, so that nobody can look at the first one while it stands
 /// still, and nothing else of it is executed before. What watches must be allowed to.
@@ -49,25 +69,41 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Takes hold of a process that waits. If the caller ends before the process is let go, so does the process.
-    pub fn new(pid: i32) -> Result<Self, OciError> {
-        let pid = Pid::from_raw(pid)
-            .ok_or_else(|| OciError::file("watch", "process 0")(Errno::SRCH.into()))?;
+    /// Takes hold of a container's process, which waits. If the caller ends before the process is let go, so does the process.
+    pub fn new(state: &State) -> Result<Self, OciError> {
+        let gone = || OciError::file("watch", &state.name)(Errno::SRCH.into());
+        let pid = Pid::from_raw(state.pid).ok_or_else(gone)?;
         let ours = executed(pid)?;
         trace::seize(pid).map_err(OciError::file("watch", place(pid)))?;
-        Ok(Self { pid, ours })
+        if state.lives() {
+            return Ok(Self { pid, ours });
+        }
+        // It ended, and the number is another's by now, who is to go on as before.
+        let left = trace::interrupt(pid).and_then(|()| trace::wait(pid));
+        if !matches!(left, Ok(Event::Ended) | Err(_)) {
+            trace::release(pid).map_err(OciError::file("leave", place(pid)))?;
+        }
+        Err(gone())
     }
 
-    /// Waits until its program has taken the process over, or has failed to, and lets it go.
-    pub fn follow(self) -> Result<(), OciError> {
+    /// Waits until its program has taken the process over, or has failed to, and lets it go. The gate closes as that happens.
+    pub fn follow(self, gate: &OwnedFd) -> Result<(), OciError> {
         let failed = || OciError::file("watch", place(self.pid));
+        let until = Instant::now() + PATIENCE;
         loop {
-            match trace::wait(self.pid).map_err(failed())? {
+            let event = match is_closed(gate, LOOK)? {
+                true => Some(trace::wait(self.pid).map_err(failed())?),
+                // Signals on the way stop it, too, of which only a look tells.
+                false => trace::look(self.pid).map_err(failed())?,
+            };
+            match event {
                 // Its exit code tells why.
-                Event::Ended => return Ok(()),
-                Event::Executed => break,
-                Event::Signalled(signal) => trace::resume(self.pid, signal),
-                Event::Stopped => trace::listen(self.pid),
+                Some(Event::Ended) => return Ok(()),
+                Some(Event::Executed) => break,
+                Some(Event::Signalled(signal)) => trace::resume(self.pid, signal),
+                Some(Event::Stopped) => trace::listen(self.pid),
+                None if Instant::now() > until => Err(std::io::ErrorKind::TimedOut.into()),
+                None => Ok(()),
             }
             .or_else(gone)
             .map_err(failed())?;

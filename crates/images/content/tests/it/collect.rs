@@ -108,7 +108,10 @@ fn remembered_steps_keep_their_layers_for_a_while() {
 #[test]
 fn a_lease_that_was_being_written_as_the_power_failed_holds_nothing() {
     let fixture = store();
-    std::fs::write(fixture.store.root().join("leases/pod"), "").unwrap();
+    let lease = fixture.store.root().join("leases/pod");
+    std::fs::write(&lease, "{\"images\":[").unwrap();
+    let file = std::fs::File::options().write(true).open(&lease).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(fixture.store.leases().unwrap(), []);
     fixture.store.collect(Retention::default()).unwrap();
     fixture.store.release(&LeaseName::parse("pod").unwrap()).unwrap();

@@ -429,6 +429,8 @@ impl Worker {
             Step::RemoveSandbox => {
                 // Who waits for the end of its containers does not wait for what is cleared away after them.
                 if !self.goal().deleting {
+                    // Whoever is bound here in its place finds the room free.
+                    self.join_roster().await;
                     self.report().await;
                 }
                 self.workshop.remove_sandbox(&mut self.record).await?;
