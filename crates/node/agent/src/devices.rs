@@ -5,6 +5,7 @@
 //! allotted. What is allotted is written down, so that containers keep their devices over a restart of this agent and of the plugin.
 
 mod allot;
+mod front;
 mod ledger;
 mod messages;
 mod node;

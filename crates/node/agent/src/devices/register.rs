@@ -7,7 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
-use futures::stream;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -19,7 +18,7 @@ use tonic_prost::ProstCodec;
 use tracing::{info, warn};
 
 use super::messages::{Empty, RegisterRequest, VERSION};
-use super::{Devices, plugin};
+use super::{Devices, front, plugin};
 use crate::status::chain;
 
 /// The name that plugins look for.
@@ -48,15 +47,11 @@ impl Devices {
             }
         };
         let (sender, mut requests) = mpsc::channel(16);
-        let incoming = stream::unfold(listener, async |listener| {
-            let accepted = listener.accept().await.map(|(stream, _)| stream);
-            Some((accepted, listener))
-        });
         let service = tower::service_fn(move |request| answer(sender.clone(), request));
         let ended = stop.clone();
         let server = Server::builder().serve_with_incoming_shutdown(
             service,
-            Box::pin(incoming),
+            Box::pin(front::front(listener)),
             ended.cancelled_owned(),
         );
         tokio::pin!(server);
