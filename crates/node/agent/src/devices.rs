@@ -5,6 +5,8 @@
 //! allotted. What is allotted is written down, so that containers keep their devices over a restart of this agent and of the plugin.
 
 mod allot;
+#[cfg(test)]
+mod fake;
 mod front;
 mod ledger;
 mod messages;
@@ -53,10 +55,8 @@ pub struct Devices {
     state: Mutex<State>,
     /// Changes with what there is.
     changes: watch::Sender<u64>,
-    /// Changes when something was taken back.
+    /// Changes when something was taken back, or what was reserved is given or given back.
     freed: watch::Sender<u64>,
-    /// Held by whoever hands devices out.
-    allotting: tokio::sync::Mutex<()>,
     /// Where it is written down.
     file: PathBuf,
 }
@@ -89,7 +89,6 @@ impl Devices {
             state: Mutex::new(State { ledger: Ledger::new(kept), ..State::default() }),
             changes: watch::Sender::new(0),
             freed: watch::Sender::new(0),
-            allotting: tokio::sync::Mutex::default(),
             file,
         }
     }

@@ -9,12 +9,42 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::ledger::{Allotment, Allotments, Asked, Ids, Place};
+use super::ledger::{Allotment, Asked, Ids, Place};
 use super::messages::ContainerAllocateResponse;
+use super::plugin::Plugin;
 use super::{Devices, Given};
 
 /// How long a pod waits for the devices of one that ends.
 const ENDING: Duration = Duration::from_secs(30);
+
+/// Devices that a container is to get.
+struct Share {
+    container: String,
+    resource: String,
+    devices: Ids,
+    plugin: Plugin,
+}
+
+/// Why a pod does not get its devices.
+enum Refusal {
+    /// There are not enough; more may come.
+    Short(String),
+    /// They cannot be handed out.
+    Failed(String),
+}
+
+/// What is kept for a pod while plugins are asked, until this is dropped.
+struct Reserved<'a> {
+    devices: &'a Devices,
+    uid: &'a str,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.devices.state().ledger.give_back(self.uid);
+        self.devices.freed.send_modify(|count| *count += 1);
+    }
+}
 
 impl Devices {
     /// Hands out to a pod what its containers ask for; what it has already it keeps. A pod gets everything or nothing.
@@ -30,13 +60,20 @@ impl Devices {
         loop {
             let mut freed = self.freed.subscribe();
             let outcome = self.try_allot(pod).await;
-            // What has left the API may still have what it had for a moment.
-            let going = self.holders(pod).iter().any(|uid| !is_here(uid));
-            if outcome.is_ok() || !going || Instant::now() >= until {
-                return outcome;
+            // What has left the API may still have what it had for a moment, and what others are about to get they may not get.
+            let waits = matches!(outcome, Err(Refusal::Short(_)))
+                && (self.is_awaited(pod) || self.holders(pod).iter().any(|uid| !is_here(uid)));
+            if !waits || Instant::now() >= until {
+                return outcome.map_err(Refusal::told);
             }
             let _changed_or_late = tokio::time::timeout_at(until, freed.changed()).await;
         }
+    }
+
+    /// Whether plugins are asked for other pods about what this one asks for.
+    fn is_awaited(&self, pod: &Pod) -> bool {
+        let state = self.state();
+        state.ledger.asked(pod).iter().any(|it| state.ledger.is_reserved(&it.resource))
     }
 
     /// The pods that have what this one asks for.
@@ -51,29 +88,58 @@ impl Devices {
         state.ledger.pods().into_iter().filter(has).collect()
     }
 
-    async fn try_allot(&self, pod: &Pod) -> Result<(), String> {
-        let asked = self.state().ledger.asked(pod);
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let _alone = self.allotting.lock().await;
+    /// No lock is held while plugins are asked: one that does not answer holds up nobody who asks for nothing of it.
+    async fn try_allot(&self, pod: &Pod) -> Result<(), Refusal> {
         let uid = pod.uid().unwrap_or_default();
+        let (shares, _reserved) = loop {
+            let shares = self.shares(pod).await?;
+            if shares.is_empty() {
+                return Ok(());
+            }
+            let mut wanted: BTreeMap<String, Ids> = BTreeMap::new();
+            for share in &shares {
+                wanted.entry(share.resource.clone()).or_default().extend(share.devices.clone());
+            }
+            // Else somebody took one of them since, or it is not healthy any more.
+            if self.state().ledger.reserve(&uid, wanted) {
+                break (shares, Reserved { devices: self, uid: &uid });
+            }
+        };
         let mut mine = self.state().ledger.of(&uid);
-        let before = mine.clone();
+        for share in shares {
+            let allocated = share.plugin.allocate(&share.devices).await.and_then(given);
+            let allotment = Allotment {
+                pre_start: share.plugin.options.pre_start_required,
+                given: allocated.map_err(Refusal::Failed)?,
+                devices: share.devices,
+            };
+            mine.entry(share.container).or_default().insert(share.resource, allotment);
+        }
+        self.state().ledger.note(pod, mine);
+        self.save().map_err(|error| {
+            self.release(&uid);
+            Refusal::Failed(error.to_string())
+        })
+    }
+
+    /// What of the devices there are a pod is to get beside what it has. Nothing is reserved by that.
+    async fn shares(&self, pod: &Pod) -> Result<Vec<Share>, Refusal> {
+        let (asked, mine) = {
+            let state = self.state();
+            (state.ledger.asked(pod), state.ledger.of(&pod.uid().unwrap_or_default()))
+        };
+        let mut shares: Vec<Share> = Vec::new();
         // What containers had that end before the others begin.
-        let mut left: BTreeMap<String, Ids> = BTreeMap::new();
+        let mut left: BTreeMap<&str, Ids> = BTreeMap::new();
         for one in &asked {
-            let left = left.entry(one.resource.clone()).or_default();
+            let left = left.entry(&one.resource).or_default();
             let known = mine.get(&one.container).and_then(|all| all.get(&one.resource));
             let devices = match known {
                 Some(known) => known.devices.clone(),
                 None => {
-                    let made = self.allot_one(one, &mine, left).await.map_err(|why| {
-                        format!("Allocate failed due to {why}, which is unexpected")
-                    })?;
-                    let devices = made.devices.clone();
-                    let all = mine.entry(one.container.clone()).or_default();
-                    all.insert(one.resource.clone(), made);
+                    let share = self.share(one, &shares, left).await?;
+                    let devices = share.devices.clone();
+                    shares.push(share);
                     devices
                 }
             };
@@ -82,40 +148,27 @@ impl Devices {
                 Place::Beside => left.retain(|id| !devices.contains(id)),
             }
         }
-        if mine == before {
-            return Ok(());
-        }
-        self.state().ledger.note(pod, mine);
-        self.save().map_err(|error| {
-            self.release(&uid);
-            format!("Allocate failed due to {error}, which is unexpected")
-        })
+        Ok(shares)
     }
 
-    async fn allot_one(
-        &self,
-        asked: &Asked,
-        mine: &Allotments,
-        left: &Ids,
-    ) -> Result<Allotment, String> {
+    async fn share(&self, asked: &Asked, shares: &[Share], left: &Ids) -> Result<Share, Refusal> {
         let (resource, count) = (&asked.resource, asked.count);
-        let (plugin, must, free) = {
+        let (plugin, must, mut available) = {
             let state = self.state();
             let fit = left.iter().filter(|id| state.ledger.is_fit(resource, id));
             let must: Ids = fit.take(count).cloned().collect();
-            (state.plugins.get(resource).cloned(), must, state.ledger.free(resource, mine))
+            (state.plugins.get(resource).cloned(), must, state.ledger.free(resource))
         };
-        let short = |there: usize| {
-            format!(
-                "requested number of devices unavailable for {resource}. Requested: {count}, Available: {there}"
-            )
-        };
-        let Some(plugin) = plugin else { return Err(short(0)) };
-        if must.len() + free.len() < count {
-            return Err(short(must.len() + free.len()));
+        for share in shares.iter().filter(|share| share.resource == *resource) {
+            available.retain(|id| !share.devices.contains(id));
         }
-        let mut available = free;
         available.extend(must.iter().cloned());
+        let there = if plugin.is_some() { available.len() } else { 0 };
+        let Some(plugin) = plugin.filter(|_| there >= count) else {
+            return Err(Refusal::Short(format!(
+                "requested number of devices unavailable for {resource}. Requested: {count}, Available: {there}"
+            )));
+        };
         let preferred = if plugin.options.preferred_allocation && must.len() < count {
             match plugin.prefer(&available, &must, count).await {
                 Ok(preferred) => Some(preferred).filter(|all| all.is_subset(&available)),
@@ -128,9 +181,12 @@ impl Devices {
             None
         };
         let devices: Ids = choose(&available, &must, preferred.unwrap_or_default(), count);
-        let answer = plugin.allocate(&devices).await?;
-        let given = given(answer)?;
-        Ok(Allotment { devices, pre_start: plugin.options.pre_start_required, given })
+        Ok(Share {
+            container: asked.container.clone(),
+            resource: resource.clone(),
+            devices,
+            plugin,
+        })
     }
 
     /// What a container needs for its devices, once their plugins know that it is about to start.
@@ -139,7 +195,7 @@ impl Devices {
     /// Why it cannot start.
     pub async fn furnish(&self, pod: &Pod, container: &str) -> Result<Given, String> {
         // A pod whose allotment an older agent did not write down gets it now.
-        self.try_allot(pod).await?;
+        self.try_allot(pod).await.map_err(Refusal::told)?;
         let all = self.state().ledger.of(&pod.uid().unwrap_or_default());
         let mut given = Given::default();
         for (resource, allotment) in all.get(container).into_iter().flatten() {
@@ -155,6 +211,14 @@ impl Devices {
             given.add(allotment.given.clone());
         }
         Ok(given)
+    }
+}
+
+impl Refusal {
+    /// In the words of a kubelet.
+    fn told(self) -> String {
+        let (Self::Short(why) | Self::Failed(why)) = self;
+        format!("Allocate failed due to {why}, which is unexpected")
     }
 }
 
@@ -197,8 +261,32 @@ fn given(answer: ContainerAllocateResponse) -> Result<Given, String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::fake::{Fake, devices};
     use super::super::messages::{CdiDevice, DeviceSpec, Mount};
     use super::*;
+
+    const SLOW: &str = "example.com/slow";
+    const QUICK: &str = "example.com/quick";
+
+    fn pod(uid: &str, resources: &[&str]) -> Pod {
+        let container = |resource: &&str| {
+            let name = resource.rsplit('/').next().unwrap();
+            json!({"name": name, "resources": {"limits": {*resource: "1"}}})
+        };
+        let containers: Vec<_> = resources.iter().map(container).collect();
+        serde_json::from_value(
+            json!({"metadata": {"uid": uid}, "spec": {"containers": containers}}),
+        )
+        .unwrap()
+    }
+
+    fn has(devices: &Devices, uid: &str) -> Vec<(String, Ids)> {
+        let all = devices.state().ledger.of(uid);
+        let resources = all.into_values().flatten();
+        resources.map(|(resource, allotment)| (resource, allotment.devices)).collect()
+    }
 
     fn ids(ids: &[&str]) -> Ids {
         ids.iter().map(|id| (*id).to_owned()).collect()
@@ -244,5 +332,63 @@ mod tests {
         let cdi = vec![CdiDevice { name: "example.com/widget=all".to_owned() }];
         let error = given(ContainerAllocateResponse { cdi_devices: cdi, ..good }).unwrap_err();
         assert!(error.contains("CDI device `example.com/widget=all`"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_does_not_answer_holds_up_only_who_asks_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let devices = devices(folder.path());
+        let slow = Fake::start(&devices, folder.path(), SLOW, &["a", "b"]).await;
+        let _quick = Fake::start(&devices, folder.path(), QUICK, &["x", "y"]).await;
+        let (held, known) = (pod("held", &[SLOW, QUICK]), pod("known", &[SLOW, QUICK]));
+        devices.allot(&known, |_| true).await.unwrap();
+        slow.hold();
+        let waiting = {
+            let devices = devices.clone();
+            tokio::spawn(async move { devices.allot(&held, |_| true).await })
+        };
+        slow.asked(2).await;
+
+        // One that has its devices is started again, also with those of this plugin.
+        let given = devices.furnish(&known, "slow").await.unwrap();
+        assert_eq!(given.variables["IDS"], "a");
+        // One that asks others gets them, but not what the waiting one is about to get.
+        let told = devices.furnish(&pod("late", &[QUICK]), "quick").await.unwrap_err();
+        assert!(told.contains("Requested: 1, Available: 0"), "{told}");
+        devices.release("known");
+        devices.furnish(&pod("late", &[QUICK]), "quick").await.unwrap();
+        assert_eq!(has(&devices, "late"), [(QUICK.to_owned(), ids(&["x"]))]);
+        assert!(has(&devices, "held").is_empty());
+
+        slow.go_on();
+        waiting.await.unwrap().unwrap();
+        let wanted = [(QUICK.to_owned(), ids(&["y"])), (SLOW.to_owned(), ids(&["b"]))];
+        assert_eq!(has(&devices, "held"), wanted);
+    }
+
+    #[tokio::test]
+    async fn what_a_plugin_refuses_to_one_pod_goes_to_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let devices = devices(folder.path());
+        let slow = Fake::start(&devices, folder.path(), SLOW, &["a"]).await;
+        slow.hold();
+        let allot = |uid: &str| {
+            let (devices, pod) = (devices.clone(), pod(uid, &[SLOW]));
+            tokio::spawn(async move { devices.allot(&pod, |_| true).await })
+        };
+        let first = allot("first");
+        slow.asked(1).await;
+        // There is none left for it, and it is not refused yet.
+        let second = allot("second");
+        tokio::task::yield_now().await;
+        let short = devices.furnish(&pod("third", &[SLOW]), "slow").await.unwrap_err();
+        assert!(short.contains("Available: 0"), "{short}");
+        slow.refuse_next();
+        let refused = first.await.unwrap().unwrap_err();
+        assert!(refused.contains("not this one"), "{refused}");
+        second.await.unwrap().unwrap();
+        assert_eq!(has(&devices, "second"), [(SLOW.to_owned(), ids(&["a"]))]);
+        assert!(has(&devices, "first").is_empty());
+        assert!(!devices.state().ledger.is_reserved(SLOW));
     }
 }

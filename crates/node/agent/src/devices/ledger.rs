@@ -40,6 +40,8 @@ pub struct Ledger {
     kept: Kept,
     /// Healthy or not, by resource and id.
     devices: BTreeMap<String, BTreeMap<String, bool>>,
+    /// What pods are about to get, by their UIDs and by resource, while plugins are asked.
+    reserved: BTreeMap<String, BTreeMap<String, Ids>>,
 }
 
 /// The place of a container in its pod's life, which decides who may have its devices afterwards.
@@ -64,7 +66,7 @@ impl Ledger {
     /// From what was written down.
     pub fn new(kept: Kept) -> Self {
         let devices = kept.resources.iter().map(|name| (name.clone(), BTreeMap::new()));
-        Self { devices: devices.collect(), kept }
+        Self { devices: devices.collect(), kept, reserved: BTreeMap::new() }
     }
 
     /// What is to be written down.
@@ -126,13 +128,44 @@ impl Ledger {
         self.kept.pods.keys().cloned().collect()
     }
 
-    /// Healthy devices that nobody has, this pod so far included.
-    pub fn free(&self, resource: &str, pod: &Allotments) -> Ids {
-        let others = self.kept.pods.values().chain([pod]).flat_map(BTreeMap::values);
-        let taken: BTreeSet<&String> =
-            others.filter_map(|all| all.get(resource)).flat_map(|it| &it.devices).collect();
+    /// Healthy devices that nobody has or is about to get.
+    pub fn free(&self, resource: &str) -> Ids {
         let healthy = self.devices.get(resource).into_iter().flatten().filter(|(_, fit)| **fit);
+        let taken = self.taken(resource, None);
         healthy.map(|(id, _)| id).filter(|id| !taken.contains(id)).cloned().collect()
+    }
+
+    /// What pods have of a resource or are about to get, but for one.
+    fn taken(&self, resource: &str, except: Option<&str>) -> BTreeSet<&String> {
+        let others = |uid: &String| Some(uid.as_str()) != except;
+        let had = self.kept.pods.iter().filter(|(uid, _)| others(uid));
+        let had = had.flat_map(|(_, pod)| pod.values()).filter_map(|all| all.get(resource));
+        let soon = self.reserved.iter().filter(|(uid, _)| others(uid));
+        let soon = soon.filter_map(|(_, all)| all.get(resource));
+        had.flat_map(|it| &it.devices).chain(soon.flatten()).collect()
+    }
+
+    /// Keeps devices for a pod while their plugins are asked, all or none: says whether all are healthy and nobody else's.
+    pub fn reserve(&mut self, uid: &str, wanted: BTreeMap<String, Ids>) -> bool {
+        let is_to_be_had = |resource: &String, ids: &Ids| {
+            let taken = self.taken(resource, Some(uid));
+            ids.iter().all(|id| self.is_fit(resource, id) && !taken.contains(id))
+        };
+        let all = wanted.iter().all(|(resource, ids)| is_to_be_had(resource, ids));
+        if all {
+            self.reserved.insert(uid.to_owned(), wanted);
+        }
+        all
+    }
+
+    /// Whether any pod is about to get something of a resource.
+    pub fn is_reserved(&self, resource: &str) -> bool {
+        self.reserved.values().any(|all| all.contains_key(resource))
+    }
+
+    /// Keeps nothing more for a pod.
+    pub fn give_back(&mut self, uid: &str) {
+        self.reserved.remove(uid);
     }
 
     /// Whether a device is healthy.
@@ -190,7 +223,7 @@ mod tests {
         let ledger = ledger();
         let (all, fit) = ledger.amounts();
         assert_eq!((all[WIDGET], fit[WIDGET]), (3, 2));
-        assert_eq!(ledger.free(WIDGET, &Allotments::new()), ["a", "c"].map(String::from).into());
+        assert_eq!(ledger.free(WIDGET), ["a", "c"].map(String::from).into());
         assert!(ledger.is_fit(WIDGET, "a") && !ledger.is_fit(WIDGET, "b"));
     }
 
@@ -208,18 +241,37 @@ mod tests {
     #[test]
     fn what_somebody_has_is_not_free_until_it_is_taken_back() {
         let mut ledger = ledger();
-        let mine = Allotments::from([("x".to_owned(), has(&["c"]))]);
-        assert_eq!(ledger.free(WIDGET, &mine), ["a".to_owned()].into());
         ledger.note(&pod(), [("main".to_owned(), has(&["a"]))].into());
-        assert_eq!(ledger.free(WIDGET, &mine), Ids::new());
+        assert_eq!(ledger.free(WIDGET), ["c".to_owned()].into());
         // Another agent, before the plugin is back.
         let text = serde_json::to_string(ledger.kept()).unwrap();
         let mut again = Ledger::new(serde_json::from_str(&text).unwrap());
         assert_eq!(again.amounts().0, [(WIDGET.to_owned(), 0)].into());
         assert_eq!(again.of("u")["main"], has(&["a"]));
         again.set(WIDGET, [("a".to_owned(), true)].into());
-        assert_eq!(again.free(WIDGET, &Allotments::new()), Ids::new());
+        assert_eq!(again.free(WIDGET), Ids::new());
         assert!(again.release("u") && !again.release("u"));
-        assert_eq!(again.free(WIDGET, &Allotments::new()), ["a".to_owned()].into());
+        assert_eq!(again.free(WIDGET), ["a".to_owned()].into());
+    }
+
+    #[test]
+    fn what_is_reserved_is_nobody_elses_until_it_is_given_back() {
+        let mut ledger = ledger();
+        let wanted = |ids: &[&str]| {
+            let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+            BTreeMap::from([(WIDGET.to_owned(), ids)])
+        };
+        ledger.note(&pod(), [("main".to_owned(), has(&["a"]))].into());
+        // It is unhealthy, unknown, or another's.
+        for ids in [&["c", "b"][..], &["c", "z"], &["c", "a"]] {
+            assert!(!ledger.reserve("v", wanted(ids)), "{ids:?}");
+            assert_eq!(ledger.free(WIDGET), ["c".to_owned()].into());
+        }
+        // Of what it has already a pod may have more of its containers.
+        assert!(ledger.reserve("u", wanted(&["a", "c"])) && ledger.is_reserved(WIDGET));
+        assert_eq!(ledger.free(WIDGET), Ids::new());
+        assert!(!ledger.reserve("v", wanted(&["c"])));
+        ledger.give_back("u");
+        assert!(!ledger.is_reserved(WIDGET) && ledger.reserve("v", wanted(&["c"])));
     }
 }
