@@ -3,6 +3,7 @@
 //! A plugin is a process of another vendor that speaks the device plugin interface of a kubelet (`v1beta1`, gRPC over sockets in one
 //! directory): it registers a resource, lists its devices as long as it lives, and says what a container needs for those it is
 //! allotted. What is allotted is written down, so that containers keep their devices over a restart of this agent and of the plugin.
+//! Over one of the machine they do not: numbers and files of devices are others then, and the plugin is asked again.
 
 mod allot;
 #[cfg(test)]
@@ -26,6 +27,9 @@ use tracing::{info, warn};
 use self::ledger::{Kept, Ledger};
 pub use self::node::Device;
 use self::plugin::Plugin;
+
+/// Where the kernel says which boot this is.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What a plugin says a container needs for its devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +63,8 @@ pub struct Devices {
     freed: watch::Sender<u64>,
     /// Where it is written down.
     file: PathBuf,
+    /// Which boot of the machine this is. What was handed out in another has to be asked for again.
+    boot: String,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +78,14 @@ struct State {
 impl Devices {
     /// Reads what an earlier agent has written down. Of what cannot be read nothing is known, which is told.
     pub fn open(data: &Path) -> Self {
+        let boot = std::fs::read_to_string(BOOT).unwrap_or_else(|error| {
+            warn!(%error, file = BOOT, "it is not known which boot of the machine this is");
+            String::new()
+        });
+        Self::of(data, boot.trim())
+    }
+
+    fn of(data: &Path, boot: &str) -> Self {
         let file = data.join("devices.json");
         let kept = match std::fs::read(&file) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
@@ -90,6 +104,7 @@ impl Devices {
             changes: watch::Sender::new(0),
             freed: watch::Sender::new(0),
             file,
+            boot: boot.to_owned(),
         }
     }
 

@@ -112,6 +112,7 @@ impl Devices {
                 pre_start: share.plugin.options.pre_start_required,
                 given: allocated.map_err(Refusal::Failed)?,
                 devices: share.devices,
+                boot: self.boot.clone(),
             };
             mine.entry(share.container).or_default().insert(share.resource, allotment);
         }
@@ -122,7 +123,7 @@ impl Devices {
         })
     }
 
-    /// What of the devices there are a pod is to get beside what it has. Nothing is reserved by that.
+    /// What of the devices there are a pod is to get beside what it has of this boot. Nothing is reserved by that.
     async fn shares(&self, pod: &Pod) -> Result<Vec<Share>, Refusal> {
         let (asked, mine) = {
             let state = self.state();
@@ -135,9 +136,10 @@ impl Devices {
             let left = left.entry(&one.resource).or_default();
             let known = mine.get(&one.container).and_then(|all| all.get(&one.resource));
             let devices = match known {
-                Some(known) => known.devices.clone(),
-                None => {
-                    let share = self.share(one, &shares, left).await?;
+                Some(known) if known.is_of(&self.boot) => known.devices.clone(),
+                _ => {
+                    let before = known.map(|known| known.devices.clone()).unwrap_or_default();
+                    let share = self.share(one, &shares, left, &before).await?;
                     let devices = share.devices.clone();
                     shares.push(share);
                     devices
@@ -151,17 +153,29 @@ impl Devices {
         Ok(shares)
     }
 
-    async fn share(&self, asked: &Asked, shares: &[Share], left: &Ids) -> Result<Share, Refusal> {
+    /// `left` are devices of containers that have ended by then, `before` those that it had in another boot.
+    async fn share(
+        &self,
+        asked: &Asked,
+        shares: &[Share],
+        left: &Ids,
+        before: &Ids,
+    ) -> Result<Share, Refusal> {
         let (resource, count) = (&asked.resource, asked.count);
+        let others = shares.iter().filter(|share| share.resource == *resource);
+        let is_others = |id: &String| others.clone().any(|share| share.devices.contains(id));
         let (plugin, must, mut available) = {
             let state = self.state();
-            let fit = left.iter().filter(|id| state.ledger.is_fit(resource, id));
-            let must: Ids = fit.take(count).cloned().collect();
+            let own = left.iter().chain(before.iter().filter(|id| !is_others(id)));
+            let mut must = Ids::new();
+            for id in own.filter(|id| state.ledger.is_fit(resource, id)) {
+                if must.len() < count {
+                    must.insert(id.clone());
+                }
+            }
             (state.plugins.get(resource).cloned(), must, state.ledger.free(resource))
         };
-        for share in shares.iter().filter(|share| share.resource == *resource) {
-            available.retain(|id| !share.devices.contains(id));
-        }
+        available.retain(|id| !is_others(id));
         available.extend(must.iter().cloned());
         let there = if plugin.is_some() { available.len() } else { 0 };
         let Some(plugin) = plugin.filter(|_| there >= count) else {
@@ -337,7 +351,7 @@ mod tests {
     #[tokio::test]
     async fn a_plugin_that_does_not_answer_holds_up_only_who_asks_it() {
         let folder = tempfile::tempdir().unwrap();
-        let devices = devices(folder.path());
+        let devices = devices(folder.path(), "now");
         let slow = Fake::start(&devices, folder.path(), SLOW, &["a", "b"]).await;
         let _quick = Fake::start(&devices, folder.path(), QUICK, &["x", "y"]).await;
         let (held, known) = (pod("held", &[SLOW, QUICK]), pod("known", &[SLOW, QUICK]));
@@ -369,7 +383,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_plugin_refuses_to_one_pod_goes_to_the_next() {
         let folder = tempfile::tempdir().unwrap();
-        let devices = devices(folder.path());
+        let devices = devices(folder.path(), "now");
         let slow = Fake::start(&devices, folder.path(), SLOW, &["a"]).await;
         slow.hold();
         let allot = |uid: &str| {
@@ -390,5 +404,31 @@ mod tests {
         assert_eq!(has(&devices, "second"), [(SLOW.to_owned(), ids(&["a"]))]);
         assert!(has(&devices, "first").is_empty());
         assert!(!devices.state().ledger.is_reserved(SLOW));
+    }
+
+    #[tokio::test]
+    async fn after_a_reboot_plugins_are_asked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (pod("one", &[QUICK]), pod("two", &[QUICK]));
+        let before = devices(folder.path(), "before");
+        let _plugin = Fake::start(&before, folder.path(), QUICK, &["x", "y"]).await;
+        before.allot(&one, |_| true).await.unwrap();
+        before.allot(&two, |_| true).await.unwrap();
+        // Another agent in the same boot needs no plugin.
+        let same = devices(folder.path(), "before");
+        assert_eq!(same.furnish(&one, "quick").await.unwrap().variables["IDS"], "x");
+
+        let after = devices(folder.path(), "after");
+        let told = after.furnish(&one, "quick").await.unwrap_err();
+        assert!(told.contains("Available: 0"), "{told}");
+        // It lists another device in place of the first one now.
+        let plugin = Fake::start(&after, folder.path(), QUICK, &["y", "z"]).await;
+        assert_eq!(after.furnish(&one, "quick").await.unwrap().variables["IDS"], "z");
+        assert_eq!(after.furnish(&two, "quick").await.unwrap().variables["IDS"], "y");
+        plugin.asked(2).await;
+        // What was asked for again is good for this boot, for another agent, too.
+        let again = devices(folder.path(), "after");
+        assert_eq!(again.furnish(&one, "quick").await.unwrap().variables["IDS"], "z");
+        assert_eq!(plugin.count(), 2);
     }
 }

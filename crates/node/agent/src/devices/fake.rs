@@ -42,9 +42,9 @@ pub struct Fake {
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
-/// Devices written down in this directory.
-pub fn devices(folder: &Path) -> Arc<Devices> {
-    Arc::new(Devices::open(folder))
+/// Devices written down in this directory, in a boot of the machine.
+pub fn devices(folder: &Path, boot: &str) -> Arc<Devices> {
+    Arc::new(Devices::of(folder, boot))
 }
 
 impl Fake {
@@ -109,6 +109,11 @@ impl Fake {
     /// Waits until it was asked for devices so often in all.
     pub async fn asked(&self, times: usize) {
         self.inner.asked.subscribe().wait_for(|asked| *asked >= times).await.unwrap();
+    }
+
+    /// How often that was so far.
+    pub fn count(&self) -> usize {
+        *self.inner.asked.borrow()
     }
 }
 

@@ -23,6 +23,16 @@ pub struct Allotment {
     pub pre_start: bool,
     /// What the container needs for them.
     pub given: Given,
+    /// In which boot of the machine they were handed out.
+    #[serde(default)]
+    pub boot: String,
+}
+
+impl Allotment {
+    /// Whether it was handed out in this boot. Where that is not known it may have been in another.
+    pub fn is_of(&self, boot: &str) -> bool {
+        !boot.is_empty() && self.boot == boot
+    }
 }
 
 /// What outlives the agent.
@@ -215,7 +225,8 @@ mod tests {
     fn has(ids: &[&str]) -> BTreeMap<String, Allotment> {
         let devices = ids.iter().map(|id| (*id).to_owned()).collect();
         let given = Given::default();
-        [(WIDGET.to_owned(), Allotment { devices, pre_start: false, given })].into()
+        let boot = String::new();
+        [(WIDGET.to_owned(), Allotment { devices, pre_start: false, given, boot })].into()
     }
 
     #[test]
