@@ -105,7 +105,8 @@ impl Devices {
                 break (shares, Reserved { devices: self, uid: &uid });
             }
         };
-        let mut mine = self.state().ledger.of(&uid);
+        let before = self.state().ledger.of(&uid);
+        let mut mine = before.clone();
         for share in shares {
             let allocated = share.plugin.allocate(&share.devices).await.and_then(given);
             let allotment = Allotment {
@@ -118,7 +119,8 @@ impl Devices {
         }
         self.state().ledger.note(pod, mine);
         self.save().map_err(|error| {
-            self.release(&uid);
+            // What containers of it have that run already they keep.
+            self.state().ledger.note(pod, before);
             Refusal::Failed(error.to_string())
         })
     }
@@ -430,5 +432,25 @@ mod tests {
         let again = devices(folder.path(), "after");
         assert_eq!(again.furnish(&one, "quick").await.unwrap().variables["IDS"], "z");
         assert_eq!(plugin.count(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_down_is_not_handed_out_and_takes_nothing_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let devices = devices(folder.path(), "now");
+        let _quick = Fake::start(&devices, folder.path(), QUICK, &["x"]).await;
+        let _slow = Fake::start(&devices, folder.path(), SLOW, &["a"]).await;
+        devices.allot(&pod("one", &[QUICK]), |_| true).await.unwrap();
+        let draft = folder.path().join("devices.json.new");
+        std::fs::create_dir(&draft).unwrap();
+        for more in [pod("one", &[QUICK, SLOW]), pod("two", &[SLOW])] {
+            let told = devices.furnish(&more, "slow").await.unwrap_err();
+            assert!(told.contains("directory"), "{told}");
+        }
+        assert_eq!(has(&devices, "one"), [(QUICK.to_owned(), ids(&["x"]))]);
+        assert_eq!(devices.state().ledger.pods(), ["one"]);
+        std::fs::remove_dir(&draft).unwrap();
+        devices.furnish(&pod("two", &[SLOW]), "slow").await.unwrap();
+        assert_eq!(has(&devices, "two"), [(SLOW.to_owned(), ids(&["a"]))]);
     }
 }

@@ -183,9 +183,14 @@ impl Ledger {
         self.devices.get(resource).and_then(|all| all.get(id)).copied().unwrap_or(false)
     }
 
-    /// Notes what a pod has.
+    /// Notes what a pod has, which may be nothing.
     pub fn note(&mut self, pod: &Pod, allotments: Allotments) {
-        self.kept.pods.insert(pod.uid().unwrap_or_default(), allotments);
+        let uid = pod.uid().unwrap_or_default();
+        if allotments.is_empty() {
+            self.kept.pods.remove(&uid);
+        } else {
+            self.kept.pods.insert(uid, allotments);
+        }
     }
 
     /// Takes everything back. Says whether there was anything.
