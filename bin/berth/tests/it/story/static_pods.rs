@@ -414,11 +414,11 @@ fn it_needs_no_api_and_no_room() {
     if folder.exists() {
         fs::remove_dir_all(&folder).unwrap();
     }
-    // The node is short of process numbers, and takes no pod in that it need not.
+    // The node is short of process numbers, as no kernel has so many, and takes no pod in that it need not.
     let file = configuration(
         "alone",
         &json!({"staticPodPath": folder, "fileCheckFrequency": "1s",
-                "evictionHard": {"pid.available": "99.99%"}}),
+                "evictionHard": {"pid.available": "10M"}}),
     );
     let words = ["--store", &store, "--node-config", file.to_str().unwrap()];
     let berth = Berth::with("alone", 232, &words);

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 
+use crate::groups::most_processes;
+
 /// Bytes and packets that went through an interface, as seen from its owner.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -68,7 +70,6 @@ impl Machine {
         let boot = stat.lines().find_map(|line| line.strip_prefix("btime ")?.parse().ok());
         let load = fs::read_to_string("/proc/loadavg")?;
         let running = load.split(['/', ' ']).nth(4).and_then(|number| number.parse().ok());
-        let most = fs::read_to_string("/proc/sys/kernel/pid_max")?.trim().parse().unwrap_or(0);
         Ok(Self {
             memory_total: value("MemTotal:"),
             memory_used: used,
@@ -77,7 +78,7 @@ impl Machine {
             faults: event("pgfault").unwrap_or(0),
             major_faults: event("pgmajfault").unwrap_or(0),
             boot: boot.unwrap_or(0),
-            processes: (running.unwrap_or(0), most),
+            processes: (running.unwrap_or(0), u64::try_from(most_processes()).unwrap_or(0)),
             outside: outside(&fs::read_to_string("/proc/net/route").unwrap_or_default()),
             interfaces: interfaces(&fs::read_to_string("/proc/net/dev")?),
         })
@@ -127,6 +128,7 @@ fn interfaces(text: &str) -> HashMap<String, Traffic> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn the_other_end_of_an_interface_sees_the_reverse() {
@@ -144,6 +146,9 @@ mod tests {
         let machine = Machine::read().unwrap();
         assert!(machine.memory_total > machine.memory_working_set && machine.memory_rss > 0);
         assert!(machine.boot > 0 && machine.processes.0 > 0);
+        let most = |name| fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).unwrap();
+        let most = ["pid_max", "threads-max"].map(|name| most(name).trim().parse::<u64>().unwrap());
+        assert_eq!(Some(&machine.processes.1), most.iter().min());
         assert!(machine.through("lo").is_some());
         let routes = "Iface\tDestination\tGateway\nveth\t0000FEA9\t0\neth0\t00000000\t0101A8C0\n";
         assert_eq!(outside(routes).as_deref(), Some("eth0"));
