@@ -257,6 +257,10 @@ async fn prepare_one(
     };
     let (bound, spec) = claimed(client, &namespace, &name, owner).await?;
     if let Some(mut source) = spec.nfs.clone() {
+        if spec.volume_mode.as_deref() == Some("Block") {
+            let why = format!("PersistentVolume `{bound}` is of NFS, which has no block devices");
+            return Err(Cause::config(why));
+        }
         source.read_only = Some(readonly || source.read_only.unwrap_or(false));
         let options = spec.mount_options.unwrap_or_default();
         nfs::mount(pod, &volume.name, &source, &options, &path).await?;
@@ -340,14 +344,18 @@ fn is_mounted(path: &Path) -> io::Result<bool> {
 /// # Errors
 /// When the table of mounts cannot be read, or something cannot be unmounted.
 pub fn unmount_below(directory: &Path) -> io::Result<()> {
+    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    // The last mounted first.
+    let below = mount_points()?.into_iter().rev().filter(|place| place.starts_with(&directory));
+    below.into_iter().try_for_each(|place| Ok(unmount(&place, UnmountFlags::DETACH)?))
+}
+
+/// Where something is mounted, as the table says it, which asks nothing of what is mounted there.
+fn mount_points() -> io::Result<Vec<PathBuf>> {
     let table = fs::read("/proc/self/mountinfo")?;
     // The fifth field is where. Names may be any bytes, blanks and the like in octal.
     let lines = table.split(|byte| *byte == b'\n');
-    let places = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescaped);
-    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
-    let below: Vec<PathBuf> = places.filter(|place| place.starts_with(&directory)).collect();
-    // The last mounted first.
-    below.iter().rev().try_for_each(|place| Ok(unmount(place, UnmountFlags::DETACH)?))
+    Ok(lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescaped).collect())
 }
 
 /// A path as the table of mounts writes it.

@@ -12,12 +12,17 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{NFSVolumeSource, Pod};
 use tokio::process::Command;
 
-use super::is_mounted;
+use super::mount_points;
 use crate::config::Cause;
 use crate::pod::apply::wants_user_namespace;
 
 /// How long a server may take to let its volume be mounted.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long a server may take to answer whether it is there.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The most that is kept of what the program says, in bytes.
+const LONGEST: u64 = 4096;
 
 /// Where programs for mounting are.
 const FOLDERS: [&str; 4] = ["/sbin", "/usr/sbin", "/bin", "/usr/bin"];
@@ -57,10 +62,10 @@ impl Host<'_> {
         options: &[String],
         path: &Path,
     ) -> Result<(), String> {
-        fs::create_dir_all(path).map_err(|error| error.to_string())?;
-        if is_mounted(path).map_err(|error| error.to_string())? {
-            return Ok(());
+        if is_mounted(path)? {
+            return self.answers(source, path).await;
         }
+        fs::create_dir_all(path).map_err(|error| error.to_string())?;
         let program = self.program().ok_or(
             "mounting NFS needs the program `mount.nfs`: install nfs-common (Debian, Ubuntu) or nfs-utils (Fedora, SUSE, Arch)",
         )?;
@@ -74,15 +79,19 @@ impl Host<'_> {
             .map_err(|error| format!("cannot run `mount.nfs`: {error}"))?;
         let errors = child.stderr.take();
         let ended = tokio::time::timeout(self.patience, async {
-            let mut said = String::new();
-            if let Some(mut errors) = errors {
-                tokio::io::AsyncReadExt::read_to_string(&mut errors, &mut said).await?;
+            let mut said = Vec::new();
+            if let Some(errors) = errors {
+                let mut errors = tokio::io::AsyncReadExt::take(errors, LONGEST);
+                tokio::io::AsyncReadExt::read_to_end(&mut errors, &mut said).await?;
             }
-            Ok::<_, io::Error>((child.wait().await?, said))
+            Ok::<_, io::Error>((child.wait().await?, String::from_utf8_lossy(&said).into_owned()))
         });
-        let place = format!("{}:{}", source.server, source.path);
+        let place = place(source);
         match ended.await {
-            Ok(Ok((status, _))) if status.success() => Ok(()),
+            Ok(Ok((status, _))) if status.success() && is_mounted(path)? => Ok(()),
+            Ok(Ok((status, _))) if status.success() => {
+                Err(format!("`mount.nfs` says that `{place}` is mounted, and it is not"))
+            }
             Ok(Ok(_)) if !self.is_known() => Err(format!(
                 "cannot mount `{place}`: the kernel has no client of NFS (module `nfs`)"
             )),
@@ -92,6 +101,20 @@ impl Host<'_> {
                 "cannot mount `{place}`: its server does not answer within {} s",
                 self.patience.as_secs()
             )),
+        }
+    }
+
+    /// Whether the server of a mount answers. Whoever touches a mount whose server does not is held for as long, so a program does that
+    /// here, which can be ended.
+    async fn answers(&self, source: &NFSVolumeSource, path: &Path) -> Result<(), String> {
+        let mut asked = Command::new("stat");
+        let asked = asked.arg("--file-system").arg(path).stdin(Stdio::null()).kill_on_drop(true);
+        let ended = asked.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        match tokio::time::timeout(self.patience.min(ANSWER), ended).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(_)) => Err(format!("the server of `{}` has forgotten the mount", place(source))),
+            Ok(Err(error)) => Err(format!("cannot run `stat`: {error}")),
+            Err(_) => Err(format!("the server of `{}` does not answer", place(source))),
         }
     }
 
@@ -105,6 +128,20 @@ impl Host<'_> {
         let all = fs::read_to_string(self.filesystems).unwrap_or_default();
         all.lines().filter_map(|line| line.split('\t').nth(1)).any(|name| name.starts_with("nfs"))
     }
+}
+
+fn is_mounted(path: &Path) -> Result<bool, String> {
+    let failed = |error: io::Error| format!("cannot read the table of mounts: {error}");
+    // Its parent is on the node's own disk.
+    let above = path.parent().and_then(|above| fs::canonicalize(above).ok());
+    let Some(path) = above.zip(path.file_name()).map(|(above, name)| above.join(name)) else {
+        return Ok(false);
+    };
+    Ok(mount_points().map_err(failed)?.contains(&path))
+}
+
+fn place(source: &NFSVolumeSource) -> String {
+    format!("{}:{}", source.server, source.path)
 }
 
 /// The words for the program: what, where, and how.
@@ -126,11 +163,18 @@ fn arguments(
     if let Some(option) = options.iter().find(|option| option.is_empty() || wrong(option)) {
         return Err(format!("`{option}` is no option of a mount"));
     }
-    let access = if source.read_only.unwrap_or(false) { "ro" } else { "rw" };
-    // What is said of the access by the volume stands above what its options say.
-    let options = options.iter().map(String::as_str).chain([access]).collect::<Vec<_>>().join(",");
+    if options.iter().flat_map(|option| option.split(',')).any(|option| option == "bg") {
+        return Err("the mount option `bg` is not possible: a container needs its volume".into());
+    }
+    // Read-only if anybody says so.
+    let readonly = source.read_only.unwrap_or(false).then_some("ro");
+    let options: Vec<&str> = options.iter().map(String::as_str).chain(readonly).collect();
     let path = path.to_str().ok_or("the directory of the pod has a name that is no text")?;
-    Ok(vec![what, path.to_owned(), "-o".to_owned(), options])
+    let mut words = vec![what, path.to_owned()];
+    if !options.is_empty() {
+        words.extend(["-o".to_owned(), options.join(",")]);
+    }
+    Ok(words)
 }
 
 #[cfg(test)]
@@ -152,13 +196,17 @@ mod tests {
         };
         assert_eq!(
             told(source("192.0.2.1", "/exports/a", false), &[]).unwrap(),
-            ["192.0.2.1:/exports/a", "/pods/u/volumes/v", "-o", "rw"]
+            ["192.0.2.1:/exports/a", "/pods/u/volumes/v"]
         );
         assert_eq!(
             told(source("2001:db8::1", "/", true), &["nfsvers=4.1", "hard"]).unwrap(),
             ["[2001:db8::1]:/", "/pods/u/volumes/v", "-o", "nfsvers=4.1,hard,ro"]
         );
+        // What an operator protects stays protected.
+        let protected = told(source("a", "/a", false), &["ro"]).unwrap();
+        assert_eq!(protected[2..], ["-o", "ro"]);
         for (source, option) in [
+            (source("a", "/a", false), "soft,bg"),
             (source("-o", "/a", false), "hard"),
             (source("a", "b", false), "hard"),
             (source("", "/a", false), "hard"),
@@ -190,8 +238,9 @@ mod tests {
             fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
         };
         script(format!("echo \"$@\" > {}", heard.display()));
-        mount(&filesystems).await.unwrap();
-        let wanted = format!("192.0.2.1:/exports {} -o soft,rw\n", path.display());
+        let why = mount(&filesystems).await.unwrap_err();
+        assert!(why.contains("and it is not"), "{why}");
+        let wanted = format!("192.0.2.1:/exports {} -o soft\n", path.display());
         assert_eq!(fs::read_to_string(&heard).unwrap(), wanted);
         script("echo mount.nfs: access denied by server >&2; exit 32".to_owned());
         let why = mount(&filesystems).await.unwrap_err();
