@@ -132,8 +132,11 @@ impl Shared {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&first);
     }
 
-    /// Whether a pod is on this node as far as the API is concerned.
+    /// Whether a pod is to stay on this node: by its file, or else as far as the API is concerned.
     pub fn is_here(&self, uid: &str) -> bool {
+        if let Some(stays) = self.mirrors.stays(uid) {
+            return stays;
+        }
         let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
         pods.values().any(|known| known == uid)
     }
