@@ -272,7 +272,7 @@ impl Agent {
         let adopted = left_behind(&shared).map_err(data)?;
         shared.devices.retain(|uid| adopted.contains_key(uid));
         let (left, adopted) = adopted.into_iter().partition(|(_, it)| it.manifest.is_some());
-        // They need nobody's answer, and whoever would answer may be one of them.
+        // They need no answer of the API, and are there before it takes this node.
         let keeper = static_pods::Keeper::start(shared.clone(), left).await;
         tasks.spawn(keeper.run(stop.clone()));
         look_after(&mut tasks, &shared, &stop);
