@@ -153,33 +153,33 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     let kubeconfig = write_kubeconfigs(&authority, address, &data)?;
     let tls = server_tls(&authority, address, &network)?;
     let listening = listen(&api, listener, &tls, &stop);
-    let settings_of_control = berth_controllers::Settings {
-        ca_pem: authority.certificate().to_owned(),
-        volumes_root: data.join("volumes"),
-        node_name: node.clone(),
-        authority: Some(authority.clone()),
+    let of_control = settings_of_control(&data, &node, &authority);
+    let mut control = tokio::spawn(control(api.clone(), identity, of_control, stop.clone()));
+    let node_itself = async {
+        let agent = Agent::start(
+            client(&api, &format!("system:node:{node}"), &["system:nodes"]),
+            agent_settings(&settings, &node, node_settings).map_err(failed)?,
+            stop.clone(),
+        )
+        .await?;
+        let listening_inside = listen_inside(&api, address, inside, tls, &stop).await?;
+        own.set(node, agent.access());
+        crate::names::ensure(&data, &network, address)?;
+        let state =
+            ServerState { pid: std::process::id(), address, kubeconfig: kubeconfig.clone() };
+        state.write(&data).map_err(failed)?;
+        announce(address, &kubeconfig);
+        let running = tokio::spawn(agent.run());
+        Err::<(), _>(tokio::select! {
+            ended = listening_inside => ended_early("API listener for pods", ended.map(|result| result.err().map(|error| chain(&error))), &stop),
+            ended = running => ended_early("node agent", ended.map(|()| None), &stop),
+        })
     };
-    let mut control =
-        tokio::spawn(control(api.clone(), identity, settings_of_control, stop.clone()));
-    let agent = Agent::start(
-        client(&api, &format!("system:node:{node}"), &["system:nodes"]),
-        agent_settings(&settings, &node, node_settings).map_err(failed)?,
-        stop.clone(),
-    )
-    .await?;
-    let listening_inside = listen_inside(&api, address, inside, tls, &stop).await?;
-    own.set(node, agent.access());
-    crate::names::ensure(&data, &network, address)?;
-    let state = ServerState { pid: std::process::id(), address, kubeconfig: kubeconfig.clone() };
-    state.write(&data).map_err(failed)?;
-    announce(address, &kubeconfig);
-    let running = tokio::spawn(agent.run());
-    let said = |error: berth_apiserver::ListenError| chain(&error);
+    // Its agent waits for an API that does not answer, and nobody else waits for the agent.
     let outcome = tokio::select! {
         ended = &mut control => Err(ended_early("control plane", ended.map(|result| result.err()), &stop)),
-        ended = listening => Err(ended_early("API listener", ended.map(|result| result.err().map(said)), &stop)),
-        ended = listening_inside => Err(ended_early("API listener for pods", ended.map(|result| result.err().map(said)), &stop)),
-        ended = running => Err(ended_early("node agent", ended.map(|()| None), &stop)),
+        ended = listening => Err(ended_early("API listener", ended.map(|result| result.err().map(|error| chain(&error))), &stop)),
+        ended = node_itself => ended,
         holder = hold.lost() => Err(ServeError::Lost(holder)),
         () = stop.cancelled() => Ok(()),
     };
@@ -190,6 +190,19 @@ pub async fn serve(settings: ServeSettings) -> Result<(), ServeError> {
     api.close();
     close(hold, journal).await;
     concluded(outcome)
+}
+
+fn settings_of_control(
+    data: &Path,
+    node: &str,
+    authority: &Arc<Authority>,
+) -> berth_controllers::Settings {
+    berth_controllers::Settings {
+        ca_pem: authority.certificate().to_owned(),
+        volumes_root: data.join("volumes"),
+        node_name: node.to_owned(),
+        authority: Some(authority.clone()),
+    }
 }
 
 /// Leaves nothing that others would wait for.
@@ -228,10 +241,9 @@ fn follow_others(
 /// A part that ended because it was told to is no error.
 fn concluded(outcome: Result<(), ServeError>) -> Result<(), ServeError> {
     match outcome {
-        Err(error) if !matches!(&error, ServeError::Ended { reason, .. } if reason.is_empty()) => {
-            Err(error)
-        }
-        _ => Ok(()),
+        Err(ServeError::Ended { reason, .. }) if reason.is_empty() => Ok(()),
+        Err(ServeError::Agent(AgentError::Stopped)) => Ok(()),
+        other => other,
     }
 }
 

@@ -91,7 +91,14 @@ impl Berth {
 
     pub fn start(&mut self) -> Duration {
         let began = Instant::now();
-        let mut child = Command::new(&self.program)
+        self.launch();
+        self.is_ready();
+        began.elapsed()
+    }
+
+    /// Starts the server and does not wait for it.
+    pub fn launch(&mut self) {
+        let child = Command::new(&self.program)
             .args(["serve", "--listen", "127.0.0.1:0", "--instance", &self.instance])
             .args(self.unless_said("--node-name", "node"))
             .args(["--pod-cidr", &format!("10.{}.0.0/16", self.network)])
@@ -104,12 +111,16 @@ impl Berth {
             .stderr(fs::File::create(self.log()).unwrap())
             .spawn()
             .unwrap();
+        self.server = Some(child);
+    }
+
+    /// Waits for what the server says once it is there.
+    pub fn is_ready(&mut self) {
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said = self.server.as_mut().and_then(|server| server.stdout.take()).unwrap();
+        BufReader::new(said).read_line(&mut line).unwrap();
         let log = || fs::read_to_string(self.log()).unwrap();
         assert!(line.starts_with("ready https://127.0.0.1:"), "{line:?}\n{}", log());
-        self.server = Some(child);
-        began.elapsed()
     }
 
     /// A flag of `berth serve`, unless the further words have it.

@@ -103,6 +103,9 @@ pub enum AgentError {
     /// The node could not be registered.
     #[error("cannot register the node")]
     Register(#[source] kube::Error),
+    /// The agent was told to stop before it had begun.
+    #[error("told to stop")]
+    Stopped,
 }
 
 /// First host id for user namespaces, far from those of people and services, and the number of ranges above it.
@@ -132,8 +135,11 @@ impl Shared {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&first);
     }
 
-    /// Whether a pod is on this node as far as the API is concerned.
+    /// Whether a pod is to stay on this node: by its file, or else as far as the API is concerned.
     pub fn is_here(&self, uid: &str) -> bool {
+        if let Some(stays) = self.mirrors.stays(uid) {
+            return stays;
+        }
         let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
         pods.values().any(|known| known == uid)
     }
@@ -170,22 +176,39 @@ fn left_behind(shared: &Shared) -> std::io::Result<HashMap<String, Record>> {
     Ok(left)
 }
 
-/// Registers the node, as often as it takes while the API does not answer.
-async fn registered(shared: &Shared, stop: &CancellationToken) -> Result<Said, kube::Error> {
-    const PAUSE: Duration = Duration::from_secs(1);
+/// How long the first attempt to register the node may take, before what waits for it goes on without.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(5);
+/// The pause before each further attempt.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Registers the node, as often as it takes while the API does not answer. What comes of the first attempt is told at once.
+async fn registered(
+    shared: &Shared,
+    stop: &CancellationToken,
+    tried: impl FnOnce(),
+) -> Result<Said, AgentError> {
+    let mut tried = Some(tried);
     loop {
-        match crate::node::register(shared).await {
-            Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
-                return Err(kube::Error::Api(status));
-            }
-            Err(error) if stop.is_cancelled() => return Err(error),
-            Err(error) => {
-                warn!(error = %chain(&error), "the node cannot be registered yet, static pods run");
-                // Being told to stop is seen at the next attempt.
-                let _stopped = tokio::time::timeout(PAUSE, stop.cancelled()).await;
-            }
-            said => return said,
+        let attempt = crate::node::register(shared, tried.is_some());
+        let patience = if tried.is_some() { FIRST_ATTEMPT } else { Duration::MAX };
+        let said = tokio::select! {
+            () = stop.cancelled() => return Err(AgentError::Stopped),
+            said = tokio::time::timeout(patience, attempt) => said,
+        };
+        if let Some(tried) = tried.take() {
+            tried();
         }
+        let why = match said {
+            Ok(Ok(said)) => return Ok(said),
+            Ok(Err(kube::Error::Api(status))) if status.code < 500 && status.code != 429 => {
+                return Err(AgentError::Register(kube::Error::Api(status)));
+            }
+            Ok(Err(error)) => chain(&error),
+            Err(_) => "the API does not answer in time".to_owned(),
+        };
+        warn!(error = %why, "the node cannot be registered yet, static pods run");
+        // Being told to stop is seen at the next attempt.
+        let _stopped = tokio::time::timeout(PAUSE, stop.cancelled()).await;
     }
 }
 
@@ -249,10 +272,17 @@ impl Agent {
         let adopted = left_behind(&shared).map_err(data)?;
         shared.devices.retain(|uid| adopted.contains_key(uid));
         let (left, adopted) = adopted.into_iter().partition(|(_, it)| it.manifest.is_some());
-        // They need nobody's answer, and whoever would answer may be one of them.
+        // They need no answer of the API, and are there before it takes this node.
         let keeper = static_pods::Keeper::start(shared.clone(), left).await;
         tasks.spawn(keeper.run(stop.clone()));
-        let said = registered(&shared, &stop).await.map_err(AgentError::Register)?;
+        look_after(&mut tasks, &shared, &stop);
+        let changes = crate::node::Changes::of(&shared);
+        // What the node was short of is read with the first attempt, and counts from the start.
+        let pressure = || {
+            let (shared, stop) = (shared.clone(), stop.clone());
+            tasks.spawn(async move { crate::pressure::run(&shared, stop).await });
+        };
+        let said = registered(&shared, &stop, pressure).await?;
         tasks.spawn({
             let (shared, stop) = (shared.clone(), stop.clone());
             async move { mirror::run(&shared, stop).await }
@@ -260,9 +290,8 @@ impl Agent {
         let (lease, rules) = (shared.clone(), shared.clone());
         tasks.spawn({
             let stop = stop.clone();
-            async move { crate::node::keep(&lease, said, stop).await }
+            async move { crate::node::keep(&lease, said, changes, stop).await }
         });
-        look_after(&mut tasks, &shared, &stop);
         let traffic = crate::traffic::Traffic::install(rules).await?;
         tasks.spawn({
             let stop = stop.clone();
@@ -316,7 +345,7 @@ impl Agent {
     }
 }
 
-/// The tasks that go on beside the pods.
+/// The tasks that go on beside the pods, and need no registered node: static pods do without one, too.
 fn look_after(tasks: &mut JoinSet<()>, shared: &Arc<Shared>, stop: &CancellationToken) {
     tasks.spawn({
         let (shared, stop) = (shared.clone(), stop.clone());
@@ -325,10 +354,6 @@ fn look_after(tasks: &mut JoinSet<()>, shared: &Arc<Shared>, stop: &Cancellation
     tasks.spawn({
         let (shared, stop) = (shared.clone(), stop.clone());
         async move { shared.tokens.run(&shared.sources, &stop).await }
-    });
-    tasks.spawn({
-        let (shared, stop) = (shared.clone(), stop.clone());
-        async move { crate::pressure::run(&shared, stop).await }
     });
     tasks.spawn({
         let (shared, stop) = (shared.clone(), stop.clone());

@@ -1,6 +1,6 @@
 //! The Node object and its lease.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,6 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -20,8 +21,9 @@ use crate::status::chain;
 /// What was last said of each condition: its status and since when that is so.
 pub(crate) type Said = HashMap<String, (String, Timestamp)>;
 
-/// Creates or refreshes the Node object and says how it is.
-pub(crate) async fn register(shared: &Shared) -> Result<Said, kube::Error> {
+/// Creates or refreshes the Node object and says how it is. What it was said to be short of counts at the first attempt alone:
+/// after that it is looked at.
+pub(crate) async fn register(shared: &Shared, first: bool) -> Result<Said, kube::Error> {
     let api: Api<Node> = Api::all(shared.client.clone());
     let name = &shared.settings.node;
     let labels = json!({
@@ -48,7 +50,9 @@ pub(crate) async fn register(shared: &Shared) -> Result<Said, kube::Error> {
         let held = |pressure: &Pressure| {
             said.get(pressure.as_str()).is_some_and(|(status, _)| status == "True")
         };
-        shared.roster.press(Pressure::ALL.into_iter().filter(held).collect());
+        if first {
+            shared.roster.press(Pressure::ALL.into_iter().filter(held).collect());
+        }
     } else {
         let node: Node = serde_json::from_value(node).map_err(kube::Error::SerdeError)?;
         api.create(&PostParams::default(), &node).await?;
@@ -174,10 +178,26 @@ const RENEW: Duration = Duration::from_secs(10);
 /// How often the node says how it is when nothing has changed, in renewals of its lease.
 const REPEAT: u32 = 30;
 
+/// What tells that the node is not as it was.
+pub(crate) struct Changes {
+    pressures: watch::Receiver<BTreeSet<Pressure>>,
+    devices: watch::Receiver<u64>,
+}
+
+impl Changes {
+    /// Those from now on. Taken before the node is registered, so that none falls between the two.
+    pub(crate) fn of(shared: &Shared) -> Self {
+        Self { pressures: shared.roster.pressures(), devices: shared.devices.changes() }
+    }
+}
+
 /// Renews the lease, and says how the node is whenever that changes, until told to stop.
-pub(crate) async fn keep(shared: &Shared, mut said: Said, stop: CancellationToken) {
-    let mut pressures = shared.roster.pressures();
-    let mut devices = shared.devices.changes();
+pub(crate) async fn keep(
+    shared: &Shared,
+    mut said: Said,
+    Changes { mut pressures, mut devices }: Changes,
+    stop: CancellationToken,
+) {
     let mut rhythm = tokio::time::interval(RENEW);
     rhythm.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     rhythm.tick().await;

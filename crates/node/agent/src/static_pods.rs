@@ -179,6 +179,8 @@ impl Keeper {
 
     /// Gives every pod that has none its worker.
     async fn begin(&mut self) {
+        // Before any of them has devices, so that nobody takes them for those of a pod that goes.
+        self.show();
         let new: Vec<String> =
             self.here.keys().filter(|uid| !self.workers.contains_key(*uid)).cloned().collect();
         for uid in new {
@@ -191,7 +193,6 @@ impl Keeper {
             self.tasks.insert(task.id(), uid);
         }
         self.tell();
-        self.show();
     }
 
     /// What was left of a pod, or a record for one that begins.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -402,8 +403,49 @@ fn it_comes_back_with_the_machine() {
     });
     assert_eq!(original(&last), original(&first));
     assert_eq!(serves(&berth), "here");
+    an_unregistered_node_does_all_it_can(&mut berth, &last);
     fs::remove_file(folder.join("web.yaml")).unwrap();
     until("it is gone", PATIENCE, || mirror(&berth, "default", "web-node").is_none());
+}
+
+/// The API answers, and takes nothing that the node says of itself.
+fn an_unregistered_node_does_all_it_can(berth: &mut Berth, web: &Value) {
+    let process = first_process(berth, web);
+    let nowhere = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "nowhere"},
+        "webhooks": [{
+            "name": "nowhere.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "failurePolicy": "Fail", "clientConfig": {"url": "https://127.0.0.1:1/"},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"],
+                "resources": ["nodes", "nodes/status"]}],
+        }],
+    });
+    apply(berth, &[nowhere]).good();
+    until("it is refused", PATIENCE, || {
+        let said = berth.kubectl(&["label", "node", "node", "a=b", "--overwrite"]);
+        said.code != 0 && said.errors.contains("failed calling webhook")
+    });
+    let socket = berth.data.join("device-plugins/kubelet.sock");
+    let log = |berth: &Berth| fs::read_to_string(berth.data.with_extension("log")).unwrap();
+    let again = |berth: &mut Berth| {
+        berth.stop_server();
+        assert!(log(berth).contains("server stopped, containers go on"), "{}", log(berth));
+        let _was_left = fs::remove_file(&socket);
+        berth.launch();
+        until("it is said", PATIENCE, || {
+            log(berth).contains("the node cannot be registered yet, static pods run")
+        });
+        until("device plugins are heard", PATIENCE, || UnixStream::connect(&socket).is_ok());
+        assert_eq!(first_process(berth, web), process);
+    };
+    again(berth);
+    // Also that server ends in good order.
+    again(berth);
+    berth.kubectl(&["delete", "validatingwebhookconfiguration", "nowhere"]).good();
+    berth.is_ready();
+    let now = shown(berth, "default", "web-node", |_| true);
+    assert_eq!(first_process(berth, &now), process);
 }
 
 #[test]

@@ -7,8 +7,10 @@ mod manifest;
 mod pull;
 mod resize;
 mod room;
+mod tell;
 
 pub use self::pull::Images;
+use self::tell::{Report, Teller};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -79,6 +81,8 @@ pub struct Worker {
     listener: Option<JoinHandle<()>>,
     /// What was told last, and of which object.
     reported: (String, Value),
+    /// Who tells it where the worker waits for no API: the status of a static pod.
+    teller: Option<Teller>,
     retry: Option<Timestamp>,
     /// Tells that what volumes are made from has changed.
     wake: Arc<Notify>,
@@ -136,6 +140,10 @@ impl Worker {
         let stale = record.sandbox;
         let observed = adopt(&mut record, &last, &workshop.directory, state.as_deref());
         let hurried = record.failed.as_ref().and_then(|failed| failed.by);
+        let teller = record.manifest.is_some().then(|| {
+            let client = workshop.shared.client.clone();
+            Teller::new(Api::namespaced(client, &record.namespace), record.name.clone())
+        });
         let mut worker = Self {
             workshop,
             pod,
@@ -148,6 +156,7 @@ impl Worker {
             hooks: HashMap::new(),
             listener: worker_listener,
             reported: (String::new(), Value::Null),
+            teller,
             retry: None,
             wake,
             stale,
@@ -898,7 +907,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Patches the status where it differs from what was reported last.
+    /// Patches the status where it differs from what was reported last. That of a static pod is told beside its worker.
     async fn report(&mut self) {
         self.release_devices();
         if self.pod.borrow().is_none() {
@@ -912,12 +921,20 @@ impl Worker {
         if (&uid, &status) == (&self.reported.0, &self.reported.1) {
             return;
         }
-        let api: Api<Pod> = Api::namespaced(self.shared().client.clone(), &self.record.namespace);
         let mut body = json!({ "metadata": { "uid": uid }, "status": self.as_patch(&status) });
         // A list is replaced as a whole: what others wrote meanwhile must not be lost.
         if has_foreign(&self.last) {
             body["metadata"]["resourceVersion"] = json!(self.last.metadata.resource_version);
         }
+        if let Some(teller) = &self.teller {
+            teller.tell(Report { uid, status, body });
+            // Who shuts the machine down waits for the end of its pods, and for that to be told, if it can be.
+            if is_finished(&goal, &self.record, &self.observed) && !teller.is_answered().await {
+                debug!(pod = %self.record.name, "the end of a static pod is not told yet");
+            }
+            return;
+        }
+        let api: Api<Pod> = Api::namespaced(self.shared().client.clone(), &self.record.namespace);
         match api
             .patch_status(&self.record.name, &PatchParams::default(), &Patch::Merge(&body))
             .await

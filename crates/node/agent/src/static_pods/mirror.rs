@@ -151,6 +151,11 @@ impl Mirrors {
         self.lock().shown.values().filter(|shown| !shown.ending).count()
     }
 
+    /// Whether a pod of this UID is static and stays, whatever the API shows of it; nothing if there is no static one.
+    pub fn stays(&self, uid: &str) -> Option<bool> {
+        self.lock().shown.get(uid).map(|shown| !shown.ending)
+    }
+
     /// The mirror of a static pod.
     pub fn of(&self, pod: &Pod) -> Option<Pod> {
         let state = self.lock();
@@ -355,6 +360,7 @@ mod tests {
         let (mirrors, web) = (Mirrors::default(), pod("web", "s1"));
         show(&mirrors, &[(&web, false)]);
         assert_eq!(said(&mirrors), "+web:s1");
+        assert_eq!((mirrors.stays("s1"), mirrors.stays("m1")), (Some(true), None));
         let mut shown = mirror_of(&web, "m1");
         assert_eq!((shown.status.clone(), shown.metadata.generation), (None, None));
         mirrors.put(shown.clone());
@@ -381,6 +387,7 @@ mod tests {
         assert_eq!(said(&mirrors), "+web:s2");
         show(&mirrors, &[(&pod("web", "s2"), true)]);
         assert_eq!(said(&mirrors), "", "what ends is shown no more");
+        assert_eq!(mirrors.stays("s2"), Some(false), "what it has will be free");
     }
 
     #[test]
