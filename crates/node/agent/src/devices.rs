@@ -122,6 +122,11 @@ impl Devices {
         self.changes.subscribe()
     }
 
+    /// Whether a pod has devices.
+    pub fn has_any(&self, uid: &str) -> bool {
+        !self.state().ledger.of(uid).is_empty()
+    }
+
     /// Takes back what a pod had that has ended.
     pub fn release(&self, uid: &str) {
         let freed = self.state().ledger.release(uid);

@@ -8,4 +8,5 @@ pub mod observe;
 pub mod plan;
 mod refuse;
 pub mod resize;
+mod rest;
 pub mod worker;

@@ -21,7 +21,7 @@ use kube::ResourceExt;
 
 use super::names::{self, Resolver};
 use super::worker::Images;
-use super::{ephemeral, refuse};
+use super::{ephemeral, refuse, rest};
 use crate::agent::Shared;
 use crate::command::Target;
 use crate::config::{self, Cause, Ingredients};
@@ -71,7 +71,7 @@ impl Workshop {
     }
 
     /// Runs blocking work on its own thread.
-    async fn blocking<T: Send + 'static, E: std::error::Error + 'static>(
+    pub(super) async fn blocking<T: Send + 'static, E: std::error::Error + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, E> + Send + 'static,
     ) -> Result<T, Cause> {
@@ -419,13 +419,7 @@ impl Workshop {
         let prefix = self.pod_cgroup(record);
         // What it wrote goes with a pod that ended for the good of others.
         let discard = record.failed.as_ref().is_some_and(|failed| failed.disrupted);
-        let instances: Vec<String> = record
-            .containers
-            .iter()
-            .flat_map(|(name, known)| {
-                (1..=known.starts).map(move |start| format!("{name}.{start}"))
-            })
-            .collect();
+        let instances = rest::instances(record);
         let attachment =
             record.address.map(|address| Attachment::of(&self.shared.settings.network, address));
         let (shared, directory) = (self.shared.clone(), self.directory.clone());

@@ -193,7 +193,7 @@ impl Worker {
             self.take_census().await;
             self.report().await;
             let again = self.refresh.map(|(at, _)| at);
-            let wake = wake.into_iter().chain(again).chain(self.again).min();
+            let wake = wake.into_iter().chain(again).chain(self.again).chain(self.retry).min();
             let waits = self.observed.resize.pending.is_some();
             let sleep = async {
                 match wake {
@@ -909,7 +909,7 @@ impl Worker {
 
     /// Patches the status where it differs from what was reported last. That of a static pod is told beside its worker.
     async fn report(&mut self) {
-        self.release_devices();
+        self.release_devices().await;
         if self.pod.borrow().is_none() {
             return;
         }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tracing::{info, warn};
 
-use super::Worker;
+use super::{RETRY, Worker};
 use crate::directory::Failed;
 use crate::event::Severity;
 use crate::pod::observe::View;
@@ -41,11 +41,22 @@ impl Worker {
     }
 
     /// Lets go of devices that nobody uses any more. Before it is told that the pod has ended: another may come at once.
-    pub(super) fn release_devices(&self) {
+    pub(super) async fn release_devices(&mut self) {
         let running = self.observed.containers.values().any(View::is_running);
-        if !running && is_finished(&self.goal(), &self.record, &self.observed) {
-            self.shared().devices.release(&self.record.uid);
+        if running
+            || !self.shared().devices.has_any(&self.record.uid)
+            || !is_finished(&self.goal(), &self.record, &self.observed)
+        {
+            return;
         }
+        // Where the shim was killed it is only believed that nobody uses them.
+        if let Err(cause) = self.workshop.end_rest(&self.record).await {
+            warn!(pod = %self.record.name, error = %cause, "the pod's devices are not free yet");
+            let soon = Timestamp::now() + RETRY;
+            self.retry = Some(self.retry.map_or(soon, |known| known.min(soon)));
+            return;
+        }
+        self.shared().devices.release(&self.record.uid);
     }
 
     pub(super) async fn join_roster(&self) {
