@@ -342,6 +342,47 @@ fn what_a_plugin_offers_is_handed_out_and_kept() {
     apply(&berth, &with_widgets("last", 1, ""));
     ready(&berth, "last");
     assert_eq!(exec(&berth, "last", "echo $WIDGETS"), "two\n");
+    ends_without_its_shim(&mut berth, &plugin);
+}
+
+/// Whoever lost its shim while no agent ran counts as ended, and is, before another gets its device.
+fn ends_without_its_shim(berth: &mut Berth, plugin: &Plugin) {
+    berth.kubectl(&["delete", "pod", "last"]).good();
+    apply(berth, &with_widgets("orphan", 1, "restartPolicy: Never"));
+    ready(berth, "orphan");
+    let uid = berth.get(&["pod", "orphan"])["metadata"]["uid"].as_str().unwrap().to_owned();
+    berth.kill_server();
+    let process = process_of(&uid);
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+    assert!(Command::new("kill").args(["-9", shim]).status().unwrap().success());
+    assert!(is_alive(process), "it outlives its shim");
+    berth.start();
+    berth
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Failed", "pod/orphan", "--timeout=40s"])
+        .good();
+    assert!(!is_alive(process), "it has ended before that is told");
+    until("plugins can register again", SHORT, || plugin.register("v1beta1").is_ok());
+    until_widgets(berth, "2", "2");
+    apply(berth, &with_widgets("heir", 1, ""));
+    ready(berth, "heir");
+    assert_eq!(exec(berth, "heir", "echo $WIDGETS"), "two\n");
+}
+
+/// The first process of the container `main` of a pod.
+fn process_of(uid: &str) -> u32 {
+    let place = format!("pod{uid}/main.1");
+    let is_there = |pid: &u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|it| it.contains(&place))
+    };
+    let all = std::fs::read_dir("/proc").unwrap();
+    let all = all.filter_map(|it| it.unwrap().file_name().to_str()?.parse().ok());
+    all.filter(is_there).min().expect("its process is there")
+}
+
+fn is_alive(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/stat"));
+    status.is_ok_and(|text| !text.rsplit(')').next().unwrap().starts_with(" Z"))
 }
 
 /// A pod that goes to the node by itself, and is not taken in.
