@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use berth_runtime::CreateError;
+use berth_runtime::labels::Modules;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
@@ -55,10 +56,8 @@ fn may_trace() -> bool {
     let forbidden = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope")
         .is_ok_and(|scope| scope.trim() == "3");
     // Their policies speak about tracing, too, and are not ours to know.
-    let judged = ["/sys/fs/selinux/enforce", "/sys/kernel/security/apparmor/profiles"]
-        .iter()
-        .any(|path| rustix::fs::access(*path, rustix::fs::Access::EXISTS).is_ok());
-    capable && !forbidden && !judged
+    let modules = Modules::here();
+    capable && !forbidden && !modules.app_armor && !modules.se_linux
 }
 
 /// A process that is followed from its gate into its program.

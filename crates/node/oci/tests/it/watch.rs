@@ -27,9 +27,8 @@ fn fixture(program: &str, more: &Value) -> Fixture {
 
 /// Whether tracing is for another's policy to decide, so that this program runs from elsewhere instead.
 fn judged() -> bool {
-    ["/sys/fs/selinux/enforce", "/sys/kernel/security/apparmor/profiles"]
-        .iter()
-        .any(|path| std::path::Path::new(path).exists())
+    let modules = berth_runtime::labels::Modules::here();
+    modules.app_armor || modules.se_linux
 }
 
 #[track_caller]
